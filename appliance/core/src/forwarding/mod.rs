@@ -1,0 +1,5 @@
+//! The forwarding table: buckets, hops and their transitions.
+
+mod view;
+
+pub use view::{Hops, TableView};

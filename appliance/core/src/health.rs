@@ -1,0 +1,1 @@
+//! Rise and fall: a pure machine that turns probe results into health.

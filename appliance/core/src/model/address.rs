@@ -1,0 +1,89 @@
+//! Pools of virtual addresses, VIPs, nodes and the routes to their pods.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::SourceId;
+
+/// A pool from which VIPs are assigned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Inclusive ranges, disjoint within and between pools, first and last of one family.
+    pub ranges: Vec<(IpAddr, IpAddr)>,
+    /// Whether objects that ask for nothing in particular are served from it.
+    pub auto_assign: bool,
+}
+
+impl Pool {
+    /// Whether the pool holds the address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.ranges.iter().any(|(first, last)| {
+            first.is_ipv4() == address.is_ipv4() && *first <= address && address <= *last
+        })
+    }
+}
+
+/// What the configuration decides for the core.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Every source that is configured: no address is proposed before each has listed once.
+    pub sources: Vec<SourceId>,
+    /// Address pools.
+    pub pools: Vec<Pool>,
+    /// VIPs on which Ingresses without an address of their own are served.
+    pub shared_http_addresses: Vec<IpAddr>,
+    /// Port of plain HTTP on an Ingress's VIP.
+    pub http_port: u16,
+    /// Port of HTTPS on an Ingress's VIP.
+    pub https_port: u16,
+    /// The host announces nothing: it is draining.
+    pub draining: bool,
+}
+
+/// A virtual address that some object holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// The pool that it belongs to, if any.
+    pub pool: Option<Arc<str>>,
+    /// Whether routers are told about it.
+    pub announcement: Announcement,
+}
+
+/// Whether a VIP is announced, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Announcement {
+    /// At least one service on it has a backend that takes new flows.
+    Announced,
+    /// No service on it has one.
+    NoBackend,
+    /// This host is draining.
+    Draining,
+}
+
+/// A node of a cluster, as far as routes to its pods need it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// `spec.podCIDRs`.
+    pub pod_networks: Vec<IpNet>,
+    /// Addresses of type InternalIP.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A route to the pods of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodRoute {
+    /// Next hop: the node's address in the network's family.
+    pub via: IpAddr,
+    /// The node.
+    pub node: Arc<str>,
+    /// The node's cluster.
+    pub source: SourceId,
+}

@@ -1,0 +1,224 @@
+//! Names of things: sources, objects, targets and services.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Where an object comes from: one cluster (`cluster/NAME`) or the inventory file (`inventory`).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SourceId(Arc<str>);
+
+impl SourceId {
+    /// The cluster that the configuration calls `name`.
+    pub fn cluster(name: &str) -> Self {
+        Self(format!("cluster/{name}").into())
+    }
+
+    /// The inventory file.
+    pub fn inventory() -> Self {
+        Self("inventory".into())
+    }
+
+    /// The configured name, when this source is a cluster.
+    pub fn cluster_name(&self) -> Option<&str> {
+        self.0.strip_prefix("cluster/")
+    }
+
+    /// `cluster/NAME` or `inventory`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The kinds of object that can be given an address, and so can be reported on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectKind {
+    /// A Kubernetes Service, or a `[[service]]` of the inventory.
+    Service,
+    /// A Kubernetes Ingress, or a `[[site]]` of the inventory.
+    Ingress,
+}
+
+/// One object of one source. Ordered by source, kind, namespace and name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// Where the object lives.
+    pub source: SourceId,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Its namespace; `default` for the inventory.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl ObjectRef {
+    /// The service `namespace/name` of `source`.
+    pub fn service(source: &SourceId, namespace: &str, name: &str) -> Self {
+        Self {
+            source: source.clone(),
+            kind: ObjectKind::Service,
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The ingress `namespace/name` of `source`.
+    pub fn ingress(source: &SourceId, namespace: &str, name: &str) -> Self {
+        Self { kind: ObjectKind::Ingress, ..Self::service(source, namespace, name) }
+    }
+}
+
+/// A TLS certificate with its key: a Secret of type `kubernetes.io/tls`, or files of the
+/// inventory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CertificateRef {
+    /// Where it lives.
+    pub source: SourceId,
+    /// The Secret's namespace; `default` for the inventory.
+    pub namespace: Arc<str>,
+    /// The Secret's name.
+    pub name: Arc<str>,
+}
+
+/// Transport protocol of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Transmission Control Protocol, protocol number 6.
+    Tcp,
+    /// User Datagram Protocol, protocol number 17.
+    Udp,
+}
+
+impl Protocol {
+    /// The IANA protocol number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// Address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    #[serde(rename = "ipv4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "ipv6")]
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// A service as packets see it: VIP, port and protocol.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceKey {
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// The port on the virtual address.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+impl ServiceKey {
+    /// VIP and port together.
+    pub fn socket_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.vip, self.port)
+    }
+}
+
+/// One set of backends: a port of a service object, in one address family. L4 services and L7
+/// rules both point at targets, so that pods and forwarding table exist once.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// The service object whose pods these are.
+    pub object: ObjectRef,
+    /// The service port's number, as clients of the cluster know it.
+    pub port: u16,
+    /// The service port's protocol.
+    pub protocol: Protocol,
+    /// The family of the backends' addresses.
+    pub family: Family,
+}
+
+impl fmt::Display for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Service => "service",
+            Self::Ingress => "ingress",
+        })
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.source, self.kind, self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for CertificateRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/secret/{}/{}", self.source, self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        })
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.socket_addr(), self.protocol)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{} {}", self.object, self.port, self.protocol, self.family)
+    }
+}
+
+macro_rules! debug_as_display {
+    ($($name:ty),*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+
+debug_as_display!(SourceId, ObjectRef, CertificateRef, ServiceKey, Target);

@@ -1,0 +1,18 @@
+//! The words of the field as types: what the sources say (updates), and what the actuators
+//! read (snapshot).
+
+mod address;
+mod http;
+mod identity;
+mod report;
+mod service;
+mod snapshot;
+mod update;
+
+pub use address::*;
+pub use http::*;
+pub use identity::*;
+pub use report::*;
+pub use service::*;
+pub use snapshot::*;
+pub use update::*;

@@ -1,0 +1,117 @@
+//! What is said about an object: in its status, in events, in `haflinger status`.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why an object, or part of it, is not served. The name is the event's reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FaultReason {
+    /// Every address of the eligible pools is taken.
+    PoolFull,
+    /// No pool has the name asked for, or none assigns automatically.
+    NoPool,
+    /// The address asked for belongs to another object.
+    AddressTaken,
+    /// The address asked for lies outside every pool.
+    AddressOutsidePools,
+    /// Another object already serves this VIP, port and protocol.
+    PortTaken,
+    /// An annotation's value cannot be used.
+    InvalidAnnotation,
+    /// A field's value cannot be used.
+    InvalidField,
+    /// A part of an EndpointSlice cannot be used.
+    InvalidEndpointSlice,
+    /// No slice has a port of the service port's name and protocol.
+    PortUnmatched,
+    /// The protocol is not supported.
+    UnsupportedProtocol,
+    /// The feature is not supported.
+    UnsupportedFeature,
+    /// An Ingress rule names a service or port that does not exist.
+    BackendMissing,
+    /// A TLS Secret is missing.
+    CertificateMissing,
+    /// A certificate or key cannot be used; the former one stays in service.
+    CertificateInvalid,
+    /// Another Ingress already serves this host and path.
+    RouteTaken,
+}
+
+impl FaultReason {
+    /// The event reason, CamelCase.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PoolFull => "PoolFull",
+            Self::NoPool => "NoPool",
+            Self::AddressTaken => "AddressTaken",
+            Self::AddressOutsidePools => "AddressOutsidePools",
+            Self::PortTaken => "PortTaken",
+            Self::InvalidAnnotation => "InvalidAnnotation",
+            Self::InvalidField => "InvalidField",
+            Self::InvalidEndpointSlice => "InvalidEndpointSlice",
+            Self::PortUnmatched => "PortUnmatched",
+            Self::UnsupportedProtocol => "UnsupportedProtocol",
+            Self::UnsupportedFeature => "UnsupportedFeature",
+            Self::BackendMissing => "BackendMissing",
+            Self::CertificateMissing => "CertificateMissing",
+            Self::CertificateInvalid => "CertificateInvalid",
+            Self::RouteTaken => "RouteTaken",
+        }
+    }
+}
+
+impl fmt::Display for FaultReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One reason at one object. Equal faults are said once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SourceFault {
+    /// The class.
+    pub reason: FaultReason,
+    /// One sentence without a final stop: field, value, what is wrong, remedy.
+    pub message: String,
+}
+
+impl SourceFault {
+    /// A fault with its sentence.
+    pub fn new(reason: FaultReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// What one object should say about itself (`Snapshot::reports`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectReport {
+    /// What `status.loadBalancer.ingress` should hold, sorted. Includes proposals: addresses
+    /// that nobody serves before the status records them.
+    pub desired: Vec<StatusAddress>,
+    /// What it holds, as last seen.
+    pub recorded: Vec<IpAddr>,
+    /// Everything that is wrong with the object.
+    pub faults: Vec<SourceFault>,
+}
+
+/// One address of a status.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StatusAddress {
+    /// The VIP.
+    pub address: IpAddr,
+    /// `ipMode`, which Services have and Ingresses do not.
+    pub ip_mode: IpMode,
+}
+
+/// `status.loadBalancer.ingress[].ipMode` (KEP-1860).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IpMode {
+    /// Packets arrive with the VIP as destination: nodes may short-cut.
+    #[serde(rename = "VIP")]
+    Vip,
+    /// The edge rewrites: nodes must send through it.
+    Proxy,
+}

@@ -1,0 +1,287 @@
+//! Services and backends, as sources describe them and as the data path uses them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Family, ObjectRef, Protocol, ServiceKey, SourceFault, Target};
+use crate::forwarding::TableView;
+
+/// Relative capacity of a backend. 0 takes no new flow.
+pub type Weight = u32;
+
+/// The weight of a backend about which nothing else is known.
+pub const DEFAULT_WEIGHT: Weight = 100;
+
+/// Largest accepted weight: keeps `buckets × weight` far inside 64 bits.
+pub const MAX_WEIGHT: Weight = 1_000_000;
+
+/// How packets reach the backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardingMode {
+    /// The user-space relay: two sockets and splice(2).
+    #[default]
+    Proxy,
+}
+
+/// Which part of a flow picks the bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Affinity {
+    /// The whole 4-tuple: every connection is balanced anew.
+    #[default]
+    None,
+    /// The client's address (Service field `sessionAffinity: ClientIP`).
+    ClientIp {
+        /// How long after its last use an affinity is kept, in seconds (1 to 86400,
+        /// `sessionAffinityConfig.clientIP.timeoutSeconds`).
+        timeout_secs: u32,
+    },
+}
+
+/// PROXY protocol header sent to the backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// None.
+    #[default]
+    Off,
+    /// Version 1, text.
+    V1,
+    /// Version 2, binary.
+    V2,
+}
+
+/// An active check of a backend. Times are milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub kind: HealthCheckKind,
+    /// The port to probe, when it is not the backend's own.
+    pub port: Option<u16>,
+    /// Time between the starts of two probes.
+    pub interval_ms: u32,
+    /// A probe that takes longer has failed. Never above the interval.
+    pub timeout_ms: u32,
+    /// Successes in a row that bring a backend back.
+    pub rise: u32,
+    /// Failures in a row that take a backend out.
+    pub fall: u32,
+}
+
+/// What a health check asks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthCheckKind {
+    /// A TCP connection is accepted.
+    Tcp,
+    /// `GET path` over HTTP/1.1 answers with a status from 200 to 399.
+    Http {
+        /// Origin-form path, beginning with `/`.
+        path: Arc<str>,
+        /// The Host header; the backend's address when absent.
+        host: Option<Arc<str>>,
+    },
+}
+
+/// One port of a service object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Name; empty where the object has a single unnamed port. Slices are matched by it.
+    pub name: Arc<str>,
+    /// Port on the VIP.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+/// A service object as its source describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Ports in the object's order.
+    pub ports: Vec<ServicePort>,
+    /// What the object asks of the edge; `None` for a service that only L7 rules point at.
+    pub exposure: Option<Exposure>,
+    /// Seconds since 1970 at which the object was created: of two objects that want one
+    /// address and port, the older keeps it.
+    pub created_secs: i64,
+    /// Families of the object's backends, first is preferred (`spec.ipFamilies`).
+    pub families: Vec<Family>,
+    /// Which part of a flow picks the bucket.
+    pub affinity: Affinity,
+    /// `publishNotReadyAddresses`: readiness is not looked at.
+    pub publish_not_ready: bool,
+    /// PROXY protocol towards the backends.
+    pub proxy_protocol: ProxyProtocol,
+    /// Own check of each backend, beside Kubernetes readiness.
+    pub health_check: Option<HealthCheck>,
+    /// What discovery had to refuse, for the object's status.
+    pub faults: Vec<SourceFault>,
+}
+
+/// What a service object asks of the edge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exposure {
+    /// Families in which a VIP is wanted, first is preferred.
+    pub families: Vec<Family>,
+    /// Addresses asked for (`spec.loadBalancerIP` or annotation); empty: choose from a pool.
+    pub requested: Vec<IpAddr>,
+    /// The pool asked for; `None`: any pool that assigns automatically.
+    pub pool: Option<Arc<str>>,
+    /// The record: addresses in `status.loadBalancer.ingress`. For the inventory, the
+    /// addresses written there.
+    pub recorded: Vec<IpAddr>,
+    /// How packets reach the backends.
+    pub mode: ForwardingMode,
+    /// Clients that may connect; empty: all (`loadBalancerSourceRanges`).
+    pub source_ranges: Vec<IpNet>,
+    /// Host names for DNS.
+    pub hostnames: Vec<Arc<str>>,
+    /// Time to live of those records in seconds; the zone's default when absent.
+    pub ttl_secs: Option<u32>,
+}
+
+/// Backends of one service object from one slice, in one family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendSlice {
+    /// Family of every address in it.
+    pub family: Family,
+    /// Ports on the backends, matched to service ports by name and protocol.
+    pub ports: Vec<SlicePort>,
+    /// The backends.
+    pub backends: Vec<SliceBackend>,
+    /// What discovery had to refuse.
+    pub faults: Vec<SourceFault>,
+}
+
+/// One port of a slice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlicePort {
+    /// Name, equal to the service port's.
+    pub name: Arc<str>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port on the backend.
+    pub port: u16,
+}
+
+/// One backend of a slice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SliceBackend {
+    /// The address to send to.
+    pub address: IpAddr,
+    /// Pod name, or the inventory's name for it.
+    pub name: Arc<str>,
+    /// The node it runs on.
+    pub node: Option<Arc<str>>,
+    /// The zone it runs in.
+    pub zone: Option<Arc<str>>,
+    /// Relative capacity.
+    pub weight: Weight,
+    /// EndpointSlice condition `ready` (nil means true).
+    pub ready: bool,
+    /// EndpointSlice condition `serving` (nil means the value of `ready`).
+    pub serving: bool,
+    /// EndpointSlice condition `terminating` (nil means false).
+    pub terminating: bool,
+}
+
+/// Whether a backend takes flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// Takes new flows.
+    Active,
+    /// Takes no new flow and keeps its old ones.
+    Draining,
+    /// Takes no flow.
+    Down,
+}
+
+/// Why a backend is not active. Several may hold at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateReason {
+    /// Kubernetes says that the pod is not ready.
+    NotReady,
+    /// The pod is terminating and still serves.
+    Terminating,
+    /// The pod is terminating and no longer serves.
+    Terminated,
+    /// Our own check failed `fall` times in a row.
+    CheckFailed,
+    /// Its weight is 0.
+    WeightZero,
+    /// Terminating, but used because no other backend is left.
+    LastResort,
+}
+
+/// A backend of a target as the data path uses it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Address and port to send to.
+    pub address: SocketAddr,
+    /// Pod name, or the inventory's name for it.
+    pub name: Arc<str>,
+    /// The node it runs on.
+    pub node: Option<Arc<str>>,
+    /// The zone it runs in.
+    pub zone: Option<Arc<str>>,
+    /// Relative capacity.
+    pub weight: Weight,
+    /// Whether it takes flows.
+    pub state: BackendState,
+    /// Why it is in that state; empty when simply active.
+    pub reasons: Vec<StateReason>,
+}
+
+/// The backends of one target and the table that spreads flows over the active ones.
+#[derive(Clone, Debug)]
+pub struct BackendSet {
+    /// Whose backends these are.
+    pub target: Target,
+    /// All of them, sorted by address.
+    pub backends: Vec<Backend>,
+    /// Spreads flows over the active ones.
+    pub table: TableView<SocketAddr>,
+}
+
+impl BackendSet {
+    /// The backend at `address`, whatever its state.
+    pub fn get(&self, address: &SocketAddr) -> Option<&Backend> {
+        let at = self.backends.binary_search_by(|backend| backend.address.cmp(address)).ok()?;
+        Some(&self.backends[at])
+    }
+
+    /// Backends that take new flows.
+    pub fn active(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().filter(|backend| backend.state == BackendState::Active)
+    }
+
+    /// Whether any backend takes new flows.
+    pub fn is_available(&self) -> bool {
+        self.active().next().is_some()
+    }
+}
+
+/// An L4 service as the data path serves it.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// VIP, port and protocol.
+    pub key: ServiceKey,
+    /// The object that it belongs to.
+    pub object: ObjectRef,
+    /// How packets reach the backends.
+    pub mode: ForwardingMode,
+    /// Which part of a flow picks the bucket.
+    pub affinity: Affinity,
+    /// Clients that may connect; empty: all.
+    pub source_ranges: Vec<IpNet>,
+    /// PROXY protocol towards the backends.
+    pub proxy_protocol: ProxyProtocol,
+    /// Its backends and table.
+    pub backends: Arc<BackendSet>,
+}

@@ -1,0 +1,1 @@
+//! Kubernetes API watches and the inventory file become plain updates.

@@ -1,0 +1,1 @@
+//! Probes: sockets that feed the core's rise and fall machine.

@@ -1,0 +1,1 @@
+//! VIP addresses and pod routes in the kernel, reconciled through netlink.

@@ -1,0 +1,1 @@
+//! Layer 7: routes, certificates and Pingora behind a small seam.

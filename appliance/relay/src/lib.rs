@@ -1,0 +1,1 @@
+//! The user-space layer 4 path: TCP and UDP from VIP to pod.

@@ -1,0 +1,1 @@
+//! Elections, object status and events, written to the Kubernetes API.

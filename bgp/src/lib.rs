@@ -1,0 +1,1 @@
+//! A BGP-4 speaker without I/O, and a thin driver.

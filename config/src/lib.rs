@@ -1,0 +1,1 @@
+//! The configuration: as written, as checked, and the shipped default.

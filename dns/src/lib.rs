@@ -1,0 +1,1 @@
+//! Records, ownership and plans; RFC 2136 updates with TSIG.

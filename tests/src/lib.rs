@@ -1,0 +1,1 @@
+//! The laboratory, the scenarios and the benchmarks.
