@@ -18,6 +18,16 @@ pub struct TableView<M> {
     generation: u64,
 }
 
+/// Equal when every flow goes to the same hops; views of one table at one generation are equal
+/// without looking at a bucket.
+impl<M: PartialEq> PartialEq for TableView<M> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.buckets, &other.buckets) || self.buckets == other.buckets
+    }
+}
+
+impl<M: Eq> Eq for TableView<M> {}
+
 impl<M> TableView<M> {
     /// The table of a service without any active backend.
     pub fn empty() -> Self {

@@ -239,7 +239,7 @@ pub struct Backend {
 }
 
 /// The backends of one target and the table that spreads flows over the active ones.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendSet {
     /// Whose backends these are.
     pub target: Target,
@@ -268,7 +268,7 @@ impl BackendSet {
 }
 
 /// An L4 service as the data path serves it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// VIP, port and protocol.
     pub key: ServiceKey,
