@@ -1,0 +1,209 @@
+//! When buckets changed last: which of a member's buckets moves first, and which moves put
+//! flows at risk.
+//!
+//! A bucket's age is the generation in which its first hop changed last. Generations order all
+//! changes; a short list of stamps says when those within the hold time were.
+
+use std::collections::VecDeque;
+
+use super::cow::CowArray;
+use super::slots::{NO_SLOT, Slot};
+
+/// First and second hop of one bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BucketHops {
+    pub(super) first: Slot,
+    pub(super) second: Slot,
+}
+
+impl BucketHops {
+    pub(super) const NONE: Self = Self { first: NO_SLOT, second: NO_SLOT };
+}
+
+/// All buckets of a table; 1 KiB a chunk is the balance between copying few bytes for a small
+/// change and few chunks for a large one.
+pub(super) type Buckets = CowArray<BucketHops, 256>;
+
+/// Ages of all buckets.
+#[derive(Clone, Debug)]
+pub(super) struct Ages {
+    /// Generation of the last change by bucket, 0 for never. Generations beyond 32 bits count
+    /// as the last one, which costs order among the newest and nothing else. Empty as long as
+    /// no bucket has changed, which is how most services of a large cluster stay.
+    generations: Vec<u32>,
+}
+
+impl Ages {
+    /// No bucket has changed yet.
+    pub(super) fn untouched() -> Self {
+        Self { generations: Vec::new() }
+    }
+
+    /// Ages as they were written down.
+    pub(super) fn from_list(generations: Vec<u32>) -> Self {
+        let touched = generations.iter().any(|age| *age > 0);
+        Self { generations: if touched { generations } else { Vec::new() } }
+    }
+
+    /// The bucket's age.
+    pub(super) fn of(&self, bucket: u32) -> u32 {
+        self.generations.get(bucket as usize).copied().unwrap_or(0)
+    }
+
+    /// The ages of all `buckets` buckets, to be written.
+    pub(super) fn edit(&mut self, buckets: usize) -> &mut [u32] {
+        self.generations.resize(buckets, 0);
+        &mut self.generations
+    }
+
+    /// Every bucket becomes `copies` of the same age.
+    pub(super) fn multiply(&mut self, copies: usize) {
+        self.generations =
+            self.generations.iter().flat_map(|age| std::iter::repeat_n(*age, copies)).collect();
+    }
+}
+
+/// Each member's buckets by slot, the one that changed longest ago first; among those of one
+/// generation the lowest bucket.
+#[derive(Clone, Debug)]
+pub(super) struct Queues {
+    by_slot: Vec<VecDeque<u32>>,
+}
+
+impl Queues {
+    /// Sorts all buckets: the cost of having thrown the queues away.
+    pub(super) fn build(buckets: &Buckets, ages: &Ages, slots: usize) -> Self {
+        let mut order: Vec<u32> = (0_u32..).take(buckets.len()).collect();
+        if !ages.generations.is_empty() {
+            order.sort_by_key(|bucket| ages.generations[*bucket as usize]);
+        }
+        let mut queues = Self { by_slot: vec![VecDeque::new(); slots] };
+        for bucket in order {
+            if let Some(hops) = buckets.get(bucket as usize) {
+                queues.push(hops.first, bucket);
+            }
+        }
+        queues
+    }
+
+    /// Makes room for slots below `slots`.
+    pub(super) fn reserve_slots(&mut self, slots: usize) {
+        if self.by_slot.len() < slots {
+            self.by_slot.resize_with(slots, VecDeque::new);
+        }
+    }
+
+    /// Appends the bucket that has just changed.
+    pub(super) fn push(&mut self, slot: Slot, bucket: u32) {
+        self.by_slot[usize::from(slot)].push_back(bucket);
+    }
+
+    /// Moves the slot's `count` oldest buckets to `out`.
+    pub(super) fn pop_oldest(&mut self, slot: Slot, count: u32, out: &mut Vec<u32>) {
+        let queue = &mut self.by_slot[usize::from(slot)];
+        if count as usize >= queue.len() {
+            out.extend(std::mem::take(queue));
+        } else {
+            out.extend(queue.drain(..count as usize));
+        }
+    }
+}
+
+/// When the generations within the hold time were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamps {
+    /// The last generation that is known to lie outside the hold time.
+    pub(super) settled: u32,
+    /// Second and last generation in it, both rising: at most one for each second of the hold
+    /// time.
+    pub(super) recent: VecDeque<(u64, u32)>,
+}
+
+impl Stamps {
+    /// The time of a change asked for at `now_secs`: a clock that goes back stands still.
+    pub(super) fn advance(&mut self, now_secs: u64, hold_secs: u32) -> u64 {
+        let now = now_secs.max(self.recent.back().map_or(0, |stamp| stamp.0));
+        while let Some((secs, generation)) = self.recent.front()
+            && secs.saturating_add(hold_secs.into()) <= now
+        {
+            self.settled = *generation;
+            self.recent.pop_front();
+        }
+        now
+    }
+
+    /// Buckets moved in `generation`, at the time that [`Stamps::advance`] gave.
+    pub(super) fn stamp(&mut self, now: u64, generation: u32) {
+        match self.recent.back_mut() {
+            Some((secs, last)) if *secs == now => *last = generation,
+            _ => self.recent.push_back((now, generation)),
+        }
+    }
+
+    /// Whether a change in that generation lies within the hold time.
+    pub(super) fn is_held(&self, generation: u32) -> bool {
+        generation > self.settled
+    }
+}
+
+/// Puts distinct buckets below `buckets` into ascending order. For many, marking them in a
+/// bitmap is several times as fast as comparing.
+pub(super) fn sort_ascending(moved: &mut Vec<u32>, buckets: usize) {
+    if moved.len() * 128 < buckets {
+        moved.sort_unstable();
+        return;
+    }
+    let mut marks = vec![0_u64; buckets.div_ceil(64)];
+    for bucket in moved.iter() {
+        marks[*bucket as usize / 64] |= 1 << (bucket % 64);
+    }
+    moved.clear();
+    for (base, mut word) in (0_u32..).step_by(64).zip(marks) {
+        while word != 0 {
+            moved.push(base + word.trailing_zeros());
+            word &= word - 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_generation_is_held_until_the_hold_time_is_over() {
+        let mut stamps = Stamps::default();
+        for (generation, secs) in [(1, 100), (2, 100), (3, 130)] {
+            let now = stamps.advance(secs, 60);
+            stamps.stamp(now, generation);
+        }
+        assert_eq!(stamps.advance(159, 60), 159);
+        assert!(stamps.is_held(1));
+        stamps.advance(160, 60);
+        assert!(!stamps.is_held(2) && stamps.is_held(3));
+        stamps.advance(190, 60);
+        assert!(!stamps.is_held(3) && stamps.recent.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_stands_still() {
+        let mut stamps = Stamps::default();
+        stamps.stamp(100, 1);
+        assert_eq!(stamps.advance(40, 60), 100);
+        stamps.stamp(100, 2);
+        assert_eq!(stamps.recent, [(100, 2)]);
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_of_sorting_agree(set in prop::collection::hash_set(0..4096_u32, 0..400)) {
+            let mut moved: Vec<u32> = set.into_iter().collect();
+            let mut expected = moved.clone();
+            expected.sort_unstable();
+            sort_ascending(&mut moved, 4096);
+            prop_assert_eq!(moved, expected);
+        }
+    }
+}
