@@ -1,1 +1,296 @@
 //! Updates in, snapshot out.
+//!
+//! [`Index::apply`] notes a change and marks what it touches; [`Index::publish`] brings the
+//! touched parts up to date and hands out the next snapshot. The work is proportional to what
+//! was touched: a changed slice costs its service, never the number of services.
+//!
+//! ```text
+//!  updates ─> apply ─> dirty marks ─> publish:  claims ─> services ─> ingresses ─> addresses
+//!                                               (who holds  (targets,   (rules,      (VIPs,
+//!                                                a VIP)      tables)     hosts)       listeners)
+//! ```
+//!
+//! The same facts in any order end in the same snapshot, but for the forwarding tables, which
+//! are functions of their history.
+
+mod backends;
+mod claims;
+mod http;
+mod network;
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use self::claims::{Claims, Want};
+use self::http::IngressEntry;
+use self::network::{Hostnames, PodNetworks};
+use self::services::ServiceEntry;
+use crate::forwarding::ForwardingTable;
+use crate::{
+    CertificateRef, CertificateSpec, Family, ObjectRef, ObjectReport, Policy, ProbeKey, Snapshot,
+    SourceFault, SourceId, SourceUpdate, StatusAddress, Target, Update,
+};
+
+/// Folds updates into snapshots. Time is an argument in whole seconds of any monotonic clock.
+#[derive(Default)]
+pub struct Index {
+    policy: Arc<Policy>,
+    synced: BTreeSet<SourceId>,
+    services: BTreeMap<ObjectRef, ServiceEntry>,
+    ingresses: BTreeMap<ObjectRef, IngressEntry>,
+    certificates: BTreeMap<CertificateRef, CertificateEntry>,
+    health: BTreeMap<ProbeKey, bool>,
+    tables: BTreeMap<Target, ForwardingTable<SocketAddr>>,
+    claims: Claims,
+    networks: PodNetworks,
+    hostnames: Hostnames,
+    /// Ingresses served on each address.
+    sites: BTreeMap<IpAddr, BTreeSet<ObjectRef>>,
+    dirty: Dirty,
+    published: Snapshot,
+}
+
+#[derive(Default)]
+struct CertificateEntry {
+    material: Option<Arc<CertificateSpec>>,
+    fault: Option<SourceFault>,
+    users: BTreeSet<ObjectRef>,
+}
+
+/// What `publish` has to look at.
+#[derive(Default)]
+struct Dirty {
+    services: BTreeSet<ObjectRef>,
+    ingresses: BTreeSet<ObjectRef>,
+    /// Listeners and announcement.
+    addresses: BTreeSet<IpAddr>,
+    /// Announcement only.
+    vips: BTreeSet<IpAddr>,
+    reports: BTreeSet<ObjectRef>,
+    certificates: BTreeSet<CertificateRef>,
+    changed: bool,
+}
+
+impl Index {
+    /// An index that knows nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The snapshot published last.
+    pub fn current(&self) -> &Snapshot {
+        &self.published
+    }
+
+    /// Whether every configured source has listed everything once.
+    pub fn is_complete(&self) -> bool {
+        self.policy.sources.iter().all(|source| self.synced.contains(source))
+    }
+
+    /// Notes one change.
+    pub fn apply(&mut self, update: Update) {
+        match update {
+            Update::Source(update) => self.apply_source(update),
+            Update::Synced(source) => {
+                if self.synced.insert(source) && self.is_complete() {
+                    self.claims.reconsider_all();
+                }
+            }
+            Update::Retired(source) => self.retire(&source),
+            Update::Health { probe, healthy } => self.note_health(probe, healthy),
+            Update::Certificate { certificate, fault } => {
+                let entry = self.certificates.entry(certificate).or_default();
+                if entry.fault != fault {
+                    entry.fault = fault;
+                    self.dirty.reports.extend(entry.users.iter().cloned());
+                }
+            }
+            Update::Policy(policy) => self.note_policy(policy),
+        }
+    }
+
+    fn apply_source(&mut self, update: SourceUpdate) {
+        match update {
+            SourceUpdate::Service { object, spec } => self.note_service(object, spec),
+            SourceUpdate::Slice { service, slice, content } => {
+                let entry = self.services.entry(service.clone()).or_default();
+                if entry.note_slice(slice, content) {
+                    self.dirty.services.insert(service);
+                }
+            }
+            SourceUpdate::Node { source, name, spec } => {
+                let touched = self.networks.note(source, name, spec);
+                self.publish_routes(touched);
+            }
+            SourceUpdate::Ingress { object, spec } => self.note_ingress(object, spec),
+            SourceUpdate::Certificate { certificate, material } => {
+                let entry = self.certificates.entry(certificate.clone()).or_default();
+                let material = material.map(|spec| Arc::new(*spec));
+                if entry.material != material {
+                    entry.material = material;
+                    self.dirty.reports.extend(entry.users.iter().cloned());
+                    self.dirty.certificates.insert(certificate);
+                }
+            }
+        }
+    }
+
+    fn note_health(&mut self, probe: ProbeKey, healthy: Option<bool>) {
+        let before = match healthy {
+            Some(healthy) => self.health.insert(probe.clone(), healthy),
+            None => self.health.remove(&probe),
+        };
+        if before != healthy {
+            self.dirty.services.insert(probe.object);
+        }
+    }
+
+    fn note_policy(&mut self, policy: Arc<Policy>) {
+        if *self.policy == *policy {
+            return;
+        }
+        let (old, new) = (&self.policy, &policy);
+        self.dirty.addresses.extend(&old.shared_http_addresses);
+        self.dirty.addresses.extend(&new.shared_http_addresses);
+        self.dirty.vips.extend(self.published.vips.keys());
+        self.policy = policy;
+        self.claims.reconsider_all();
+        let ingresses: Vec<ObjectRef> = self.ingresses.keys().cloned().collect();
+        for object in ingresses {
+            self.want_for_ingress(&object);
+            self.dirty.ingresses.insert(object);
+        }
+    }
+
+    /// Forgets everything that a source said.
+    fn retire(&mut self, source: &SourceId) {
+        self.synced.remove(source);
+        let of_source = |object: &&ObjectRef| object.source == *source;
+        let services: Vec<ObjectRef> = self.services.keys().filter(of_source).cloned().collect();
+        for object in services {
+            if let Some(entry) = self.services.get_mut(&object) {
+                entry.slices.clear();
+            }
+            self.note_service(object, None);
+        }
+        let ingresses: Vec<ObjectRef> = self.ingresses.keys().filter(of_source).cloned().collect();
+        for object in ingresses {
+            self.note_ingress(object, None);
+        }
+        let touched = self.networks.forget_source(source);
+        self.publish_routes(touched);
+        for (certificate, entry) in &mut self.certificates {
+            if certificate.source == *source && entry.material.take().is_some() {
+                self.dirty.certificates.insert(certificate.clone());
+            }
+        }
+    }
+
+    /// Brings everything touched up to date. Returns the new snapshot, or nothing when it would
+    /// equal the one before.
+    pub fn publish(&mut self, now_secs: u64) -> Option<Arc<Snapshot>> {
+        let may_propose = self.is_complete();
+        for object in self.claims.settle(&self.policy, may_propose) {
+            self.dirty.reports.insert(object.clone());
+            match object.kind {
+                crate::ObjectKind::Service => self.dirty.services.insert(object),
+                crate::ObjectKind::Ingress => self.dirty.ingresses.insert(object),
+            };
+        }
+        for object in std::mem::take(&mut self.dirty.services) {
+            self.publish_service(&object, now_secs);
+        }
+        for object in std::mem::take(&mut self.dirty.ingresses) {
+            self.publish_ingress(&object);
+        }
+        for address in std::mem::take(&mut self.dirty.addresses) {
+            self.publish_listeners(address);
+            self.dirty.vips.insert(address);
+        }
+        for address in std::mem::take(&mut self.dirty.vips) {
+            self.publish_vip(address);
+        }
+        for certificate in std::mem::take(&mut self.dirty.certificates) {
+            self.publish_certificate(&certificate);
+        }
+        for object in std::mem::take(&mut self.dirty.reports) {
+            self.publish_report(&object);
+        }
+        if !std::mem::take(&mut self.dirty.changed) {
+            return None;
+        }
+        self.published.generation += 1;
+        Some(Arc::new(self.published.clone()))
+    }
+
+    fn publish_report(&mut self, object: &ObjectRef) {
+        let report = match object.kind {
+            crate::ObjectKind::Service => self.service_report(object),
+            crate::ObjectKind::Ingress => self.ingress_report(object),
+        };
+        let report = report.map(|mut report| {
+            report.faults.sort();
+            report.faults.dedup();
+            Arc::new(report)
+        });
+        let changed = put(&mut self.published.reports, object.clone(), report);
+        self.dirty.changed |= changed;
+    }
+
+    /// Desired status and faults of the claims.
+    fn claim_report(&self, object: &ObjectRef, recorded: &[IpAddr]) -> ObjectReport {
+        let outcome = self.claims.outcome(object).cloned().unwrap_or_default();
+        ObjectReport {
+            desired: outcome.desired.iter().map(|address| status_address(*address)).collect(),
+            recorded: recorded.to_vec(),
+            faults: outcome.faults,
+        }
+    }
+}
+
+fn status_address(address: IpAddr) -> StatusAddress {
+    // Every present mode rewrites the destination, so nodes must send through the edge.
+    StatusAddress { address, ip_mode: crate::IpMode::Proxy }
+}
+
+/// Sets or removes a value; returns whether anything changed.
+fn put<K: Ord + Clone, V: PartialEq>(
+    map: &mut OrdMap<K, Arc<V>>,
+    key: K,
+    value: Option<Arc<V>>,
+) -> bool {
+    match value {
+        Some(value) if map.get(&key).is_some_and(|old| **old == *value) => false,
+        Some(value) => {
+            map.insert(key, value);
+            true
+        }
+        None => map.remove(&key).is_some(),
+    }
+}
+
+/// What an exposed service or an Ingress wants of the claims.
+fn want(
+    families: Vec<Family>,
+    requested: &[IpAddr],
+    pool: Option<&Arc<str>>,
+    recorded: &[IpAddr],
+    created_secs: i64,
+    source: &SourceId,
+) -> Want {
+    Want {
+        families,
+        requested: requested.to_vec(),
+        pool: pool.cloned(),
+        recorded: recorded.to_vec(),
+        created_secs,
+        fixed: source.cluster_name().is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

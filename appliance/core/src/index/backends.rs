@@ -1,0 +1,207 @@
+//! From slices to the backends of one target.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::{
+    Backend, BackendSlice, BackendState, Family, Protocol, ServicePort, ServiceSpec, SliceBackend,
+    StateReason,
+};
+
+/// What the slices of one service object say about one port in one family.
+pub(super) struct Gathered {
+    /// Sorted by address.
+    pub(super) backends: Vec<Backend>,
+    /// Slices hold backends of the family, but none has the port.
+    pub(super) port_unmatched: bool,
+}
+
+/// Gathers the backends of a port. `failed` says whether our own check has taken a backend out.
+pub(super) fn gather<'a>(
+    spec: &ServiceSpec,
+    port: &ServicePort,
+    family: Family,
+    slices: impl Iterator<Item = &'a BackendSlice>,
+    failed: impl Fn(&SocketAddr) -> bool,
+) -> Gathered {
+    let mut merged: BTreeMap<SocketAddr, Backend> = BTreeMap::new();
+    let (mut populated, mut matched) = (false, false);
+    for slice in slices.filter(|slice| slice.family == family) {
+        populated |= !slice.backends.is_empty();
+        let Some(backend_port) = matching_port(slice, &port.name, port.protocol) else { continue };
+        matched = true;
+        for entry in &slice.backends {
+            let address = SocketAddr::new(entry.address, backend_port);
+            let backend = assess(spec, entry, address, failed(&address));
+            // A pod may stand in two slices while the controller moves it: the better state
+            // counts (EndpointSlice API, "Duplicate endpoints").
+            match merged.get(&address) {
+                Some(known) if known.state <= backend.state => {}
+                _ => {
+                    merged.insert(address, backend);
+                }
+            }
+        }
+    }
+    let mut backends: Vec<Backend> = merged.into_values().collect();
+    keep_last_resort(&mut backends);
+    Gathered { backends, port_unmatched: populated && !matched }
+}
+
+fn matching_port(slice: &BackendSlice, name: &Arc<str>, protocol: Protocol) -> Option<u16> {
+    let found = slice.ports.iter().find(|p| p.name == *name && p.protocol == protocol)?;
+    Some(found.port)
+}
+
+fn assess(
+    spec: &ServiceSpec,
+    entry: &SliceBackend,
+    address: SocketAddr,
+    check_failed: bool,
+) -> Backend {
+    let mut reasons = Vec::new();
+    let mut state = BackendState::Active;
+    let mut because = |worse: BackendState, reason: StateReason| {
+        state = state.max(worse);
+        reasons.push(reason);
+    };
+    if entry.terminating {
+        if entry.serving {
+            because(BackendState::Draining, StateReason::Terminating);
+        } else {
+            because(BackendState::Down, StateReason::Terminated);
+        }
+    } else if !entry.ready && !spec.publish_not_ready {
+        because(BackendState::Down, StateReason::NotReady);
+    }
+    if check_failed {
+        because(BackendState::Down, StateReason::CheckFailed);
+    }
+    if entry.weight == 0 {
+        because(BackendState::Draining, StateReason::WeightZero);
+    }
+    Backend {
+        address,
+        name: entry.name.clone(),
+        node: entry.node.clone(),
+        zone: entry.zone.clone(),
+        weight: entry.weight,
+        state,
+        reasons,
+    }
+}
+
+/// When no backend is active, those that terminate but still serve are used (KEP-1669).
+fn keep_last_resort(backends: &mut [Backend]) {
+    if backends.iter().any(|backend| backend.state == BackendState::Active) {
+        return;
+    }
+    for backend in backends {
+        if backend.reasons == [StateReason::Terminating] {
+            backend.state = BackendState::Active;
+            backend.reasons.push(StateReason::LastResort);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DEFAULT_WEIGHT;
+
+    fn spec() -> ServiceSpec {
+        ServiceSpec {
+            ports: vec![],
+            exposure: None,
+            created_secs: 0,
+            families: vec![Family::V4],
+            affinity: crate::Affinity::None,
+            publish_not_ready: false,
+            proxy_protocol: crate::ProxyProtocol::Off,
+            health_check: None,
+            faults: vec![],
+        }
+    }
+
+    fn port() -> ServicePort {
+        ServicePort { name: "web".into(), port: 80, protocol: Protocol::Tcp }
+    }
+
+    fn entry(last: u8, ready: bool, serving: bool, terminating: bool) -> SliceBackend {
+        SliceBackend {
+            address: [10, 0, 0, last].into(),
+            name: format!("pod-{last}").into(),
+            node: None,
+            zone: None,
+            weight: DEFAULT_WEIGHT,
+            ready,
+            serving,
+            terminating,
+        }
+    }
+
+    fn slice(port_name: &str, backends: Vec<SliceBackend>) -> BackendSlice {
+        let port = crate::SlicePort { name: port_name.into(), protocol: Protocol::Tcp, port: 8080 };
+        BackendSlice { family: Family::V4, ports: vec![port], backends, faults: vec![] }
+    }
+
+    fn states(slices: &[BackendSlice]) -> Vec<(BackendState, Vec<StateReason>)> {
+        let gathered = gather(&spec(), &port(), Family::V4, slices.iter(), |_| false);
+        gathered.backends.into_iter().map(|b| (b.state, b.reasons)).collect()
+    }
+
+    #[test]
+    fn conditions_decide_the_state() {
+        let backends = vec![
+            entry(1, true, true, false),
+            entry(2, false, false, false),
+            entry(3, false, true, true),
+            entry(4, false, false, true),
+        ];
+        assert_eq!(
+            states(&[slice("web", backends)]),
+            [
+                (BackendState::Active, vec![]),
+                (BackendState::Down, vec![StateReason::NotReady]),
+                (BackendState::Draining, vec![StateReason::Terminating]),
+                (BackendState::Down, vec![StateReason::Terminated]),
+            ]
+        );
+    }
+
+    #[test]
+    fn terminating_pods_serve_when_no_other_is_left() {
+        let backends = vec![entry(1, false, true, true), entry(2, false, false, false)];
+        assert_eq!(
+            states(&[slice("web", backends)])[0],
+            (BackendState::Active, vec![StateReason::Terminating, StateReason::LastResort])
+        );
+    }
+
+    #[test]
+    fn a_backend_in_two_slices_counts_once_with_its_better_state() {
+        let slices = [
+            slice("web", vec![entry(1, false, false, false)]),
+            slice("web", vec![entry(1, true, true, false)]),
+        ];
+        assert_eq!(states(&slices), [(BackendState::Active, vec![])]);
+    }
+
+    #[test]
+    fn a_failed_check_takes_a_ready_pod_out() {
+        let slices = [slice("web", vec![entry(1, true, true, false)])];
+        let gathered = gather(&spec(), &port(), Family::V4, slices.iter(), |_| true);
+        assert_eq!(gathered.backends[0].state, BackendState::Down);
+        assert_eq!(gathered.backends[0].reasons, [StateReason::CheckFailed]);
+    }
+
+    #[test]
+    fn a_port_that_no_slice_has_is_unmatched() {
+        let slices = [slice("other", vec![entry(1, true, true, false)])];
+        let gathered = gather(&spec(), &port(), Family::V4, slices.iter(), |_| false);
+        assert!(gathered.port_unmatched && gathered.backends.is_empty());
+        let empty = [slice("other", vec![])];
+        assert!(!gather(&spec(), &port(), Family::V4, empty.iter(), |_| false).port_unmatched);
+    }
+}

@@ -1,0 +1,418 @@
+//! Ingresses: the addresses they are served on, their rules, certificates and host names.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::{Index, put, status_address, want};
+use crate::{
+    CertificateRef, Family, FaultReason, HttpListener, HttpRule, IngressBackend, IngressPort,
+    IngressSpec, IngressTls, ObjectRef, ObjectReport, PathMatch, Protocol, ServiceKey, SourceFault,
+    Target,
+};
+
+/// Everything known about one Ingress.
+pub(super) struct IngressEntry {
+    spec: Arc<IngressSpec>,
+    /// Whether it is served on the shared addresses.
+    shared: bool,
+    /// Where it is served.
+    pub(super) addresses: BTreeSet<IpAddr>,
+    /// What it could not get on an address.
+    conflicts: BTreeMap<IpAddr, Vec<SourceFault>>,
+}
+
+impl Index {
+    pub(super) fn note_ingress(&mut self, object: ObjectRef, spec: Option<Box<IngressSpec>>) {
+        let known = self.ingresses.get(&object).map(|entry| entry.spec.clone());
+        if known.as_deref() == spec.as_deref() {
+            return;
+        }
+        self.register_uses(&object, known.as_deref(), spec.as_deref());
+        match spec {
+            Some(spec) => {
+                let spec = Arc::new(*spec);
+                let entry = self.ingresses.entry(object.clone()).or_insert_with(|| IngressEntry {
+                    spec: spec.clone(),
+                    shared: false,
+                    addresses: BTreeSet::new(),
+                    conflicts: BTreeMap::new(),
+                });
+                entry.spec = spec;
+                self.want_for_ingress(&object);
+            }
+            None => {
+                self.claims.want(&object, None);
+                if let Some(entry) = self.ingresses.remove(&object) {
+                    self.leave_addresses(&object, &entry.addresses);
+                }
+                self.publish_hostnames(&object, BTreeSet::new(), &[], None);
+            }
+        }
+        self.dirty.ingresses.insert(object.clone());
+        self.dirty.reports.insert(object);
+    }
+
+    /// Tells services and certificates who points at them.
+    fn register_uses(
+        &mut self,
+        object: &ObjectRef,
+        old: Option<&IngressSpec>,
+        new: Option<&IngressSpec>,
+    ) {
+        let (old_services, new_services) = (services_of(old), services_of(new));
+        for service in old_services.symmetric_difference(&new_services) {
+            let entry = self.services.entry(service.clone()).or_default();
+            if new_services.contains(service) {
+                entry.users.insert(object.clone());
+            } else {
+                entry.users.remove(object);
+            }
+            self.dirty.services.insert(service.clone());
+        }
+        let (old_certificates, new_certificates) = (certificates_of(old), certificates_of(new));
+        for certificate in old_certificates.symmetric_difference(&new_certificates) {
+            let entry = self.certificates.entry(certificate.clone()).or_default();
+            if new_certificates.contains(certificate) {
+                entry.users.insert(object.clone());
+            } else {
+                entry.users.remove(object);
+            }
+            self.dirty.certificates.insert(certificate.clone());
+        }
+    }
+
+    /// Decides whether the Ingress shares an address or wants its own.
+    pub(super) fn want_for_ingress(&mut self, object: &ObjectRef) {
+        let Some(entry) = self.ingresses.get_mut(object) else { return };
+        let spec = entry.spec.clone();
+        let in_cluster = object.source.cluster_name().is_some();
+        entry.shared = in_cluster
+            && spec.requested.is_empty()
+            && spec.pool.is_none()
+            && !self.policy.shared_http_addresses.is_empty();
+        if entry.shared {
+            self.claims.want(object, None);
+            return;
+        }
+        let families = if spec.requested.is_empty() && in_cluster {
+            self.automatic_families(spec.pool.as_ref())
+        } else {
+            let asked: BTreeSet<Family> =
+                spec.requested.iter().map(|address| Family::of(*address)).collect();
+            asked.into_iter().collect()
+        };
+        let recorded = if in_cluster { &spec.recorded } else { &spec.requested };
+        let wanted = want(
+            families,
+            &spec.requested,
+            spec.pool.as_ref(),
+            recorded,
+            spec.created_secs,
+            &object.source,
+        );
+        self.claims.want(object, Some(wanted));
+    }
+
+    /// The families of which the eligible pools have addresses; IPv4 when there is no pool, so
+    /// that its lack is reported.
+    fn automatic_families(&self, named: Option<&Arc<str>>) -> Vec<Family> {
+        let eligible = self.policy.pools.iter().filter(|pool| match named {
+            Some(name) => *name == pool.name,
+            None => pool.auto_assign,
+        });
+        let families: BTreeSet<Family> =
+            eligible.flat_map(|pool| &pool.ranges).map(|(first, _)| Family::of(*first)).collect();
+        if families.is_empty() { vec![Family::V4] } else { families.into_iter().collect() }
+    }
+
+    pub(super) fn publish_ingress(&mut self, object: &ObjectRef) {
+        let Some(entry) = self.ingresses.get(object) else { return };
+        let served: BTreeSet<IpAddr> = if entry.shared {
+            self.policy.shared_http_addresses.iter().copied().collect()
+        } else {
+            let outcome = self.claims.outcome(object);
+            outcome.into_iter().flat_map(|outcome| outcome.served.iter().copied()).collect()
+        };
+        let left: BTreeSet<IpAddr> = entry.addresses.difference(&served).copied().collect();
+        let spec = entry.spec.clone();
+        self.leave_addresses(object, &left);
+        for address in &served {
+            self.sites.entry(*address).or_default().insert(object.clone());
+            self.dirty.addresses.insert(*address);
+        }
+        let names = spec.rules.iter().filter_map(|rule| rule.host.clone());
+        let names: BTreeSet<Arc<str>> = names.chain(spec.hostnames.iter().cloned()).collect();
+        let addresses: Vec<IpAddr> = served.iter().copied().collect();
+        self.publish_hostnames(object, names, &addresses, spec.ttl_secs);
+        if let Some(entry) = self.ingresses.get_mut(object) {
+            entry.addresses = served;
+            entry.conflicts.retain(|address, _| entry.addresses.contains(address));
+        }
+        self.dirty.reports.insert(object.clone());
+    }
+
+    fn leave_addresses(&mut self, object: &ObjectRef, addresses: &BTreeSet<IpAddr>) {
+        for address in addresses {
+            if let Some(sites) = self.sites.get_mut(address) {
+                sites.remove(object);
+                if sites.is_empty() {
+                    self.sites.remove(address);
+                }
+            }
+            self.dirty.addresses.insert(*address);
+        }
+    }
+
+    /// Rebuilds the listeners of one address from the Ingresses on it.
+    pub(super) fn publish_listeners(&mut self, address: IpAddr) {
+        let built = self.build_listeners(address);
+        let old: Vec<SocketAddr> = self
+            .published
+            .http
+            .range(SocketAddr::new(address, 0)..)
+            .map(|(at, _)| *at)
+            .take_while(|at| at.ip() == address)
+            .filter(|at| !built.listeners.contains_key(&at.port()))
+            .collect();
+        for at in old {
+            self.published.http.remove(&at);
+            self.dirty.changed = true;
+        }
+        for (port, listener) in built.listeners {
+            let at = SocketAddr::new(address, port);
+            self.dirty.changed |= put(&mut self.published.http, at, Some(Arc::new(listener)));
+        }
+        for object in self.sites.get(&address).cloned().unwrap_or_default() {
+            let conflicts = built.conflicts.get(&object).cloned().unwrap_or_default();
+            let Some(entry) = self.ingresses.get_mut(&object) else { continue };
+            if entry.conflicts.insert(address, conflicts.clone()) != Some(conflicts) {
+                self.dirty.reports.insert(object);
+            }
+        }
+    }
+
+    fn build_listeners(&self, address: IpAddr) -> Built {
+        let mut built = Built::default();
+        let mut sites: Vec<(&ObjectRef, &IngressSpec)> = self
+            .sites
+            .get(&address)
+            .into_iter()
+            .flatten()
+            .filter_map(|object| Some((object, &*self.ingresses.get(object)?.spec)))
+            .collect();
+        sites.sort_by_key(|(object, spec)| (spec.created_secs, (*object).clone()));
+        for (object, spec) in sites {
+            let http = (spec.http_port.unwrap_or(self.policy.http_port), false);
+            let https = (spec.https_port.unwrap_or(self.policy.https_port), true);
+            for (port, tls) in [http, https] {
+                if tls && spec.tls.is_empty() {
+                    continue;
+                }
+                if let Some(fault) = self.port_conflict(address, port, tls, &built) {
+                    built.conflicts.entry(object.clone()).or_default().push(fault);
+                    continue;
+                }
+                self.join_listener(object, spec, (port, tls), &mut built);
+            }
+        }
+        for listener in built.listeners.values_mut() {
+            listener.rules.sort_by_cached_key(specificity);
+        }
+        built
+    }
+
+    fn port_conflict(
+        &self,
+        address: IpAddr,
+        port: u16,
+        tls: bool,
+        built: &Built,
+    ) -> Option<SourceFault> {
+        let key = ServiceKey { vip: address, port, protocol: Protocol::Tcp };
+        if let Some(holder) = self.published.services.get(&key) {
+            let text = format!("{key} is served for {}: choose another port", holder.object);
+            return Some(SourceFault::new(FaultReason::PortTaken, text));
+        }
+        let other = built.listeners.get(&port)?;
+        (other.tls != tls).then(|| {
+            let text = format!("{key} would be both HTTP and HTTPS: choose another port");
+            SourceFault::new(FaultReason::PortTaken, text)
+        })
+    }
+
+    /// Adds one Ingress's rules to a listener. Ingresses come oldest first, so what is there
+    /// already stays.
+    fn join_listener(
+        &self,
+        object: &ObjectRef,
+        spec: &IngressSpec,
+        (port, tls): (u16, bool),
+        built: &mut Built,
+    ) {
+        let listener = built.listeners.entry(port).or_insert_with(|| HttpListener {
+            tls,
+            rules: Vec::new(),
+            default_target: None,
+            certificates: Vec::new(),
+        });
+        let conflicts = built.conflicts.entry(object.clone()).or_default();
+        for rule in &spec.rules {
+            let place = (port, rule.host.clone(), rule.path_match, rule.path.clone());
+            match built.taken.get(&place) {
+                Some(holder) if holder == object => {}
+                Some(holder) => conflicts.push(route_taken(&place.1, &rule.path, holder)),
+                None => {
+                    built.taken.insert(place, object.clone());
+                    listener.rules.push(HttpRule {
+                        host: rule.host.clone(),
+                        path_match: rule.path_match,
+                        path: rule.path.clone(),
+                        target: self.resolve(&rule.backend).ok(),
+                        object: object.clone(),
+                    });
+                }
+            }
+        }
+        if let Some(backend) = &spec.default_backend {
+            let place = (port, None, PathMatch::Prefix, DEFAULT_PLACE.into());
+            match built.taken.get(&place) {
+                Some(holder) => conflicts.push(route_taken(&None, "default backend", holder)),
+                None => {
+                    built.taken.insert(place, object.clone());
+                    listener.default_target = self.resolve(backend).ok();
+                }
+            }
+        }
+        if tls {
+            let fresh = spec.tls.iter().filter(|tls| !listener.certificates.contains(tls));
+            let fresh: Vec<IngressTls> = fresh.cloned().collect();
+            listener.certificates.extend(fresh);
+        }
+    }
+
+    fn resolve(&self, backend: &IngressBackend) -> Result<Target, SourceFault> {
+        let missing = |what: String| {
+            SourceFault::new(FaultReason::BackendMissing, format!("{what}: requests get 503"))
+        };
+        let service = &backend.service;
+        let place = format!("service {}/{}", service.namespace, service.name);
+        let entry = self.services.get(service);
+        let spec = entry.and_then(|entry| Some((entry, entry.spec.as_ref()?)));
+        let Some((entry, spec)) = spec else { return Err(missing(format!("{place} is missing"))) };
+        let port = spec.ports.iter().find(|port| {
+            port.protocol == Protocol::Tcp
+                && match &backend.port {
+                    IngressPort::Number(number) => port.port == *number,
+                    IngressPort::Name(name) => port.name == *name,
+                }
+        });
+        let Some(port) = port else {
+            let wanted = match &backend.port {
+                IngressPort::Number(number) => number.to_string(),
+                IngressPort::Name(name) => format!("{name:?}"),
+            };
+            return Err(missing(format!("{place} has no TCP port {wanted}")));
+        };
+        Ok(entry.http_target(service, port))
+    }
+
+    /// Whether any site on the address leads to a backend for new flows.
+    pub(super) fn site_available_on(&self, address: IpAddr) -> Option<bool> {
+        let mut any = None;
+        let from = SocketAddr::new(address, 0);
+        for (at, listener) in self.published.http.range(from..) {
+            if at.ip() != address {
+                break;
+            }
+            let rules = listener.rules.iter().filter_map(|rule| rule.target.as_ref());
+            let available = rules.chain(&listener.default_target).any(|target| {
+                self.published.targets.get(target).is_some_and(|set| set.is_available())
+            });
+            if available {
+                return Some(true);
+            }
+            any = Some(false);
+        }
+        any
+    }
+
+    pub(super) fn publish_certificate(&mut self, certificate: &CertificateRef) {
+        let Some(entry) = self.certificates.get(certificate) else { return };
+        let used = if entry.users.is_empty() { None } else { entry.material.clone() };
+        let unused = entry.users.is_empty() && entry.material.is_none();
+        self.dirty.changed |= put(&mut self.published.certificates, certificate.clone(), used);
+        if unused {
+            self.certificates.remove(certificate);
+        }
+    }
+
+    pub(super) fn ingress_report(&self, object: &ObjectRef) -> Option<ObjectReport> {
+        let entry = self.ingresses.get(object)?;
+        let mut report = self.claim_report(object, &entry.spec.recorded);
+        if entry.shared {
+            let shared = &self.policy.shared_http_addresses;
+            report.desired = shared.iter().map(|address| status_address(*address)).collect();
+            report.desired.sort();
+        }
+        report.faults.extend(entry.spec.faults.iter().cloned());
+        report.faults.extend(entry.conflicts.values().flatten().cloned());
+        let backends = entry.spec.rules.iter().map(|rule| &rule.backend);
+        let unresolved = backends.chain(&entry.spec.default_backend);
+        report.faults.extend(unresolved.filter_map(|backend| self.resolve(backend).err()));
+        for tls in &entry.spec.tls {
+            report.faults.extend(self.certificate_fault(&tls.certificate));
+        }
+        Some(report)
+    }
+
+    fn certificate_fault(&self, certificate: &CertificateRef) -> Option<SourceFault> {
+        let entry = self.certificates.get(certificate);
+        if entry.is_none_or(|entry| entry.material.is_none()) {
+            return Some(SourceFault::new(
+                FaultReason::CertificateMissing,
+                format!(
+                    "secret {}/{} is missing or not of type kubernetes.io/tls",
+                    certificate.namespace, certificate.name
+                ),
+            ));
+        }
+        entry?.fault.clone()
+    }
+}
+
+/// Stands for the default backend among the places of a listener; no path begins like it.
+const DEFAULT_PLACE: &str = "default";
+
+type Place = (u16, Option<Arc<str>>, PathMatch, Arc<str>);
+
+#[derive(Default)]
+struct Built {
+    listeners: BTreeMap<u16, HttpListener>,
+    conflicts: BTreeMap<ObjectRef, Vec<SourceFault>>,
+    taken: BTreeMap<Place, ObjectRef>,
+}
+
+fn route_taken(host: &Option<Arc<str>>, path: &str, holder: &ObjectRef) -> SourceFault {
+    let host = host.as_deref().unwrap_or("*");
+    SourceFault::new(
+        FaultReason::RouteTaken,
+        format!("host {host} with {path} is served for {holder}, which is older"),
+    )
+}
+
+fn specificity(rule: &HttpRule) -> impl Ord + use<> {
+    (rule.host.clone(), rule.path_match, Reverse(rule.path.len()), rule.path.clone())
+}
+
+fn services_of(spec: Option<&IngressSpec>) -> BTreeSet<ObjectRef> {
+    let backends = spec
+        .into_iter()
+        .flat_map(|spec| spec.rules.iter().map(|rule| &rule.backend).chain(&spec.default_backend));
+    backends.map(|backend| backend.service.clone()).collect()
+}
+
+fn certificates_of(spec: Option<&IngressSpec>) -> BTreeSet<CertificateRef> {
+    spec.into_iter().flat_map(|spec| &spec.tls).map(|tls| tls.certificate.clone()).collect()
+}

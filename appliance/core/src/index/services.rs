@@ -1,0 +1,369 @@
+//! Service objects: their targets, tables, probes and L4 services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::backends::{Gathered, gather};
+use super::{Index, put, want};
+use crate::forwarding::{ForwardingTable, TableView};
+use crate::{
+    Backend, BackendSet, BackendSlice, BackendState, Exposure, Family, FaultReason, HealthCheck,
+    ObjectRef, ObjectReport, ProbeKey, Service, ServiceKey, ServicePort, ServiceSpec, SourceFault,
+    StateReason, Target,
+};
+
+/// Everything known about one service object.
+#[derive(Default)]
+pub(super) struct ServiceEntry {
+    pub(super) spec: Option<Arc<ServiceSpec>>,
+    pub(super) slices: BTreeMap<Arc<str>, Arc<BackendSlice>>,
+    /// Ingresses that point at it.
+    pub(super) users: BTreeSet<ObjectRef>,
+    targets: BTreeSet<Target>,
+    keys: BTreeSet<ServiceKey>,
+    probes: BTreeSet<ProbeKey>,
+    faults: Vec<SourceFault>,
+}
+
+impl ServiceEntry {
+    /// Returns whether the slice differs from what was known.
+    pub(super) fn note_slice(
+        &mut self,
+        name: Arc<str>,
+        content: Option<Box<BackendSlice>>,
+    ) -> bool {
+        match content {
+            Some(content) => {
+                if self.slices.get(&name).is_some_and(|known| **known == *content) {
+                    return false;
+                }
+                self.slices.insert(name, Arc::new(*content));
+                true
+            }
+            None => self.slices.remove(&name).is_some(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.spec.is_none() && self.slices.is_empty() && self.users.is_empty()
+    }
+
+    /// The family whose backends serve a VIP of `family`: its own, or the other one where only
+    /// that one has backends (the relay has a socket on each side).
+    fn backend_family(&self, family: Family) -> Family {
+        let has = |wanted: Family| {
+            self.slices.values().any(|slice| slice.family == wanted && !slice.backends.is_empty())
+        };
+        let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
+        if !has(family) && has(other) { other } else { family }
+    }
+
+    /// The target that an L7 rule for `port` of this service leads to.
+    pub(super) fn http_target(&self, object: &ObjectRef, port: &ServicePort) -> Target {
+        let preferred = self.spec.as_ref().and_then(|spec| spec.families.first().copied());
+        let family = self.backend_family(preferred.unwrap_or(Family::V4));
+        Target { object: object.clone(), port: port.port, protocol: port.protocol, family }
+    }
+}
+
+impl Index {
+    pub(super) fn note_service(&mut self, object: ObjectRef, spec: Option<Box<ServiceSpec>>) {
+        let entry = self.services.entry(object.clone()).or_default();
+        let spec = spec.map(|spec| Arc::new(*spec));
+        if entry.spec == spec {
+            return;
+        }
+        let wanted = spec.as_ref().and_then(|spec| {
+            let exposure = spec.exposure.as_ref()?;
+            let (requested, recorded) = (&exposure.requested, &exposure.recorded);
+            let families = exposure.families.clone();
+            let pool = exposure.pool.as_ref();
+            Some(want(families, requested, pool, recorded, spec.created_secs, &object.source))
+        });
+        entry.spec = spec;
+        self.claims.want(&object, wanted);
+        self.dirty.reports.insert(object.clone());
+        self.dirty.services.insert(object);
+    }
+
+    /// Brings one service object's targets, tables, probes and L4 services up to date.
+    pub(super) fn publish_service(&mut self, object: &ObjectRef, now_secs: u64) {
+        let Some(mut entry) = self.services.remove(object) else { return };
+        let mut next = Derived::default();
+        if let Some(spec) = entry.spec.clone() {
+            self.derive_targets(object, &entry, &spec, now_secs, &mut next);
+            if let Some(exposure) = &spec.exposure {
+                self.derive_services(object, &entry, &spec, exposure, &mut next);
+            }
+        }
+        let slice_faults = entry.slices.values().flat_map(|slice| slice.faults.iter().cloned());
+        next.faults.extend(slice_faults);
+        self.replace_derived(&mut entry, next);
+        self.dirty.reports.insert(object.clone());
+        if !entry.is_empty() {
+            self.services.insert(object.clone(), entry);
+        }
+    }
+
+    /// Targets of every port that a VIP or an L7 rule needs.
+    fn derive_targets(
+        &mut self,
+        object: &ObjectRef,
+        entry: &ServiceEntry,
+        spec: &ServiceSpec,
+        now_secs: u64,
+        next: &mut Derived,
+    ) {
+        let exposed = spec.exposure.iter().flat_map(|exposure| &exposure.families);
+        let used = spec.families.iter().take(usize::from(!entry.users.is_empty()));
+        let families: BTreeSet<Family> =
+            exposed.chain(used).map(|family| entry.backend_family(*family)).collect();
+        for port in &spec.ports {
+            for family in &families {
+                let target = Target {
+                    object: object.clone(),
+                    port: port.port,
+                    protocol: port.protocol,
+                    family: *family,
+                };
+                let slices = entry.slices.values().map(|slice| &**slice);
+                let failed = |backend: &SocketAddr| self.check_failed(object, backend);
+                let gathered = gather(spec, port, *family, slices, failed);
+                if gathered.port_unmatched {
+                    next.faults.push(unmatched(port));
+                }
+                self.note_probes(object, spec.health_check.as_ref(), &gathered, next);
+                self.update_target(&target, gathered.backends, now_secs);
+                next.targets.insert(target);
+            }
+        }
+    }
+
+    fn check_failed(&self, object: &ObjectRef, backend: &SocketAddr) -> bool {
+        let probe = ProbeKey { object: object.clone(), backend: *backend };
+        self.health.get(&probe) == Some(&false)
+    }
+
+    fn note_probes(
+        &mut self,
+        object: &ObjectRef,
+        check: Option<&HealthCheck>,
+        gathered: &Gathered,
+        next: &mut Derived,
+    ) {
+        let Some(check) = check else { return };
+        for backend in &gathered.backends {
+            if backend.reasons.contains(&StateReason::Terminated) {
+                continue;
+            }
+            let probe = ProbeKey { object: object.clone(), backend: backend.address };
+            let check = Some(Arc::new(check.clone()));
+            self.dirty.changed |= put(&mut self.published.probes, probe.clone(), check);
+            next.probes.insert(probe);
+        }
+    }
+
+    fn update_target(&mut self, target: &Target, backends: Vec<Backend>, now_secs: u64) {
+        let table = update_table(&mut self.tables, target, &backends, now_secs);
+        let known = self.published.targets.get(target);
+        let same = known.is_some_and(|set| {
+            set.backends == backends && set.table.generation() == table.generation()
+        });
+        if !same {
+            let set = BackendSet { target: target.clone(), backends, table };
+            self.published.targets.insert(target.clone(), Arc::new(set));
+            self.dirty.changed = true;
+        }
+    }
+
+    /// L4 services on the addresses that the object holds and its status records.
+    fn derive_services(
+        &mut self,
+        object: &ObjectRef,
+        entry: &ServiceEntry,
+        spec: &ServiceSpec,
+        exposure: &Exposure,
+        next: &mut Derived,
+    ) {
+        let served = self.claims.outcome(object).map(|o| o.served.clone()).unwrap_or_default();
+        for address in &served {
+            for port in &spec.ports {
+                let key = ServiceKey { vip: *address, port: port.port, protocol: port.protocol };
+                if let Some(holder) = self.published.services.get(&key)
+                    && holder.object != *object
+                {
+                    next.faults.push(SourceFault::new(
+                        FaultReason::PortTaken,
+                        format!("{key} is served for {}: choose another port", holder.object),
+                    ));
+                    continue;
+                }
+                let family = entry.backend_family(Family::of(*address));
+                self.serve(key, object, spec, exposure, family);
+                next.keys.insert(key);
+            }
+        }
+        let names = exposure.hostnames.iter().cloned().collect();
+        self.publish_hostnames(object, names, &served, exposure.ttl_secs);
+    }
+
+    fn serve(
+        &mut self,
+        key: ServiceKey,
+        object: &ObjectRef,
+        spec: &ServiceSpec,
+        exposure: &Exposure,
+        family: Family,
+    ) {
+        let (port, protocol) = (key.port, key.protocol);
+        let target = Target { object: object.clone(), port, protocol, family };
+        let Some(backends) = self.published.targets.get(&target).cloned() else { return };
+        let service = Service {
+            key,
+            object: object.clone(),
+            mode: exposure.mode,
+            affinity: spec.affinity,
+            source_ranges: exposure.source_ranges.clone(),
+            proxy_protocol: spec.proxy_protocol,
+            backends,
+        };
+        let known = self.published.services.get(&key);
+        if known.is_some_and(|known| known.serves_like(&service)) {
+            return;
+        }
+        self.published.services.insert(key, Arc::new(service));
+        self.dirty.addresses.insert(key.vip);
+        self.dirty.changed = true;
+    }
+
+    /// Takes away what the object no longer needs.
+    fn replace_derived(&mut self, entry: &mut ServiceEntry, next: Derived) {
+        for key in entry.keys.difference(&next.keys) {
+            self.published.services.remove(key);
+            self.dirty.addresses.insert(key.vip);
+            self.dirty.changed = true;
+            self.reconsider_port(key);
+        }
+        for target in entry.targets.difference(&next.targets) {
+            self.published.targets.remove(target);
+            self.tables.remove(target);
+            self.dirty.changed = true;
+        }
+        for probe in entry.probes.difference(&next.probes) {
+            self.published.probes.remove(probe);
+            self.health.remove(probe);
+            self.dirty.changed = true;
+        }
+        if entry.spec.as_ref().is_none_or(|spec| spec.exposure.is_none())
+            && let Some(object) = entry.targets.first().map(|target| target.object.clone())
+        {
+            self.publish_hostnames(&object, BTreeSet::new(), &[], None);
+        }
+        // Rules name targets: they change only when targets come or go. Whether a target has
+        // backends decides about the announcement alone.
+        if entry.targets != next.targets {
+            self.dirty.ingresses.extend(entry.users.iter().cloned());
+        }
+        let sites = entry.users.iter().filter_map(|user| self.ingresses.get(user));
+        self.dirty.vips.extend(sites.flat_map(|site| &site.addresses));
+        entry.keys = next.keys;
+        entry.targets = next.targets;
+        entry.probes = next.probes;
+        entry.faults = next.faults;
+    }
+
+    /// A freed port may be what other holders of the address wait for (inventory only: cluster
+    /// objects never share an address).
+    fn reconsider_port(&mut self, key: &ServiceKey) {
+        let holders = self.claims.holders(key.vip);
+        self.dirty.services.extend(holders);
+    }
+
+    pub(super) fn service_report(&self, object: &ObjectRef) -> Option<ObjectReport> {
+        let entry = self.services.get(object)?;
+        let spec = entry.spec.as_ref()?;
+        let exposure = spec.exposure.as_ref()?;
+        let mut report = self.claim_report(object, &exposure.recorded);
+        report.faults.extend(spec.faults.iter().cloned());
+        report.faults.extend(entry.faults.iter().cloned());
+        Some(report)
+    }
+
+    /// Whether any L4 service on the address has a backend for new flows.
+    pub(super) fn service_available_on(&self, address: IpAddr) -> Option<bool> {
+        let lowest = ServiceKey { vip: address, port: 0, protocol: crate::Protocol::Tcp };
+        let mut any = None;
+        for (key, service) in self.published.services.range(lowest..) {
+            if key.vip != address {
+                break;
+            }
+            if service.backends.is_available() {
+                return Some(true);
+            }
+            any = Some(false);
+        }
+        any
+    }
+}
+
+/// What one round of derivation found.
+#[derive(Default)]
+struct Derived {
+    targets: BTreeSet<Target>,
+    keys: BTreeSet<ServiceKey>,
+    probes: BTreeSet<ProbeKey>,
+    faults: Vec<SourceFault>,
+}
+
+fn unmatched(port: &ServicePort) -> SourceFault {
+    SourceFault::new(
+        FaultReason::PortUnmatched,
+        format!(
+            "no EndpointSlice has a {} port named {:?} for service port {}: check targetPort",
+            port.protocol, port.name, port.port
+        ),
+    )
+}
+
+/// Moves the target's table to the active backends. A backend that failed our check is dead:
+/// its buckets fall back to the hop before it. Every other change is planned.
+fn update_table(
+    tables: &mut BTreeMap<Target, ForwardingTable<SocketAddr>>,
+    target: &Target,
+    backends: &[Backend],
+    now_secs: u64,
+) -> TableView<SocketAddr> {
+    let active = || {
+        let active = backends.iter().filter(|backend| backend.state == BackendState::Active);
+        active.map(|backend| (backend.address, backend.weight))
+    };
+    let table = match tables.entry(target.clone()) {
+        std::collections::btree_map::Entry::Vacant(vacant) => {
+            vacant.insert(ForwardingTable::new(active()))
+        }
+        std::collections::btree_map::Entry::Occupied(occupied) => {
+            let table = occupied.into_mut();
+            for backend in backends {
+                if backend.reasons.contains(&StateReason::CheckFailed) {
+                    table.fail(&backend.address, now_secs);
+                }
+            }
+            table.update(active(), now_secs);
+            table
+        }
+    };
+    table.view()
+}
+
+impl Service {
+    /// Whether the data path would see no difference.
+    fn serves_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.backends, &other.backends)
+            && self.object == other.object
+            && self.mode == other.mode
+            && self.affinity == other.affinity
+            && self.source_ranges == other.source_ranges
+            && self.proxy_protocol == other.proxy_protocol
+    }
+}
