@@ -1,0 +1,425 @@
+//! The configuration as checked. A value of [`Config`] has passed every check, so that no
+//! reader needs to ask again: required parts are not optional, addresses and times are typed,
+//! and lists that must not overlap do not.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU8;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use crate::file::{KeyAlgorithm, LogFormat, ZonePolicy};
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// This machine.
+    pub host: Host,
+    /// Metrics, health, readiness and status.
+    pub admin: Admin,
+    /// Log lines.
+    pub log: Log,
+    /// Clusters, with distinct names.
+    pub clusters: Vec<Cluster>,
+    /// The inventory file, if any.
+    pub inventory: Option<PathBuf>,
+    /// Pools, with distinct names and disjoint ranges.
+    pub pools: Vec<Pool>,
+    /// Binding of virtual addresses.
+    pub vips: Vips,
+    /// Routes to pod networks.
+    pub routes: Routes,
+    /// Announcing virtual addresses; absent without a peer.
+    pub bgp: Option<Bgp>,
+    /// Keeping DNS zones.
+    pub dns: Dns,
+    /// The user-space relay.
+    pub relay: Relay,
+    /// The layer-7 proxy.
+    pub proxy: Proxy,
+    /// Defaults of health checks.
+    pub health: Health,
+    /// Bounds and waits of the whole daemon.
+    pub limits: Limits,
+}
+
+/// This machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Not empty, at most 63 bytes, letters, digits, `-` and `.`.
+    pub name: String,
+    /// What must survive a restart of the machine; absolute.
+    pub state_dir: PathBuf,
+    /// What need not; absolute.
+    pub run_dir: PathBuf,
+    /// Failure zone, for display.
+    pub zone: Option<String>,
+}
+
+/// Metrics, health, readiness and status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// HTTP listener; `None` when switched off.
+    pub listen: Option<SocketAddr>,
+    /// Unix socket of the command line.
+    pub socket: PathBuf,
+}
+
+/// Log lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Comma-separated `level` or `target=level`.
+    pub level: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+/// A Kubernetes cluster to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Lower-case letters, digits and `-`.
+    pub name: String,
+    /// Kubeconfig file.
+    pub kubeconfig: PathBuf,
+    /// Its context; the current one when absent.
+    pub context: Option<String>,
+    /// Whether Services without a class are served too.
+    pub claim_unclassed: bool,
+    /// Class of the Ingresses to serve.
+    pub ingress_class: String,
+    /// Namespace of the Lease that elects the writing host.
+    pub lease_namespace: String,
+    /// Name of that Lease.
+    pub lease_name: String,
+    /// After this long a silent leader is replaced; at least twice `lease_renew`.
+    pub lease_duration: Duration,
+    /// Time between two renewals by the leader.
+    pub lease_renew: Duration,
+}
+
+/// A pool of virtual addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Lower-case letters, digits and `-`.
+    pub name: String,
+    /// In the order written; never empty, disjoint within and between pools.
+    pub ranges: Vec<AddressRange>,
+    /// Whether objects that ask for nothing in particular are served from it.
+    pub auto_assign: bool,
+}
+
+/// An inclusive range of addresses of one family, first not above last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRange {
+    pub(crate) first: IpAddr,
+    pub(crate) last: IpAddr,
+}
+
+impl AddressRange {
+    /// The lowest address.
+    pub fn first(&self) -> IpAddr {
+        self.first
+    }
+
+    /// The highest address.
+    pub fn last(&self) -> IpAddr {
+        self.last
+    }
+
+    /// Whether the two share an address.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.first.is_ipv4() == other.first.is_ipv4()
+            && self.first <= other.last
+            && other.first <= self.last
+    }
+
+    /// Whether the address lies in it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+/// Binding of virtual addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vips {
+    /// Whether they are added to an interface.
+    pub bind: bool,
+    /// That interface: 1 to 15 bytes.
+    pub interface: String,
+}
+
+/// Routes to pod networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes {
+    /// Whether the kernel is given them.
+    pub enabled: bool,
+    /// Routing table, never 0 (unspecified) or 255 (local).
+    pub table: u32,
+    /// Protocol number that marks them as ours.
+    pub protocol: u8,
+}
+
+/// Announcing virtual addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bgp {
+    /// Autonomous system of this host.
+    pub local_as: u32,
+    /// BGP identifier, not zero.
+    pub router_id: Ipv4Addr,
+    /// Time between two attempts to connect, before jitter.
+    pub connect_retry: Duration,
+    /// Where peers may connect.
+    pub listen: Vec<SocketAddr>,
+    /// Peers, with distinct names and addresses; never empty.
+    pub peers: Vec<Peer>,
+}
+
+/// Seconds without a message after which a session is down (RFC 4271, section 4.2): never 1 or
+/// 2, which the protocol forbids, nor 0, which would let a dead peer go unnoticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HoldTime(pub(crate) u16);
+
+impl HoldTime {
+    /// The time in seconds, 3 to 65535.
+    pub fn secs(self) -> u16 {
+        self.0
+    }
+}
+
+/// A router to announce to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Address, neither unspecified nor multicast.
+    pub address: IpAddr,
+    /// TCP port.
+    pub port: u16,
+    /// Autonomous system.
+    pub remote_as: u32,
+    /// Address to speak from, of the same family as `address`.
+    pub local_address: Option<IpAddr>,
+    /// TCP MD5 password, 1 to 80 bytes.
+    pub password: Option<Secret>,
+    /// Hold time to propose.
+    pub hold_time: HoldTime,
+    /// Communities on every route to it, sorted, without repetition: the general ones and its own.
+    pub communities: Vec<Community>,
+    /// IPv4 next hop, when not the session's own address.
+    pub next_hop_v4: Option<Ipv4Addr>,
+    /// IPv6 next hop, when not the session's own address.
+    pub next_hop_v6: Option<Ipv6Addr>,
+    /// Whether to wait for the peer to connect.
+    pub passive: bool,
+    /// Hops to it when it is not on a shared link.
+    pub multihop: Option<u8>,
+}
+
+/// A BGP community (RFC 1997): two bytes of AS number, two bytes of value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Community(pub u32);
+
+impl fmt::Display for Community {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.0 >> 16, self.0 & 0xffff)
+    }
+}
+
+/// Keeping DNS zones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Whether changes are only computed and shown.
+    pub dry_run: bool,
+    /// Time between two comparisons.
+    pub refresh: Duration,
+    /// Zones, with distinct names.
+    pub zones: Vec<Zone>,
+}
+
+/// A DNS zone to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// Lower case, without a final dot.
+    pub name: String,
+    /// Primary servers; never empty.
+    pub servers: Vec<SocketAddr>,
+    /// What signs the updates; unsigned when absent.
+    pub key: Option<TsigKey>,
+    /// Time to live of records whose object says nothing, in seconds.
+    pub ttl_secs: u32,
+    /// Owner in the TXT records.
+    pub owner: String,
+    /// Which changes are made.
+    pub policy: ZonePolicy,
+    /// Names deleted at most within ten minutes.
+    pub deletes_max: u32,
+    /// Of the names that we own, the part deleted at most within ten minutes: 1 to 100 percent.
+    pub deletes_percent_max: NonZeroU8,
+    /// Word that stands for the `*` of wildcards in ownership names.
+    pub wildcard: Option<String>,
+}
+
+/// A TSIG key (RFC 8945).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TsigKey {
+    /// Name, lower case, without a final dot.
+    pub name: String,
+    /// Algorithm.
+    pub algorithm: KeyAlgorithm,
+    /// The key itself, decoded.
+    pub secret: Secret,
+}
+
+/// Bytes that no log line or status may show: `Debug` withholds them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(crate) Vec<u8>);
+
+impl Secret {
+    /// The bytes, for the one place that needs them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(withheld)")
+    }
+}
+
+/// The user-space relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// TCP connections at most.
+    pub connections_max: u32,
+    /// TCP connections at most to one service; not above `connections_max`.
+    pub connections_per_service_max: u32,
+    /// UDP flows at most.
+    pub udp_flows_max: u32,
+    /// For one connection attempt to a backend.
+    pub connect_timeout: Duration,
+    /// Backends tried at most for one connection.
+    pub connect_attempts_max: u8,
+    /// For all attempts of one connection together; not below `connect_timeout`.
+    pub connect_total_timeout: Duration,
+    /// Without a byte for this long a TCP connection is closed.
+    pub idle_timeout: Duration,
+    /// Without a datagram for this long a UDP flow is forgotten.
+    pub udp_idle: Duration,
+    /// How long connections may go on after a stop was asked for.
+    pub drain: Duration,
+    /// Clients at most whose backend is remembered for `sessionAffinity: ClientIP`.
+    pub affinity_entries_max: u32,
+    /// Pipes for splice(2) at most.
+    pub pipes_max: u32,
+    /// Key of the flow hash; kept in the state directory when absent.
+    pub flow_hash_key: Option<FlowHashKey>,
+}
+
+/// 128-bit key of the flow hash; `Debug` withholds it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FlowHashKey(pub(crate) [u8; 16]);
+
+impl FlowHashKey {
+    /// The bytes, for the one place that needs them.
+    pub fn expose(&self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Debug for FlowHashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FlowHashKey(withheld)")
+    }
+}
+
+/// The layer-7 proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Virtual addresses of Ingresses that have none of their own, without repetition.
+    pub addresses: Vec<IpAddr>,
+    /// Port of plain HTTP.
+    pub http_port: u16,
+    /// Port of HTTPS, never that of plain HTTP.
+    pub https_port: u16,
+    /// Threads; one for each core when absent.
+    pub workers: Option<usize>,
+    /// Client connections at most.
+    pub connections_max: usize,
+    /// For a TLS handshake.
+    pub tls_handshake_timeout: Duration,
+    /// For the head of a request.
+    pub request_header_timeout: Duration,
+    /// Bytes of a request's head at most.
+    pub request_header_bytes_max: usize,
+    /// Without a byte of a request's body.
+    pub client_read_timeout: Duration,
+    /// For which a client may refuse to take a byte.
+    pub client_write_timeout: Duration,
+    /// How long an idle client connection is kept.
+    pub keepalive_idle: Duration,
+    /// Streams at most on one HTTP/2 connection of a client.
+    pub h2_streams_max: u32,
+    /// For one connection attempt to a pod.
+    pub upstream_connect_timeout: Duration,
+    /// Without a byte of a pod's answer.
+    pub upstream_read_timeout: Duration,
+    /// For which a pod may refuse to take a byte.
+    pub upstream_write_timeout: Duration,
+    /// How long an idle connection to a pod is kept.
+    pub upstream_idle: Duration,
+    /// Idle connections to pods at most, each worker.
+    pub upstream_idle_max: usize,
+    /// Further pods tried at most when a connection fails.
+    pub retries_max: u8,
+    /// Retries at most for a hundred requests.
+    pub retry_percent: u32,
+    /// Networks of proxies whose `X-Forwarded-*` fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Without a byte on an upgraded connection (WebSocket).
+    pub upgraded_idle: Duration,
+    /// How long requests may go on after a stop was asked for.
+    pub drain: Duration,
+}
+
+/// Defaults of health checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Between two probes of a backend.
+    pub interval: Duration,
+    /// For one probe; not above `interval`.
+    pub timeout: Duration,
+    /// Successes in a row that make a backend healthy.
+    pub rise: u8,
+    /// Failures in a row that make a backend unhealthy.
+    pub fall: u8,
+    /// Probes at most under way at one time.
+    pub concurrent_max: usize,
+}
+
+/// Bounds and waits of the whole daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Updates at most that wait for the core.
+    pub updates_max: usize,
+    /// How long updates are gathered before a snapshot is published.
+    pub publish_delay: Duration,
+    /// Between two writes of the last good state to disk.
+    pub persist: Duration,
+    /// Between withdrawing the routes and closing the listeners.
+    pub withdraw_wait: Duration,
+    /// After this long a graceful stop is cut short; not below the drains and the withdrawal.
+    pub stop: Duration,
+}

@@ -1,0 +1,98 @@
+//! What a new configuration changes, and which part of it needs a restart.
+
+use crate::checked::Config;
+
+/// One section or key that differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The section, or the key when it alone decides, as in the file.
+    pub field: &'static str,
+    /// Why it takes effect only after a restart; `None`: it is applied at once.
+    pub restart: Option<&'static str>,
+}
+
+/// What differs between two configurations, in the order of the file.
+pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
+    let restarts = [
+        ("host.name", old.host.name != new.host.name, "leases and ownership carry the name"),
+        ("host.state_dir", old.host.state_dir != new.host.state_dir, "state is open there"),
+        ("host.run_dir", old.host.run_dir != new.host.run_dir, "sockets are open there"),
+        ("admin", old.admin != new.admin, "its listeners are opened once"),
+        ("log.format", old.log.format != new.log.format, "the log is set up once"),
+        ("relay.flow_hash_key_file", keys_differ(old, new), "flows are bound to the key"),
+        ("proxy.workers", old.proxy.workers != new.proxy.workers, "threads are started once"),
+        (
+            "limits.updates_max",
+            old.limits.updates_max != new.limits.updates_max,
+            "the queue is made once",
+        ),
+    ];
+    let live = [
+        ("host.zone", old.host.zone != new.host.zone),
+        ("log.level", old.log.level != new.log.level),
+        ("cluster", old.clusters != new.clusters),
+        ("inventory", old.inventory != new.inventory),
+        ("pool", old.pools != new.pools),
+        ("vips", old.vips != new.vips),
+        ("routes", old.routes != new.routes),
+        ("bgp", old.bgp != new.bgp),
+        ("dns", old.dns != new.dns),
+        ("relay", relay_differs(old, new)),
+        ("proxy", proxy_differs(old, new)),
+        ("health", old.health != new.health),
+        ("limits", limits_differ(old, new)),
+    ];
+    let restarts = restarts
+        .into_iter()
+        .filter(|(_, differs, _)| *differs)
+        .map(|(field, _, why)| Change { field, restart: Some(why) });
+    let live = live
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(field, _)| Change { field, restart: None });
+    let mut changes: Vec<Change> = restarts.chain(live).collect();
+    changes.sort_by_key(|change| {
+        SECTIONS.iter().position(|name| change.field.split('.').next() == Some(name))
+    });
+    changes
+}
+
+/// The sections in the order of the file.
+const SECTIONS: &[&str] = &[
+    "host",
+    "admin",
+    "log",
+    "cluster",
+    "inventory",
+    "pool",
+    "vips",
+    "routes",
+    "bgp",
+    "dns",
+    "relay",
+    "proxy",
+    "health",
+    "limits",
+];
+
+fn keys_differ(old: &Config, new: &Config) -> bool {
+    old.relay.flow_hash_key != new.relay.flow_hash_key
+}
+
+fn relay_differs(old: &Config, new: &Config) -> bool {
+    let mut relay = new.relay.clone();
+    relay.flow_hash_key = old.relay.flow_hash_key;
+    relay != old.relay
+}
+
+fn proxy_differs(old: &Config, new: &Config) -> bool {
+    let mut proxy = new.proxy.clone();
+    proxy.workers = old.proxy.workers;
+    proxy != old.proxy
+}
+
+fn limits_differ(old: &Config, new: &Config) -> bool {
+    let mut limits = new.limits.clone();
+    limits.updates_max = old.limits.updates_max;
+    limits != old.limits
+}
