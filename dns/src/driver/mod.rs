@@ -234,21 +234,23 @@ impl WriterHandle {
     pub fn status(&self) -> Status {
         let settings = Arc::clone(&self.shared.settings.borrow());
         let (leader, desired, workers) = self.shared.with_seen(|seen| {
-            let workers: BTreeMap<_, _> = seen
-                .workers
+            let worker = |zone: &ZoneSettings, server: &SocketAddr| {
+                let known = seen.workers.get(&(zone.name.clone(), *server));
+                known.map_or_else(|| WorkerStatus::new(*server), |known| known.borrow().clone())
+            };
+            let workers: BTreeMap<_, Vec<_>> = settings
+                .zones
                 .iter()
-                .map(|(key, worker)| (key.clone(), worker.borrow().clone()))
+                .map(|zone| (&zone.name, zone.servers.iter().map(|s| worker(zone, s)).collect()))
                 .collect();
             (seen.leader, Arc::clone(&seen.desired), workers)
         });
-        let of_zone = |zone: &RecordName| -> Vec<&WorkerStatus> {
-            workers.iter().filter(|((of, _), _)| of == zone).map(|(_, worker)| worker).collect()
-        };
+        let of_zone = |zone: &RecordName| workers.get(zone).map(Vec::as_slice).unwrap_or_default();
         let names: Vec<_> = settings.zones.iter().map(|zone| zone.name.clone()).collect();
         let mut records = Vec::new();
         for (name, wanted) in &desired.names {
             if let Some(zone) = zone_of(name, &names) {
-                records.extend(record_rows(zone, name, Some(wanted), &of_zone(zone)));
+                records.extend(record_rows(zone, name, Some(wanted), of_zone(zone)));
             }
         }
         for zone in &names {
@@ -259,7 +261,7 @@ impl WriterHandle {
                 .filter(|name| !desired.names.contains_key(*name))
                 .collect();
             for name in unwanted {
-                records.extend(record_rows(zone, name, None, &servers));
+                records.extend(record_rows(zone, name, None, servers));
             }
         }
         let zones = settings.zones.iter().map(|zone| ZoneStatus {

@@ -184,7 +184,7 @@ pub(crate) fn record_rows(
     zone: &RecordName,
     name: &RecordName,
     desired: Option<&DesiredName>,
-    servers: &[&WorkerStatus],
+    servers: &[WorkerStatus],
 ) -> Vec<RecordStatus> {
     let entries: Vec<_> =
         servers.iter().map(|worker| (worker.server.server, worker.entry(name))).collect();
