@@ -106,17 +106,10 @@ impl<M: Member> ForwardingTable<M> {
             put_member(out, &entry.member);
             put(out, entry.weight.into());
         }
-        let mut former: Vec<(&M, usize)> = (0..self.slots.len())
-            .filter(|slot| positions[*slot] == u64::MAX)
-            .filter_map(|slot| {
-                let number = Slot::try_from(slot).ok()?;
-                (self.slots.uses(number) > 0).then_some((self.slots.name(number)?, slot))
-            })
-            .collect();
-        former.sort_unstable();
+        let former = self.slots.former();
         put(out, former.len() as u64);
-        for (at, (member, slot)) in former.into_iter().enumerate() {
-            positions[slot] = (self.entries.len() + at) as u64;
+        for (at, (member, slot)) in former.iter().enumerate() {
+            positions[usize::from(*slot)] = (self.entries.len() + at) as u64;
             put_member(out, member);
         }
         positions
@@ -166,7 +159,7 @@ impl<M: Member> ForwardingTable<M> {
         })?;
         let former: Vec<(M, ())> = input.members(SLOTS_MAX - members.len(), |_| Ok(()))?;
         for (member, weight) in members {
-            let slot = table.slots.take(member.clone());
+            let slot = table.slots.join(member.clone());
             table.entries.push(Entry { member, weight, slot, held: 0 });
         }
         let members = table.entries.len();
@@ -174,7 +167,7 @@ impl<M: Member> ForwardingTable<M> {
             if table.entries.binary_search_by(|entry| entry.member.cmp(&member)).is_ok() {
                 return Err(DecodeError::Order(members + at));
             }
-            table.slots.take(member);
+            table.slots.join(member);
         }
         table.read_runs(&mut input, buckets)?;
         input.end()?;
@@ -228,11 +221,10 @@ impl<M: Member> ForwardingTable<M> {
         let members = self.entries.len();
         for slot in members..self.slots.len() {
             let number = Slot::try_from(slot).unwrap_or(NO_SLOT);
-            // A former member has no use but second hops.
-            self.slots.release(number);
-            if self.slots.uses(number) == 0 {
+            if self.slots.uses(number) == 1 {
                 return Err(DecodeError::Unused(slot));
             }
+            self.slots.leave(number);
         }
         let held: Vec<_> = self.entries.iter().map(|entry| (entry.weight, entry.held)).collect();
         let buckets = u32::try_from(self.buckets.len()).unwrap_or(BUCKETS_MAX);

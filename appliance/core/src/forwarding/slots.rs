@@ -3,6 +3,8 @@
 //! A slot is taken while its member belongs to the table or some second hop names it. Numbers
 //! are an inner matter: nothing that a caller can see depends on which number a member has.
 
+use std::collections::BTreeMap;
+
 use super::cow::CowArray;
 use super::member::Member;
 
@@ -26,11 +28,13 @@ pub(super) struct Slots<M> {
     /// at 0 is in `free`.
     uses: Vec<u32>,
     free: Vec<Slot>,
+    /// Members that have left the table and are still second hops.
+    former: BTreeMap<M, Slot>,
 }
 
 impl<M: Member> Slots<M> {
     pub(super) fn empty() -> Self {
-        Self { names: Names::empty(), uses: Vec::new(), free: Vec::new() }
+        Self { names: Names::empty(), uses: Vec::new(), free: Vec::new(), former: BTreeMap::new() }
     }
 
     /// Slots that [`Slots::take`] can still give out.
@@ -43,8 +47,13 @@ impl<M: Member> Slots<M> {
         self.uses.len()
     }
 
-    /// A slot for `member`, with one use. The caller has looked at [`Slots::available`].
-    pub(super) fn take(&mut self, member: M) -> Slot {
+    /// The slot of a member that joins the table: the one that it had, if it is still a second
+    /// hop. The caller has looked at [`Slots::available`].
+    pub(super) fn join(&mut self, member: M) -> Slot {
+        if let Some(slot) = self.former.remove(&member) {
+            self.hold(slot);
+            return slot;
+        }
         let slot = self.free.pop().unwrap_or_else(|| {
             assert!(self.uses.len() < SLOTS_MAX, "a slot is available");
             if self.uses.len() == self.names.len() {
@@ -57,6 +66,16 @@ impl<M: Member> Slots<M> {
         *self.names.edit(usize::from(slot)) = Some(member);
         self.uses[usize::from(slot)] = 1;
         slot
+    }
+
+    /// The slot's member leaves the table.
+    pub(super) fn leave(&mut self, slot: Slot) {
+        if self.uses(slot) > 1
+            && let Some(member) = self.name(slot)
+        {
+            self.former.insert(member.clone(), slot);
+        }
+        self.release(slot);
     }
 
     /// One more use of a taken slot.
@@ -78,6 +97,9 @@ impl<M: Member> Slots<M> {
         *uses -= 1;
         if *uses == 0 {
             self.free.push(slot);
+            if let Some(Some(member)) = self.names.get(usize::from(slot)) {
+                self.former.remove(member);
+            }
         }
     }
 
@@ -102,14 +124,9 @@ impl<M: Member> Slots<M> {
         self.names.get(usize::from(slot))?.as_ref()
     }
 
-    /// The slot of `member`, if it has one: looks at every slot.
-    pub(super) fn find(&self, member: &M) -> Option<Slot> {
-        let found = self
-            .names
-            .iter()
-            .zip(&self.uses)
-            .position(|(name, uses)| *uses > 0 && name.as_ref() == Some(member))?;
-        Slot::try_from(found).ok()
+    /// Members that have left and are still second hops, in order.
+    pub(super) fn former(&self) -> &BTreeMap<M, Slot> {
+        &self.former
     }
 
     /// The readers' picture.
@@ -125,24 +142,37 @@ mod tests {
     #[test]
     fn a_slot_is_free_again_after_its_last_use() {
         let mut slots = Slots::empty();
-        let (a, b) = (slots.take(1_u32), slots.take(2_u32));
+        let (a, b) = (slots.join(1_u32), slots.join(2_u32));
         slots.hold(a);
+        slots.leave(a);
+        assert_eq!(slots.former().iter().next(), Some((&1, &a)));
         slots.release(a);
-        assert_eq!((slots.find(&1), slots.find(&2)), (Some(a), Some(b)));
-        slots.release(a);
-        assert_eq!(slots.find(&1), None);
-        assert_eq!(slots.take(3), a);
-        assert_eq!((slots.len(), slots.name(a)), (2, Some(&3)));
+        assert!(slots.former().is_empty());
+        assert_eq!(slots.join(3), a);
+        assert_eq!((slots.len(), slots.name(a), slots.name(b)), (2, Some(&3), Some(&2)));
+    }
+
+    #[test]
+    fn who_comes_back_has_the_slot_that_second_hops_still_name() {
+        let mut slots = Slots::empty();
+        let slot = slots.join(1_u32);
+        slots.hold(slot);
+        slots.leave(slot);
+        assert_eq!(slots.join(1), slot);
+        assert!(slots.former().is_empty());
+        slots.release(slot);
+        slots.leave(slot);
+        assert_eq!(slots.available(), SLOTS_MAX);
     }
 
     #[test]
     fn every_number_but_the_last_can_be_taken() {
         let mut slots = Slots::empty();
         for member in 0..SLOTS_MAX {
-            slots.take(u32::try_from(member).unwrap());
+            slots.join(u32::try_from(member).unwrap());
         }
         assert_eq!((slots.available(), slots.len()), (0, SLOTS_MAX));
-        slots.release(7);
-        assert_eq!((slots.available(), slots.take(7)), (1, 7));
+        slots.leave(7);
+        assert_eq!((slots.available(), slots.join(7)), (1, 7));
     }
 }

@@ -148,7 +148,7 @@ impl<M: Member> ForwardingTable<M> {
     /// looks at every bucket.
     pub fn fail(&mut self, member: &M, now_secs: u64) -> Change {
         let Ok(at) = self.entries.binary_search_by(|entry| entry.member.cmp(member)) else {
-            let Some(slot) = self.slots.find(member) else { return self.change() };
+            let Some(&slot) = self.slots.former().get(member) else { return self.change() };
             self.generation += 1;
             let cleared = self.clear_second_hops(|second| second == slot);
             return Change { cleared, ..self.change() };
@@ -204,7 +204,7 @@ impl<M: Member> ForwardingTable<M> {
         let claimants: Vec<_> = wanted.iter().map(|(_, weight)| fresh(*weight)).collect();
         let shares = shares::exact(buckets, &claimants);
         for ((member, weight), held) in wanted.into_iter().zip(shares) {
-            let slot = self.slots.take(member.clone());
+            let slot = self.slots.join(member.clone());
             self.entries.push(Entry { member, weight, slot, held });
         }
         let mut firsts = self
@@ -243,7 +243,7 @@ impl<M: Member> ForwardingTable<M> {
             self.stamps.stamp(now, age_of(self.generation));
         }
         for entry in &next.leaving {
-            self.slots.release(entry.slot);
+            self.slots.leave(entry.slot);
         }
         self.entries = next.entries;
         for (entry, target) in self.entries.iter_mut().zip(targets) {
@@ -293,7 +293,7 @@ impl<M: Member> ForwardingTable<M> {
         }
         for at in &next.arriving {
             let entry = &mut next.entries[*at];
-            entry.slot = self.slots.take(entry.member.clone());
+            entry.slot = self.slots.join(entry.member.clone());
         }
         cleared
     }
