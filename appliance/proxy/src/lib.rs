@@ -1,1 +1,53 @@
 //! Layer 7: routes, certificates and Pingora behind a small seam.
+//!
+//! The room serves what a snapshot's `http`, `targets` and `certificates` say, straight to the
+//! backends, by their forwarding tables. It reads snapshots, reports bad certificates, and talks
+//! to no other room.
+//!
+//! Invariant: a connection that is open is not disturbed by any change of routes, backends or
+//! certificates; only taking its own listener out of service ends it, after its requests.
+//!
+//! What it never does: name Kubernetes; resolve names; block a worker on the control loop; answer
+//! with anything that names a backend.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `proxy` | the room's loop and handle |
+//! | `tables` | snapshot against what is served |
+//! | `worker`, `listen`, `listener`, `connection` | threads, sockets, TLS handshakes, draining |
+//! | `routes`, `answers`, `upstream`, `headers`, `authority` | decisions about a request, pure |
+//! | `certificates`, `slots` | material checked and swapped in place |
+//! | `engine` | the only place that names Pingora |
+
+mod answers;
+mod authority;
+mod certificates;
+mod connection;
+mod engine;
+mod headers;
+mod listen;
+mod listener;
+mod metrics;
+mod proxy;
+mod routes;
+mod settings;
+mod slots;
+mod status;
+mod tables;
+mod upstream;
+mod worker;
+
+pub use certificates::CertificateError;
+pub use engine::EngineError;
+pub use proxy::{Proxy, ProxyError, ProxyHandle};
+pub use settings::{
+    ATTEMPTS_MAX, CONNECTION_REQUESTS_MAX, RETRY_PERCENT_MAX, Settings, SettingsError, WORKERS_MAX,
+};
+pub use status::{CertificateStatus, ListenerState, ListenerStatus, ProxyStatus};
+pub use tables::LISTENERS_MAX;
+pub use upstream::RETRY_RESERVE;
+pub use worker::WorkerError;
+
+/// Targets of Pingora's own log records, which say per connection, at level error, what this
+/// room counts and tells at level debug. The log filter should have `TARGET=off` for each.
+pub const NOISY_LOG_TARGETS: [&str; 2] = ["pingora_core", "pingora_proxy"];

@@ -1,0 +1,219 @@
+//! Certificates: checked before they are put in service, chosen by the name that a client asks
+//! for.
+//!
+//! Every certificate has a slot that all listeners share. New material is parsed and its key
+//! compared with the leaf first; only then is the slot's pointer replaced, so a bad Secret leaves
+//! the former certificate in service and a good one is served at the next handshake. Keys are
+//! never logged and never leave this module except into rustls.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use haflinger_core::{CertificateRef, CertificateSpec, IngressTls};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Largest chain or key that is looked at, in bytes. Kubernetes allows a Secret 1 MiB in all; a
+/// chain of ten certificates is below 64 KiB.
+const PEM_BYTES_MAX: usize = 256 * 1024;
+
+/// Longest chain: clients refuse longer ones, and every handshake sends all of it.
+const CHAIN_MAX: usize = 10;
+
+/// Most names that one certificate is served for.
+const NAMES_MAX: usize = 1_000;
+
+/// Why certificate material cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// More bytes than any sensible chain.
+    #[error("tls.crt or tls.key is larger than {PEM_BYTES_MAX} bytes; store one chain and its key")]
+    TooLarge,
+    /// The chain is not PEM.
+    #[error("tls.crt is not a PEM certificate chain")]
+    ChainSyntax(#[source] rustls_pki_types::pem::Error),
+    /// No certificate in it.
+    #[error("tls.crt holds no certificate; store the leaf first, then its issuers")]
+    ChainEmpty,
+    /// Too many certificates in it.
+    #[error("tls.crt holds more than {CHAIN_MAX} certificates; store one chain")]
+    ChainTooLong,
+    /// The leaf is not an X.509 certificate.
+    #[error("the first certificate of tls.crt cannot be parsed: {0}")]
+    Leaf(String),
+    /// The key is not PEM.
+    #[error("tls.key is not a PEM private key (PKCS#8, PKCS#1 or SEC1)")]
+    KeySyntax(#[source] rustls_pki_types::pem::Error),
+    /// The key's algorithm is not supported.
+    #[error("tls.key cannot be used; RSA from 2048 bits, ECDSA P-256 or P-384, or Ed25519")]
+    KeyUnsupported(#[source] rustls::Error),
+    /// The key belongs to another certificate.
+    #[error("tls.key does not belong to the first certificate of tls.crt")]
+    KeyMismatch,
+}
+
+/// A certificate that can be served.
+pub(crate) struct Certificate {
+    key: Arc<CertifiedKey>,
+    /// DNS names of the leaf in lower case, wildcards included.
+    pub(crate) names: Vec<Arc<str>>,
+    /// When it expires, in seconds since 1970.
+    pub(crate) not_after_secs: i64,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificate({:?})", self.names)
+    }
+}
+
+impl Certificate {
+    /// Checks and prepares what a Secret holds.
+    pub(crate) fn load(spec: &CertificateSpec) -> Result<Self, CertificateError> {
+        if spec.chain_pem.len() > PEM_BYTES_MAX || spec.key_pem.len() > PEM_BYTES_MAX {
+            return Err(CertificateError::TooLarge);
+        }
+        let chain = CertificateDer::pem_slice_iter(&spec.chain_pem)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(CertificateError::ChainSyntax)?;
+        if chain.len() > CHAIN_MAX {
+            return Err(CertificateError::ChainTooLong);
+        }
+        let leaf = chain.first().ok_or(CertificateError::ChainEmpty)?;
+        let (names, not_after_secs) = read_leaf(leaf)?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&spec.key_pem).map_err(CertificateError::KeySyntax)?;
+        let key = rustls::crypto::ring::sign::any_supported_type(&key)
+            .map_err(CertificateError::KeyUnsupported)?;
+        let key = CertifiedKey::new(chain, key);
+        key.keys_match().map_err(|_| CertificateError::KeyMismatch)?;
+        Ok(Self { key: Arc::new(key), names, not_after_secs })
+    }
+}
+
+fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(Vec<Arc<str>>, i64), CertificateError> {
+    let (_, parsed) =
+        X509Certificate::from_der(leaf).map_err(|e| CertificateError::Leaf(e.to_string()))?;
+    let mut names: Vec<Arc<str>> = Vec::new();
+    let alternative =
+        parsed.subject_alternative_name().map_err(|e| CertificateError::Leaf(e.to_string()))?;
+    for name in alternative.iter().flat_map(|extension| &extension.value.general_names) {
+        if let GeneralName::DNSName(name) = name {
+            names.push(name.to_ascii_lowercase().into());
+        }
+    }
+    names.truncate(NAMES_MAX);
+    Ok((names, parsed.validity().not_after.timestamp()))
+}
+
+/// The place of one certificate. It is empty until usable material has come.
+#[derive(Debug, Default)]
+pub(crate) struct CertificateSlot {
+    current: ArcSwapOption<Certificate>,
+}
+
+impl CertificateSlot {
+    /// The certificate in service.
+    pub(crate) fn load(&self) -> Option<Arc<Certificate>> {
+        self.current.load_full()
+    }
+
+    /// Puts another certificate, or none, in service for the next handshake.
+    pub(crate) fn store(&self, certificate: Option<Certificate>) {
+        self.current.store(certificate.map(Arc::new));
+    }
+}
+
+/// The names of one listener and the certificates that serve them.
+#[derive(Debug, Default)]
+pub(crate) struct NameTable {
+    exact: HashMap<Arc<str>, Arc<CertificateSlot>>,
+    /// Keyed by the suffix behind `*.`.
+    wildcard: HashMap<Box<str>, Arc<CertificateSlot>>,
+    /// Serves every other name: an entry for the host `*`.
+    default: Option<Arc<CertificateSlot>>,
+    /// Serves clients that name nothing, when there is no default.
+    first: Option<Arc<CertificateSlot>>,
+}
+
+impl NameTable {
+    /// Compiles what a listener lists; of two entries for one name the first wins. An entry
+    /// without hosts serves the names of its certificate.
+    pub(crate) fn compile(
+        entries: &[IngressTls],
+        mut slot: impl FnMut(&CertificateRef) -> Arc<CertificateSlot>,
+    ) -> Self {
+        let mut table = Self::default();
+        for entry in entries {
+            let slot = slot(&entry.certificate);
+            table.first.get_or_insert_with(|| slot.clone());
+            let own = slot.load().filter(|_| entry.hosts.is_empty());
+            let own = own.as_ref().map_or(&[][..], |certificate| &certificate.names);
+            for host in entry.hosts.iter().chain(own) {
+                let slot = slot.clone();
+                match host.strip_prefix('*') {
+                    None => {
+                        table.exact.entry(host.clone()).or_insert(slot);
+                    }
+                    Some("") => {
+                        table.default.get_or_insert(slot);
+                    }
+                    Some(suffix) => {
+                        let suffix = suffix.strip_prefix('.').unwrap_or(suffix);
+                        table.wildcard.entry(suffix.into()).or_insert(slot);
+                    }
+                }
+            }
+        }
+        table
+    }
+
+    /// The certificate for the name that a client asks for (RFC 6066, section 3), or for a
+    /// client that asks for none: exact name, wildcard of one label, default. A name whose own
+    /// certificate is not usable yet falls through to the less specific ones.
+    pub(crate) fn find(&self, name: Option<&str>) -> Option<Arc<Certificate>> {
+        let Some(name) = name else {
+            let slots = [self.default.as_ref(), self.first.as_ref()];
+            return slots.into_iter().flatten().find_map(|slot| slot.load());
+        };
+        let name = name.to_ascii_lowercase();
+        let wildcard = name.split_once('.').and_then(|(_, suffix)| self.wildcard.get(suffix));
+        [self.exact.get(name.as_str()), wildcard, self.default.as_ref()]
+            .into_iter()
+            .flatten()
+            .find_map(|slot| slot.load())
+    }
+}
+
+/// Hands rustls the certificate of a listener's current name table.
+#[derive(Debug, Default)]
+pub(crate) struct Resolver {
+    names: ArcSwap<NameTable>,
+}
+
+impl Resolver {
+    /// Puts a new table in service for the next handshake.
+    pub(crate) fn replace(&self, names: NameTable) {
+        self.names.store(Arc::new(names));
+    }
+
+    /// Whether a handshake for `name` can be served.
+    pub(crate) fn serves(&self, name: Option<&str>) -> bool {
+        self.names.load().find(name).is_some()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.names.load().find(hello.server_name()).map(|certificate| certificate.key.clone())
+    }
+}
+
+#[cfg(test)]
+#[path = "certificates_tests.rs"]
+mod tests;

@@ -1,0 +1,84 @@
+//! What is known about a client's connection, whatever engine serves it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::listener::Listener;
+
+/// The version of HTTP that a client speaks on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2, negotiated by ALPN.
+    Http2,
+}
+
+/// The bytes of a client, decrypted where needed.
+pub(crate) enum ClientIo {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection, ready to be served by an engine.
+pub(crate) struct ClientConnection {
+    /// Where its bytes come from.
+    pub(crate) io: ClientIo,
+    /// What is spoken.
+    pub(crate) protocol: Protocol,
+    /// What is known about it.
+    pub(crate) context: Arc<ConnectionContext>,
+}
+
+/// What the parts of one connection share.
+pub(crate) struct ConnectionContext {
+    /// The listener that accepted it. It lives on in here when it is taken out of service.
+    pub(crate) listener: Arc<Listener>,
+    /// The client's address.
+    pub(crate) peer: SocketAddr,
+    /// Keyed hash of client and VIP.
+    flow: u64,
+    requests: AtomicU64,
+    /// Even while a request header is awaited, odd while a request is in progress. Counts up, so
+    /// that the reading side notices every change. HTTP/1 only.
+    phase: AtomicU32,
+}
+
+impl ConnectionContext {
+    pub(crate) fn new(listener: Arc<Listener>, peer: SocketAddr, flow: u64) -> Self {
+        let (requests, phase) = (AtomicU64::new(0), AtomicU32::new(0));
+        Self { listener, peer, flow, requests, phase }
+    }
+
+    /// A request was understood; its hash.
+    pub(crate) fn begin_request(&self) -> u64 {
+        self.phase.fetch_or(1, Ordering::Relaxed);
+        let count = self.requests.fetch_add(1, Ordering::Relaxed);
+        crate::upstream::request_hash(self.flow, count)
+    }
+
+    /// A request has been answered; the next bytes are another header.
+    pub(crate) fn end_request(&self) {
+        let even = |phase: u32| (phase % 2 == 1).then(|| phase.wrapping_add(1));
+        // An error only says that the phase was even already.
+        let _ = self.phase.fetch_update(Ordering::Relaxed, Ordering::Relaxed, even);
+    }
+
+    /// The phase now; see the field.
+    pub(crate) fn phase(&self) -> u32 {
+        self.phase.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for ConnectionContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.peer, self.listener.address)
+    }
+}

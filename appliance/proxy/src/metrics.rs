@@ -1,0 +1,267 @@
+//! What is counted. Label values are listener addresses, of which there are at most
+//! [`crate::LISTENERS_MAX`], and small enumerations.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Classes of status codes, in the order of [`ListenerMetrics`]; requests that got no answer
+/// (the client went away) are `none`.
+const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Upper bounds in seconds: from a cache hit nearby to the default read timeout.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+/// Why a client's connection ended before a request was understood.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Refusal {
+    /// More connections than the limit.
+    ConnectionsMax,
+    /// The TLS handshake took too long.
+    TlsTimeout,
+    /// The TLS handshake failed.
+    TlsFailed,
+    /// No certificate serves the name asked for.
+    UnrecognizedName,
+    /// The request header took too long.
+    HeaderTimeout,
+    /// The request header was too large.
+    HeaderSize,
+}
+
+impl Refusal {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectionsMax => "connections_max",
+            Self::TlsTimeout => "tls_timeout",
+            Self::TlsFailed => "tls_failed",
+            Self::UnrecognizedName => "unrecognized_name",
+            Self::HeaderTimeout => "header_timeout",
+            Self::HeaderSize => "header_size",
+        }
+    }
+}
+
+/// All metrics of the room.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    requests: IntCounterVec,
+    duration: Histogram,
+    connections: IntGaugeVec,
+    accepted: IntCounterVec,
+    refused: IntCounterVec,
+    accept_failures: IntCounter,
+    bind_failures: IntCounter,
+    /// Listeners whose socket is bound.
+    pub(crate) listeners_bound: IntGauge,
+    /// Listeners that should be served.
+    pub(crate) listeners_wanted: IntGauge,
+    upstream_connections: IntCounterVec,
+    upstream_failures: IntCounterVec,
+    retries: IntCounter,
+    retries_denied: IntCounter,
+    /// Certificates whose newest material cannot be used.
+    pub(crate) certificates_faulty: IntGauge,
+    /// Generation of the snapshot that is being served.
+    pub(crate) generation: IntGauge,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let duration = Histogram::with_opts(
+            HistogramOpts::new(
+                "haflinger_proxy_request_duration_seconds",
+                "Time from a request's header to the end of its response.",
+            )
+            .buckets(DURATION_BUCKETS.to_vec()),
+        )?;
+        registry.register(Box::new(duration.clone()))?;
+        let connections = IntGaugeVec::new(
+            Opts::new("haflinger_proxy_connections", "Client connections open now."),
+            &["listener"],
+        )?;
+        registry.register(Box::new(connections.clone()))?;
+        Ok(Self {
+            duration,
+            connections,
+            requests: counters(
+                "haflinger_proxy_requests_total",
+                "Requests answered, by class of status; none: the client went away before.",
+                &["listener", "class"],
+            )?,
+            accepted: counters(
+                "haflinger_proxy_connections_total",
+                "Client connections accepted.",
+                &["listener"],
+            )?,
+            refused: counters(
+                "haflinger_proxy_connections_refused_total",
+                "Client connections ended before a request was understood, by reason.",
+                &["reason"],
+            )?,
+            accept_failures: counter(
+                "haflinger_proxy_accept_failures_total",
+                "Failures of accept(2), such as no free descriptor.",
+            )?,
+            bind_failures: counter(
+                "haflinger_proxy_bind_failures_total",
+                "Attempts to bind a listener that failed; they are retried.",
+            )?,
+            listeners_bound: gauge(
+                "haflinger_proxy_listeners_bound",
+                "Listeners whose socket is bound.",
+            )?,
+            listeners_wanted: gauge(
+                "haflinger_proxy_listeners_wanted",
+                "Listeners that the snapshot asks for.",
+            )?,
+            upstream_connections: counters(
+                "haflinger_proxy_upstream_connections_total",
+                "Connections to backends used by requests, by whether they were reused.",
+                &["reused"],
+            )?,
+            upstream_failures: counters(
+                "haflinger_proxy_upstream_failures_total",
+                "Attempts on a backend that failed, by stage: connect, exchange.",
+                &["stage"],
+            )?,
+            retries: counter(
+                "haflinger_proxy_retries_total",
+                "Requests tried on another backend.",
+            )?,
+            retries_denied: counter(
+                "haflinger_proxy_retries_denied_total",
+                "Retries that were not made because the retry budget was spent.",
+            )?,
+            certificates_faulty: gauge(
+                "haflinger_proxy_certificates_faulty",
+                "Certificates whose newest material cannot be used.",
+            )?,
+            generation: gauge(
+                "haflinger_proxy_snapshot_generation",
+                "Generation of the snapshot that is being served.",
+            )?,
+        })
+    }
+
+    /// The children of one listener, looked up once.
+    pub(crate) fn listener(&self, address: SocketAddr) -> ListenerMetrics {
+        let address = address.to_string();
+        ListenerMetrics {
+            requests: CLASSES.map(|class| self.requests.with_label_values(&[&*address, class])),
+            connections: self.connections.with_label_values(&[&*address]),
+            accepted: self.accepted.with_label_values(&[&*address]),
+        }
+    }
+
+    /// Forgets the children of a listener that is gone for good.
+    pub(crate) fn forget_listener(&self, address: SocketAddr) {
+        let address = address.to_string();
+        // An error only says that there was no such child.
+        for class in CLASSES {
+            let _ = self.requests.remove_label_values(&[&*address, class]);
+        }
+        let _ = self.connections.remove_label_values(&[&*address]);
+        let _ = self.accepted.remove_label_values(&[&*address]);
+    }
+
+    pub(crate) fn refused(&self, reason: Refusal) {
+        self.refused.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    pub(crate) fn accept_failed(&self) {
+        self.accept_failures.inc();
+    }
+
+    pub(crate) fn bind_failed(&self) {
+        self.bind_failures.inc();
+    }
+
+    pub(crate) fn request_took(&self, duration: Duration) {
+        self.duration.observe(duration.as_secs_f64());
+    }
+
+    pub(crate) fn connected(&self, reused: bool) {
+        let reused = if reused { "true" } else { "false" };
+        self.upstream_connections.with_label_values(&[reused]).inc();
+    }
+
+    pub(crate) fn connect_failed(&self) {
+        self.upstream_failures.with_label_values(&["connect"]).inc();
+    }
+
+    pub(crate) fn exchange_failed(&self) {
+        self.upstream_failures.with_label_values(&["exchange"]).inc();
+    }
+
+    pub(crate) fn retried(&self) {
+        self.retries.inc();
+    }
+
+    pub(crate) fn retry_denied(&self) {
+        self.retries_denied.inc();
+    }
+}
+
+/// What one listener counts.
+#[derive(Debug)]
+pub(crate) struct ListenerMetrics {
+    requests: [IntCounter; 6],
+    /// Connections open now.
+    pub(crate) connections: IntGauge,
+    /// Connections accepted so far.
+    pub(crate) accepted: IntCounter,
+}
+
+impl ListenerMetrics {
+    /// A request ended with `status`, or without any answer.
+    pub(crate) fn request_ended(&self, status: Option<u16>) {
+        let class = status.map_or(0, |status| usize::from(status / 100).min(5));
+        self.requests[class].inc();
+    }
+
+    /// Requests ended so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.iter().map(IntCounter::get).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_that_is_gone_leaves_no_series() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let address = "192.0.2.1:80".parse().unwrap();
+        let listener = metrics.listener(address);
+        listener.request_ended(Some(200));
+        listener.request_ended(None);
+        assert_eq!(listener.requests(), 2);
+        let series = || format!("{:?}", registry.gather()).matches("192.0.2.1:80").count();
+        assert!(series() > 0);
+        metrics.forget_listener(address);
+        assert_eq!(series(), 0);
+    }
+}

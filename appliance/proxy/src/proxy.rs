@@ -1,0 +1,228 @@
+//! The room: workers, tables and the loop between them.
+//!
+//! ```text
+//!  snapshots ──> run (any runtime) ──> Tables ──> ArcSwaps ──> workers (a thread each)
+//!                  │   ▲ bind retries                            accept → TLS → engine
+//!                  └──> updates: faults of certificates
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use haflinger_core::{CertificateRef, Snapshot, SourceFault, Update};
+use prometheus::Registry;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::listen::{ConnectionCount, accept_loop, bind};
+use crate::listener::Listener;
+use crate::metrics::Metrics;
+use crate::settings::{Settings, SettingsError};
+use crate::status::ProxyStatus;
+use crate::tables::{Effects, Tables, TlsBase};
+use crate::worker::{Shared, Worker, WorkerError};
+
+/// Why the proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// A setting is out of range.
+    #[error("settings of the proxy")]
+    Settings(#[from] SettingsError),
+    /// The registry has metrics of these names already.
+    #[error("cannot register metrics of the proxy")]
+    Metrics(#[from] prometheus::Error),
+    /// The host's random source failed.
+    #[error("cannot make keys for TLS session tickets")]
+    Tickets(#[from] rustls::Error),
+    /// A thread could not be started.
+    #[error("cannot start a worker of the proxy")]
+    Worker(#[from] WorkerError),
+}
+
+/// Layer 7, started but serving nothing yet.
+pub struct Proxy {
+    state: Arc<State>,
+    workers: Vec<Worker>,
+}
+
+/// Shows the room and changes its settings. Cheap to clone.
+#[derive(Clone)]
+pub struct ProxyHandle {
+    state: Arc<State>,
+}
+
+struct State {
+    shared: Arc<Shared>,
+    /// Locked for the length of a comparison or a report, never across a wait and never by a
+    /// worker.
+    tables: Mutex<Tables>,
+    workers_started: usize,
+    renew_engines: Notify,
+}
+
+impl State {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        // Tables are whole between any two statements, so a panic elsewhere does not spoil them.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Proxy {
+    /// Checks the settings, registers metrics and starts the workers.
+    pub fn new(settings: Settings, registry: &Registry) -> Result<Self, ProxyError> {
+        settings.check()?;
+        let metrics = Metrics::new(registry)?;
+        let workers_started = settings.workers.get();
+        let shared = Arc::new(Shared {
+            settings: ArcSwap::from_pointee(settings),
+            metrics: metrics.clone(),
+            connections: Arc::new(ConnectionCount::default()),
+        });
+        let workers = (0..workers_started)
+            .map(|number| Worker::start(number, &shared))
+            .collect::<Result<Vec<_>, _>>()?;
+        let tables = Mutex::new(Tables::new(metrics, TlsBase::new()?));
+        let renew_engines = Notify::new();
+        let state = Arc::new(State { shared, tables, workers_started, renew_engines });
+        Ok(Self { state, workers })
+    }
+
+    /// A handle that outlives [`Self::run`].
+    pub fn handle(&self) -> ProxyHandle {
+        ProxyHandle { state: self.state.clone() }
+    }
+
+    /// Serves every snapshot until `shutdown`, then drains: no new connections, each answer the
+    /// last on its connection, what is left after the drain timeout cut off.
+    pub async fn run(
+        self,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        updates: mpsc::Sender<Update>,
+        shutdown: CancellationToken,
+    ) {
+        let drains = TaskTracker::new();
+        // One entry a certificate, and only the newest word about each: bounded by their number.
+        let mut reports: BTreeMap<CertificateRef, Option<SourceFault>> = BTreeMap::new();
+        let mut snapshots_end = false;
+        snapshots.mark_changed();
+        loop {
+            let next_bind = self.state.tables().next_bind();
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                changed = snapshots.changed(), if !snapshots_end => {
+                    // Without a publisher the last snapshot stands.
+                    snapshots_end = changed.is_err();
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    let effects = self.state.tables().apply(snapshot, Instant::now());
+                    self.carry_out(effects, &drains, &mut reports);
+                    self.bind_due();
+                }
+                () = sleep_until(next_bind) => self.bind_due(),
+                () = self.state.renew_engines.notified() => self.renew_engines(),
+                permit = updates.reserve(), if !reports.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some((certificate, fault)) = reports.pop_first() {
+                            permit.send(Update::Certificate { certificate, fault });
+                        }
+                    }
+                    // Nobody listens any more.
+                    Err(_) => reports.clear(),
+                },
+            }
+        }
+        for listener in self.state.tables().retire_all() {
+            self.drain(listener, &drains);
+        }
+        drains.close();
+        drains.wait().await;
+    }
+
+    fn carry_out(
+        &self,
+        effects: Effects,
+        drains: &TaskTracker,
+        reports: &mut BTreeMap<CertificateRef, Option<SourceFault>>,
+    ) {
+        reports.extend(effects.reports);
+        for listener in effects.retired {
+            tracing::info!(listener = %listener.address, "no longer listening");
+            self.drain(listener, drains);
+        }
+    }
+
+    fn drain(&self, listener: Arc<Listener>, drains: &TaskTracker) {
+        let state = self.state.clone();
+        drains.spawn(async move {
+            let address = listener.address;
+            let patience = state.shared.settings.load().drain_timeout;
+            listener.drain(patience).await;
+            let tables = state.tables();
+            if !tables.has(address) {
+                state.shared.metrics.forget_listener(address);
+            }
+        });
+    }
+
+    fn bind_due(&self) {
+        let start = |socket: TcpListener, listener: &Arc<Listener>| {
+            let handles = self.workers.iter().map(|_| socket.try_clone());
+            let handles = handles.collect::<Result<Vec<_>, _>>()?;
+            for (worker, socket) in self.workers.iter().zip(handles) {
+                let (listener, shared) = (listener.clone(), self.state.shared.clone());
+                let accepting = accept_loop(socket, listener, shared, worker.engine().clone());
+                worker.handle().spawn(accepting);
+            }
+            Ok(())
+        };
+        let jitter = || rand::random_range(0.5..=1.0);
+        self.state.tables().bind_due(Instant::now(), jitter, bind, start);
+    }
+
+    fn renew_engines(&self) {
+        for worker in &self.workers {
+            if let Err(error) = worker.renew_engine(&self.state.shared) {
+                tracing::error!(%error, "a worker keeps its former settings");
+            }
+        }
+    }
+}
+
+impl ProxyHandle {
+    /// The room now. Takes the lock of the tables, so not for a hot path.
+    pub fn status(&self) -> ProxyStatus {
+        let settings = self.state.shared.settings.load();
+        let tables = self.state.tables();
+        ProxyStatus {
+            generation: tables.generation(),
+            listeners: tables.listener_status(),
+            certificates: tables.certificate_status(),
+            connections: self.state.shared.connections.now(),
+            connections_max: settings.connections_max,
+            workers: self.state.workers_started,
+            restart_needed: settings.workers.get() != self.state.workers_started,
+        }
+    }
+
+    /// Applies other settings to everything that begins from now on; requests in progress and,
+    /// for what Pingora fixes per connection, open HTTP/2 connections keep theirs. Only the
+    /// number of workers waits for the next start. Settings out of range change nothing.
+    pub fn reconfigure(&self, settings: Settings) -> Result<(), SettingsError> {
+        settings.check()?;
+        let old = self.state.shared.settings.swap(Arc::new(settings.clone()));
+        if !settings.same_engine(&old) {
+            self.state.renew_engines.notify_one();
+        }
+        Ok(())
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

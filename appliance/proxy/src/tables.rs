@@ -1,0 +1,379 @@
+//! What should be served, and what is: the part of the room that compares snapshots.
+//!
+//! A change costs in proportion to itself: a target or a certificate is one pointer store, a
+//! listener is compiled anew alone. Nothing here waits.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use haflinger_core::{
+    CertificateRef, CertificateSpec, FaultReason, HttpListener, Snapshot, SourceFault, Target,
+};
+use imbl::ordmap::DiffItem;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::ProducesTickets;
+
+use crate::certificates::{Certificate, CertificateError, CertificateSlot, NameTable, Resolver};
+use crate::listener::{Listener, ListenerTls, Routes};
+use crate::metrics::Metrics;
+use crate::slots::Slots;
+use crate::status::{CertificateStatus, ListenerState, ListenerStatus};
+use crate::upstream::TargetSlot;
+
+/// Most listeners: each costs a descriptor a worker and a set of time series.
+pub const LISTENERS_MAX: usize = 4_096;
+
+/// First pause before binding is tried again. Short, because the former listener's sockets on
+/// the same address may be closing this moment.
+const BIND_RETRY_FIRST: Duration = Duration::from_millis(50);
+
+/// Longest pause: an operator who has freed the port should not wait longer.
+const BIND_RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// One listener and its socket.
+struct Served {
+    spec: Arc<HttpListener>,
+    listener: Arc<Listener>,
+    socket: SocketState,
+}
+
+enum SocketState {
+    Bound,
+    Retrying { reason: String, attempts: u32, due: Instant },
+    Refused,
+}
+
+/// One certificate of the snapshot.
+struct Held {
+    slot: Arc<CertificateSlot>,
+    fault: Option<SourceFault>,
+}
+
+/// Everything that is or should be served.
+pub(crate) struct Tables {
+    metrics: Metrics,
+    tls: TlsBase,
+    snapshot: Arc<Snapshot>,
+    targets: Slots<Target, TargetSlot>,
+    certificate_slots: Slots<CertificateRef, CertificateSlot>,
+    certificates: BTreeMap<CertificateRef, Held>,
+    listeners: BTreeMap<SocketAddr, Served>,
+}
+
+/// What all TLS listeners share.
+pub(crate) struct TlsBase {
+    provider: Arc<CryptoProvider>,
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+/// What has to be done outside after a snapshot was compared.
+#[derive(Default)]
+pub(crate) struct Effects {
+    /// Listeners that are out of service and have to be drained.
+    pub(crate) retired: Vec<Arc<Listener>>,
+    /// What to say about certificates.
+    pub(crate) reports: Vec<(CertificateRef, Option<SourceFault>)>,
+}
+
+impl TlsBase {
+    pub(crate) fn new() -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Ok(Self { provider, tickets: rustls::crypto::ring::Ticketer::new()? })
+    }
+
+    fn listener(&self) -> Result<ListenerTls, rustls::Error> {
+        let resolver = Arc::new(Resolver::default());
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = self.tickets.clone();
+        Ok(ListenerTls { resolver, config: Arc::new(config) })
+    }
+}
+
+impl Tables {
+    pub(crate) fn new(metrics: Metrics, tls: TlsBase) -> Self {
+        Self {
+            metrics,
+            tls,
+            snapshot: Arc::default(),
+            targets: Slots::default(),
+            certificate_slots: Slots::default(),
+            certificates: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a snapshot in service.
+    pub(crate) fn apply(&mut self, new: Arc<Snapshot>, now: Instant) -> Effects {
+        let old = std::mem::replace(&mut self.snapshot, new.clone());
+        let mut effects = Effects::default();
+        for item in old.certificates.diff(&new.certificates) {
+            match item {
+                DiffItem::Add(key, spec) | DiffItem::Update { new: (key, spec), .. } => {
+                    self.load_certificate(key, spec, &mut effects);
+                }
+                DiffItem::Remove(key, _) => self.drop_certificate(key, &mut effects),
+            }
+        }
+        for item in old.targets.diff(&new.targets) {
+            let (key, backends) = match item {
+                DiffItem::Add(key, set) | DiffItem::Update { new: (key, set), .. } => {
+                    (key, Some(set.clone()))
+                }
+                DiffItem::Remove(key, _) => (key, None),
+            };
+            // Targets that no rule points at have no slot; most services are not L7.
+            if let Some(slot) = self.targets.find(key) {
+                slot.store(backends);
+            }
+        }
+        // Removed ones first, so that an address whose kind changes is free by the time that it
+        // is bound again.
+        for item in old.http.diff(&new.http) {
+            match item {
+                DiffItem::Remove(address, _) => self.retire(*address, &mut effects),
+                DiffItem::Update { old: (address, was), new: (_, is) } if was.tls != is.tls => {
+                    self.retire(*address, &mut effects);
+                    self.add(*address, is, now);
+                }
+                DiffItem::Update { new: (address, spec), .. } => self.change(*address, spec),
+                DiffItem::Add(address, spec) => self.add(*address, spec, now),
+            }
+        }
+        self.metrics.generation.set(i64::try_from(new.generation).unwrap_or(i64::MAX));
+        self.count();
+        effects
+    }
+
+    fn load_certificate(
+        &mut self,
+        key: &CertificateRef,
+        spec: &CertificateSpec,
+        effects: &mut Effects,
+    ) {
+        let slot = self.certificate_slots.slot(key, CertificateSlot::default);
+        let fault = match Certificate::load(spec) {
+            Ok(certificate) => {
+                slot.store(Some(certificate));
+                tracing::info!(certificate = %key, "certificate in service");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(certificate = %key, error = %chain(&error), "certificate refused");
+                let message = format!(
+                    "certificate of secret {}/{}: {}",
+                    key.namespace,
+                    key.name,
+                    chain(&error)
+                );
+                Some(SourceFault::new(FaultReason::CertificateInvalid, message))
+            }
+        };
+        let held = Held { slot, fault: fault.clone() };
+        let before = self.certificates.insert(key.clone(), held).and_then(|held| held.fault);
+        if before != fault {
+            effects.reports.push((key.clone(), fault));
+        }
+        self.rename_listeners(key);
+    }
+
+    /// A Secret that is deleted is no longer served: unlike a bad one, that is what was asked.
+    fn drop_certificate(&mut self, key: &CertificateRef, effects: &mut Effects) {
+        let Some(held) = self.certificates.remove(key) else { return };
+        held.slot.store(None);
+        if held.fault.is_some() {
+            effects.reports.push((key.clone(), None));
+        }
+        self.rename_listeners(key);
+    }
+
+    /// Listeners that serve the names of the certificate itself follow when those change.
+    fn rename_listeners(&mut self, key: &CertificateRef) {
+        let Self { listeners, certificate_slots, .. } = self;
+        for served in listeners.values() {
+            let named = |entry: &haflinger_core::IngressTls| {
+                entry.hosts.is_empty() && entry.certificate == *key
+            };
+            if let Some(tls) = &served.listener.tls
+                && served.spec.certificates.iter().any(named)
+            {
+                tls.resolver.replace(names(certificate_slots, &served.spec));
+            }
+        }
+    }
+
+    fn routes(&mut self, spec: &HttpListener) -> Routes {
+        let Self { targets, snapshot, .. } = self;
+        Routes::compile(spec, |target| {
+            targets.slot(target, || TargetSlot::new(snapshot.targets.get(target).cloned()))
+        })
+    }
+
+    fn add(&mut self, address: SocketAddr, spec: &Arc<HttpListener>, now: Instant) {
+        let routes = self.routes(spec);
+        let tls = match spec.tls.then(|| self.tls.listener()).transpose() {
+            Ok(tls) => tls,
+            Err(error) => {
+                tracing::error!(listener = %address, %error, "no TLS configuration");
+                return;
+            }
+        };
+        if let Some(tls) = &tls {
+            tls.resolver.replace(names(&mut self.certificate_slots, spec));
+        }
+        let listener = Listener::new(address, tls, routes, self.metrics.listener(address));
+        let full = self.listeners.len() >= LISTENERS_MAX;
+        if full {
+            tracing::error!(listener = %address, limit = LISTENERS_MAX, "listener refused");
+        }
+        let socket = match full {
+            true => SocketState::Refused,
+            false => SocketState::Retrying { reason: String::new(), attempts: 0, due: now },
+        };
+        let served = Served { spec: spec.clone(), listener: Arc::new(listener), socket };
+        self.listeners.insert(address, served);
+    }
+
+    fn change(&mut self, address: SocketAddr, spec: &Arc<HttpListener>) {
+        let routes = self.routes(spec);
+        let Some(served) = self.listeners.get_mut(&address) else { return };
+        served.spec = spec.clone();
+        served.listener.routes.store(Arc::new(routes));
+        if let Some(tls) = &served.listener.tls {
+            tls.resolver.replace(names(&mut self.certificate_slots, spec));
+        }
+    }
+
+    fn retire(&mut self, address: SocketAddr, effects: &mut Effects) {
+        if let Some(served) = self.listeners.remove(&address) {
+            effects.retired.push(served.listener);
+        }
+    }
+
+    /// Takes everything out of service.
+    pub(crate) fn retire_all(&mut self) -> Vec<Arc<Listener>> {
+        self.metrics.listeners_bound.set(0);
+        std::mem::take(&mut self.listeners).into_values().map(|served| served.listener).collect()
+    }
+
+    /// Whether something is, or should be, served on the address.
+    pub(crate) fn has(&self, address: SocketAddr) -> bool {
+        self.listeners.contains_key(&address)
+    }
+
+    /// When a listener is next to be bound.
+    pub(crate) fn next_bind(&self) -> Option<Instant> {
+        let due = |served: &Served| match served.socket {
+            SocketState::Retrying { due, .. } => Some(due),
+            SocketState::Bound | SocketState::Refused => None,
+        };
+        self.listeners.values().filter_map(due).min()
+    }
+
+    /// Binds every listener that is due and gives each new socket to `start`. `jitter` draws
+    /// from 0.5 to 1.
+    pub(crate) fn bind_due(
+        &mut self,
+        now: Instant,
+        mut jitter: impl FnMut() -> f64,
+        bind: impl Fn(SocketAddr) -> std::io::Result<TcpListener>,
+        mut start: impl FnMut(TcpListener, &Arc<Listener>) -> std::io::Result<()>,
+    ) {
+        for (address, served) in &mut self.listeners {
+            let SocketState::Retrying { attempts, due, .. } = served.socket else { continue };
+            if due > now {
+                continue;
+            }
+            served.socket = match bind(*address).and_then(|s| start(s, &served.listener)) {
+                Ok(()) => {
+                    tracing::info!(listener = %address, tls = served.spec.tls, "listening");
+                    SocketState::Bound
+                }
+                Err(error) => {
+                    self.metrics.bind_failed();
+                    if attempts == 1 {
+                        tracing::warn!(listener = %address, %error, "cannot listen, trying on");
+                    }
+                    let pause = BIND_RETRY_FIRST.saturating_mul(1 << attempts.min(16));
+                    let due = now + pause.min(BIND_RETRY_MAX).mul_f64(jitter());
+                    let attempts = attempts.saturating_add(1);
+                    SocketState::Retrying { reason: error.to_string(), attempts, due }
+                }
+            };
+        }
+        self.count();
+    }
+
+    fn count(&self) {
+        let bound = |served: &&Served| matches!(served.socket, SocketState::Bound);
+        let as_gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let faulty = self.certificates.values().filter(|held| held.fault.is_some()).count();
+        self.metrics.listeners_wanted.set(as_gauge(self.listeners.len()));
+        self.metrics.listeners_bound.set(as_gauge(self.listeners.values().filter(bound).count()));
+        self.metrics.certificates_faulty.set(as_gauge(faulty));
+    }
+
+    /// Generation of the snapshot in service.
+    pub(crate) fn generation(&self) -> u64 {
+        self.snapshot.generation
+    }
+
+    pub(crate) fn listener_status(&self) -> Vec<ListenerStatus> {
+        let status = |(address, served): (&SocketAddr, &Served)| {
+            let (state, reason) = match &served.socket {
+                SocketState::Bound => (ListenerState::Bound, None),
+                SocketState::Retrying { reason, .. } => {
+                    (ListenerState::Retrying, Some(reason.clone()))
+                }
+                SocketState::Refused => {
+                    let reason = format!("more than {LISTENERS_MAX} listeners");
+                    (ListenerState::Refused, Some(reason))
+                }
+            };
+            ListenerStatus {
+                address: *address,
+                tls: served.spec.tls,
+                state,
+                reason,
+                rules: served.spec.rules.len(),
+                connections: served.listener.metrics.connections.get(),
+                requests: served.listener.metrics.requests(),
+            }
+        };
+        self.listeners.iter().map(status).collect()
+    }
+
+    pub(crate) fn certificate_status(&self) -> Vec<CertificateStatus> {
+        let status = |(key, held): (&CertificateRef, &Held)| {
+            let current = held.slot.load();
+            CertificateStatus {
+                certificate: key.clone(),
+                names: current.as_ref().map(|c| c.names.clone()).unwrap_or_default(),
+                not_after_secs: current.as_ref().map(|c| c.not_after_secs),
+                fault: held.fault.as_ref().map(|fault| fault.message.clone()),
+            }
+        };
+        self.certificates.iter().map(status).collect()
+    }
+}
+
+fn names(slots: &mut Slots<CertificateRef, CertificateSlot>, spec: &HttpListener) -> NameTable {
+    NameTable::compile(&spec.certificates, |key| slots.slot(key, CertificateSlot::default))
+}
+
+/// An error and its causes, for a reader outside this process.
+fn chain(error: &CertificateError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
