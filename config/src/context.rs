@@ -16,7 +16,6 @@ pub(crate) struct Context {
     /// Which layer the value at a path is from.
     origin: BTreeMap<String, usize>,
     refused: BTreeSet<String>,
-    hidden: BTreeSet<String>,
     directory: PathBuf,
     pub(crate) problems: Vec<Problem>,
     pub(crate) warnings: Vec<Warning>,
@@ -34,7 +33,6 @@ impl Context {
             figment,
             origin: BTreeMap::new(),
             refused: BTreeSet::new(),
-            hidden: BTreeSet::new(),
             directory,
             problems,
             warnings: Vec::new(),
@@ -49,23 +47,11 @@ impl Context {
     /// Remembers where the value at `at` is from. A table that several layers share counts as
     /// the file's, where it has a line.
     pub(crate) fn note(&mut self, at: &str, value: &Value) {
-        let shared = matches!(value, Value::Dict(..) | Value::Array(..));
+        // A list, and all in it, is one layer's alone; only tables are merged.
+        let shared = matches!(value, Value::Dict(..)) && !at.contains('[');
         let file = self.layers.iter().position(|layer| shared && layer.is_file_with(at));
-        let index = match self.layer_of(value) {
-            // A list is never merged: it is the stronger layer's alone.
-            Some(index) if matches!(value, Value::Array(..)) => Some(index),
-            other => file.or(other),
-        };
-        if let Some(index) = index {
+        if let Some(index) = file.or_else(|| self.layer_of(value)) {
             self.origin.insert(at.to_owned(), index);
-        }
-    }
-
-    /// Keeps the value at `at` out of every message.
-    pub(crate) fn hide(&mut self, at: &str) {
-        self.hidden.insert(at.to_owned());
-        for layer in &mut self.layers {
-            layer.mask(at);
         }
     }
 
@@ -90,8 +76,7 @@ impl Context {
     }
 
     fn written(&self, at: &str) -> Option<String> {
-        let hidden = self.hidden.iter().any(|path| path == at || is_below(path, at));
-        self.origin.get(at).filter(|_| !hidden).and_then(|index| self.layers[*index].written(at))
+        self.origin.get(at).and_then(|index| self.layers[*index].written(at))
     }
 
     /// Whether the value at `at` was written by someone.

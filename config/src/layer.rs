@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::problem::{Place, Problem};
+use crate::secrecy::SecretKeys;
 
 /// A value longer than this is cut in messages.
 const VALUE_CHARS_MAX: usize = 60;
@@ -37,8 +38,17 @@ pub(crate) struct Layer {
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
     File(Document),
-    Environment { variable: String, path: String, raw: String },
-    Flag { flag: String, path: String, raw: Option<String> },
+    Environment { variable: String, value: Written },
+    Flag { flag: String, value: Written },
+}
+
+/// The text of one variable or flag.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    path: String,
+    /// Absent when the flag's value never was a text.
+    raw: Option<String>,
+    hidden: bool,
 }
 
 /// A parsed file with the position of each key and value.
@@ -92,14 +102,15 @@ impl Layer {
     /// One environment variable, already split into the path that it names.
     pub(crate) fn environment(variable: &str, path: &[String], raw: &str) -> Self {
         let data = nest(path, parse_text(raw));
-        let origin =
-            Origin::Environment { variable: variable.into(), path: joined(path), raw: raw.into() };
+        let value = Written { path: joined(path), raw: Some(raw.into()), hidden: false };
+        let origin = Origin::Environment { variable: variable.into(), value };
         Self { origin, data, index: 0 }
     }
 
     /// One flag.
     pub(crate) fn flag(flag: &str, path: &[String], value: Value, raw: Option<String>) -> Self {
-        let origin = Origin::Flag { flag: flag.into(), path: joined(path), raw };
+        let written = Written { path: joined(path), raw, hidden: false };
+        let origin = Origin::Flag { flag: flag.into(), value: written };
         Self { origin, data: nest(path, value), index: 0 }
     }
 
@@ -145,9 +156,9 @@ impl Layer {
                 }
                 document.text.get(range)?
             }
-            Origin::Environment { raw, path: own, .. } if own == path => raw,
-            Origin::Flag { raw: Some(raw), path: own, .. } if own == path => raw,
-            _ => return None,
+            Origin::Environment { value, .. } | Origin::Flag { value, .. } => {
+                value.raw.as_ref().filter(|_| value.path == path && !value.hidden)?
+            }
         };
         let line = text.lines().next().unwrap_or_default();
         let cut: String = line.chars().take(VALUE_CHARS_MAX).collect();
@@ -157,18 +168,27 @@ impl Layer {
     /// The unparsed text, when this layer is one variable or flag for exactly `path`.
     pub(crate) fn raw(&self, path: &str) -> Option<&str> {
         match &self.origin {
-            Origin::Environment { path: own, raw, .. } if own == path => Some(raw),
-            Origin::Flag { path: own, raw: Some(raw), .. } if own == path => Some(raw),
-            _ => None,
+            Origin::Environment { value, .. } | Origin::Flag { value, .. } => {
+                value.raw.as_deref().filter(|_| value.path == path)
+            }
+            Origin::File(_) => None,
         }
     }
 
-    /// Hides the value at `path` from every message.
-    pub(crate) fn mask(&mut self, path: &str) {
-        if let Origin::File(document) = &mut self.origin
-            && let Some(spans) = document.spans.get(path)
-        {
-            document.masks.push(spans.value.clone());
+    /// Hides from every message what stands under the name of a secret.
+    pub(crate) fn mask(&mut self, secrets: &SecretKeys) {
+        match &mut self.origin {
+            Origin::File(document) => {
+                for (path, spans) in &document.spans {
+                    if secrets.contains(last_name(path)) {
+                        document.masks.push(spans.value.clone());
+                    }
+                }
+            }
+            Origin::Environment { value, .. } | Origin::Flag { value, .. } => {
+                let raw = value.raw.as_deref().unwrap_or_default();
+                value.hidden = secrets.contains(last_name(&value.path)) || secrets.may_be_in(raw);
+            }
         }
     }
 
@@ -303,6 +323,12 @@ pub(crate) fn child(path: &str, name: &str) -> String {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
     let name = if bare { name.to_owned() } else { format!("{name:?}") };
     if path.is_empty() { name } else { format!("{path}.{name}") }
+}
+
+/// The key's own name, without the index of a list.
+fn last_name(path: &str) -> &str {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    name.split('[').next().unwrap_or(name)
 }
 
 /// `path[index]`.

@@ -19,6 +19,7 @@ pub mod file;
 mod layer;
 mod manual;
 mod problem;
+mod secrecy;
 mod shape;
 mod source;
 mod suggest;
@@ -57,7 +58,10 @@ impl Config {
     /// Everything that is wrong, each with its place, field, value and remedy.
     pub fn load(sources: &Sources) -> Result<Loaded, Errors> {
         let mut problems = Vec::new();
-        let layers = sources.layers(&mut problems);
+        let schema = schema_value();
+        let secrets = secrecy::SecretKeys::of(&schema);
+        let mut layers = sources.layers(&mut problems);
+        layers.iter_mut().for_each(|layer| layer.mask(&secrets));
         let mut figment = Figment::new();
         for layer in &layers {
             figment = figment.merge(layer);
@@ -65,12 +69,12 @@ impl Config {
         let mut root =
             figment.find_value("").expect("layers hold plain values, whose merge cannot fail");
         let mut context = context::Context::new(layers, figment, sources.directory(), problems);
-        shape::check(&mut context, &mut root, &schema_value());
+        shape::check(&mut context, &mut root, &schema);
         let file = written(&mut context, &root);
         let config = check::config(&mut context, &file, &sources.host_name);
         let context::Context { mut problems, warnings, .. } = context;
         // The order of the file; what stands elsewhere comes after it.
-        problems.sort_by_key(|problem| problem.place.line().unwrap_or(usize::MAX));
+        problems.sort_by_key(|problem| problem.place.position());
         match config {
             Some(config) if problems.is_empty() => Ok(Loaded { config, warnings }),
             _ => Err(Errors::new(problems)),

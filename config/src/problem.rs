@@ -40,6 +40,14 @@ impl Place {
             _ => None,
         }
     }
+
+    /// Sorts as one reads: the file from its top, then what stands elsewhere.
+    pub(crate) fn position(&self) -> (usize, usize) {
+        match self {
+            Self::File { line, column, .. } => (*line, *column),
+            _ => (usize::MAX, 0),
+        }
+    }
 }
 
 impl fmt::Display for Place {

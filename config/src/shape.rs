@@ -37,9 +37,6 @@ impl Walker<'_> {
     fn value(&self, context: &mut Context, value: &mut Value, schema: &Json, at: &str) -> bool {
         context.note(at, value);
         let resolved = self.resolve(schema);
-        if schema["writeOnly"] == true || resolved["writeOnly"] == true {
-            context.hide(at);
-        }
         if resolved["properties"].is_object() {
             return self.table(context, value, resolved, at);
         }
@@ -195,15 +192,13 @@ fn refuse_unknown(
         None => format!("take it out; the keys here are {}", keys.join(", ")),
     };
     context.note(path, value);
-    // It may be a misspelt password.
-    context.hide(path);
     context.refuse_key(path, &what, &remedy);
 }
 
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::String(..) | Value::Char(..) => "text",
-        Value::Bool(..) => "true or false",
+        Value::Bool(..) => "a yes or no (true or false)",
         Value::Num(_, Num::F32(_) | Num::F64(_)) => "a number with a fraction",
         Value::Num(..) => "a number",
         Value::Dict(..) => "a table",

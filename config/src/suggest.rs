@@ -15,6 +15,15 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         .min()
         .filter(|(far, candidate)| *far <= (candidate.chars().count() / 3).max(1))
         .map(|(_, candidate)| candidate)
+        .or_else(|| beginning(&lower, known))
+}
+
+/// The only known word that begins with `word`: most often its unit was forgotten.
+fn beginning<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    const LETTERS_MIN: usize = 3;
+    let mut longer = known.iter().filter(|candidate| candidate.starts_with(word));
+    let only = longer.next().filter(|_| longer.next().is_none() && word.len() >= LETTERS_MIN);
+    only.copied()
 }
 
 /// Damerau-Levenshtein distance with adjacent transpositions.
@@ -47,6 +56,7 @@ mod tests {
         assert_eq!(nearest("hold_time_sec", &known), Some("hold_time_secs"));
         assert_eq!(nearest("hold-time-secs", &known), Some("hold_time_secs"));
         assert_eq!(nearest("Listen", &known), Some("listen"));
+        assert_eq!(nearest("hold_time", &known), Some("hold_time_secs"));
         assert_eq!(nearest("kubeconfig", &known), None);
         assert_eq!(nearest("", &known), None);
     }
