@@ -1,1 +1,33 @@
-//! Kubernetes API watches and the inventory file become plain updates.
+//! Discovery: sources become [`haflinger_core::Update`]s.
+//!
+//! Purpose: watch Kubernetes clusters and the inventory file, and tell the core, as plain data,
+//! exactly what changed. Invariants: a source that is away or says nonsense changes nothing
+//! beyond the object concerned; after any interruption exactly the difference is said. It never
+//! writes to a cluster, never decides (addresses, states, tables: the core), and lets no
+//! Kubernetes type out.
+//!
+//! ```text
+//! Discovery ─┬─ cluster (a client, 5 watches) ──> feed (ledger, state file) ──┬──> core
+//!            └─ inventory reader ────────────────> feed (ledger, state file) ──┘
+//! ```
+//!
+//! Every task may be dropped at any await; only the feeds have something to finish (the state
+//! file), and do so when their reader is gone.
+
+mod cluster;
+mod discovery;
+mod feed;
+mod inventory;
+mod ledger;
+mod metrics;
+mod objects;
+mod settings;
+mod status;
+mod store;
+mod translate;
+
+pub use discovery::{Discovery, DiscoveryError, DiscoveryHandle};
+pub use inventory::{InventoryError, check as check_inventory};
+pub use ledger::Watched;
+pub use settings::{ClusterSettings, INGRESS_CLASS_DEFAULT, Settings};
+pub use status::{DiscoveryStatus, KindStatus, SourceStatus};

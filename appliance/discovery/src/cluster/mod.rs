@@ -1,0 +1,245 @@
+//! One cluster: a client, and a watch for each kind.
+//!
+//! ```text
+//! cluster task ── 5 × watch ──Heard──> feed
+//!      ^ new settings, changed kubeconfig: all five watches start again with a new client
+//! ```
+//!
+//! While the API is away the last state stands. Nothing is ever written to the API here.
+
+mod watch;
+
+use std::time::Duration;
+
+use haflinger_core::{ObjectRef, SourceId, SourceUpdate};
+use haflinger_kubernetes::{Pace, describe};
+use kube::Client;
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::feed::Heard;
+use crate::ledger::{Key, Watched};
+use crate::objects::{IngressBody, Kind, NodeBody, Object, SecretBody, ServiceBody, SliceBody};
+use crate::settings::ClusterSettings;
+use crate::status::Board;
+use crate::translate::{self, Claims, SERVICE_NAME_LABEL};
+use watch::{SILENCE_MAX, Watch};
+
+/// Waits between attempts to reach a server that is away.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How often a changed kubeconfig is looked for. Tokens rotate by the hour.
+const ROTATION_CHECK: Duration = Duration::from_secs(10);
+
+/// The first minor release whose streaming lists are on by default and stay on (1.34).
+const STREAMING_SINCE_MINOR: u32 = 34;
+
+/// Watches a cluster until `shutdown`, through every failure and change of settings.
+pub(crate) async fn run(
+    mut settings: channel::Receiver<ClusterSettings>,
+    heard: mpsc::Sender<Heard>,
+    board: Board,
+    shutdown: CancellationToken,
+) {
+    let mut pace = Pace::new(RETRY_FIRST, RETRY_MAX);
+    while !shutdown.is_cancelled() {
+        let current = settings.borrow_and_update().clone();
+        let fingerprint = current.access().fingerprint();
+        match connect(&current).await {
+            Ok((client, streaming)) => {
+                pace.succeeded();
+                board.error(None);
+                let stop = shutdown.child_token();
+                let watches = Watches {
+                    client,
+                    streaming,
+                    claims: claims(&current),
+                    source: current.source(),
+                    heard: heard.clone(),
+                    board: board.clone(),
+                    stop: stop.clone(),
+                };
+                let mut tasks = watches.start();
+                let reason = until_changed(&mut settings, &current, fingerprint, &shutdown).await;
+                tracing::info!(source = %board.source, reason, "watches end");
+                stop.cancel();
+                while tasks.join_next().await.is_some() {}
+                board.disconnected();
+            }
+            Err(error) => {
+                let wait = pace.after_failure(rand::random());
+                tracing::warn!(
+                    source = %board.source, error, retry_ms = wait.as_millis(),
+                    "cluster cannot be reached; the last state stands",
+                );
+                board.error(Some(error));
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    _ = settings.changed() => pace.succeeded(),
+                    () = shutdown.cancelled() => {}
+                }
+            }
+        }
+    }
+}
+
+fn claims(settings: &ClusterSettings) -> Claims {
+    Claims { unclassed: settings.claim_unclassed, ingress_class: settings.ingress_class.clone() }
+}
+
+/// A client that has reached its server once, and whether the server streams lists.
+async fn connect(settings: &ClusterSettings) -> Result<(Client, bool), String> {
+    let client = settings.access().connect(SILENCE_MAX).await.map_err(|error| {
+        let detail = std::error::Error::source(&error).map(ToString::to_string);
+        format!("{error}: {}", detail.unwrap_or_default())
+    })?;
+    let streaming = match client.apiserver_version().await {
+        Ok(version) => {
+            let minor = version.minor.trim_end_matches('+').parse().unwrap_or(0);
+            version.major == "1" && minor >= STREAMING_SINCE_MINOR
+        }
+        // The version may be withheld from us; the lists need not be.
+        Err(kube::Error::Api(status)) if status.code == 403 => false,
+        Err(error) => return Err(describe(&error)),
+    };
+    Ok((client, streaming))
+}
+
+async fn until_changed(
+    settings: &mut channel::Receiver<ClusterSettings>,
+    current: &ClusterSettings,
+    fingerprint: Option<u64>,
+    shutdown: &CancellationToken,
+) -> &'static str {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return "shutdown",
+            changed = settings.changed() => match changed {
+                Ok(()) if *settings.borrow() == *current => {}
+                Ok(()) => return "settings changed",
+                // The owner of the settings is gone, so the daemon is going.
+                Err(_) => return "settings ended",
+            },
+            () = tokio::time::sleep(ROTATION_CHECK) => {
+                let access = current.access();
+                let now = tokio::task::spawn_blocking(move || access.fingerprint()).await;
+                if let Ok(Some(now)) = now
+                    && Some(now) != fingerprint
+                {
+                    return "kubeconfig changed";
+                }
+            }
+        }
+    }
+}
+
+struct Watches {
+    client: Client,
+    streaming: bool,
+    claims: Claims,
+    source: SourceId,
+    heard: mpsc::Sender<Heard>,
+    board: Board,
+    stop: CancellationToken,
+}
+
+impl Watches {
+    fn start(self) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let (source, claims) = (self.source.clone(), self.claims.clone());
+        self.spawn(&mut tasks, Watched::Services, None, {
+            let source = source.clone();
+            let claims = claims.clone();
+            move |object: &Object<ServiceBody>| {
+                Some(SourceUpdate::Service {
+                    object: ObjectRef::service(&source, object.namespace(), object.name()),
+                    spec: Some(Box::new(translate::service(object, &claims))),
+                })
+            }
+        });
+        self.spawn(&mut tasks, Watched::Slices, Some(Selector::Label(SERVICE_NAME_LABEL)), {
+            let source = source.clone();
+            move |object: &Object<SliceBody>| {
+                let service = object.label(SERVICE_NAME_LABEL)?;
+                Some(SourceUpdate::Slice {
+                    service: ObjectRef::service(&source, object.namespace(), service),
+                    slice: object.name().into(),
+                    content: Some(Box::new(translate::slice(object))),
+                })
+            }
+        });
+        self.spawn(&mut tasks, Watched::Nodes, None, {
+            let source = source.clone();
+            move |object: &Object<NodeBody>| {
+                Some(SourceUpdate::Node {
+                    source: source.clone(),
+                    name: object.name().into(),
+                    spec: Some(Box::new(translate::node(object))),
+                })
+            }
+        });
+        self.spawn(&mut tasks, Watched::Ingresses, None, {
+            let source = source.clone();
+            move |object: &Object<IngressBody>| {
+                Some(SourceUpdate::Ingress {
+                    object: ObjectRef::ingress(&source, object.namespace(), object.name()),
+                    spec: Some(Box::new(translate::ingress(object, &source, &claims)?)),
+                })
+            }
+        });
+        let tls = Some(Selector::Field("type=kubernetes.io/tls"));
+        self.spawn(&mut tasks, Watched::Certificates, tls, {
+            move |object: &Object<SecretBody>| {
+                Some(SourceUpdate::Certificate {
+                    certificate: haflinger_core::CertificateRef {
+                        source: source.clone(),
+                        namespace: object.namespace().into(),
+                        name: object.name().into(),
+                    },
+                    material: Some(Box::new(translate::certificate(object))),
+                })
+            }
+        });
+        tasks
+    }
+
+    fn spawn<B: Kind>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        watched: Watched,
+        selector: Option<Selector>,
+        translate: impl Fn(&Object<B>) -> Option<SourceUpdate> + Send + Sync + 'static,
+    ) {
+        let watch = Watch {
+            api: kube::Api::<Object<B>>::all(self.client.clone()),
+            watched,
+            selector,
+            streaming: self.streaming,
+            translate,
+            heard: self.heard.clone(),
+            board: self.board.clone(),
+        };
+        let stop = self.stop.clone();
+        tasks.spawn(async move {
+            // Every await in a watch may be dropped: the ledger tolerates any cut.
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = watch.run() => {}
+            }
+        });
+    }
+}
+
+/// Which objects of a kind the server is asked for.
+#[derive(Clone, Copy, Debug)]
+enum Selector {
+    Label(&'static str),
+    Field(&'static str),
+}
+
+/// The key of a watched object.
+fn key<B>(watched: Watched, object: &Object<B>) -> Key {
+    Key::new(watched, object.namespace(), object.name())
+}

@@ -1,0 +1,256 @@
+//! The room's task: one feed and one reader for each configured source.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use haflinger_core::{SourceId, Update};
+use prometheus::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::feed::{Feed, HEARD_MAX};
+use crate::ledger::Watched;
+use crate::metrics::Metrics;
+use crate::settings::{ClusterSettings, Settings};
+use crate::status::{Board, DiscoveryStatus};
+use crate::store::Store;
+use crate::{cluster, inventory};
+
+/// Why discovery could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoveryError {
+    /// A metric exists already: discovery was set up twice on one registry.
+    #[error("metrics of discovery cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    /// The directory for state files cannot be made.
+    #[error("state directory {} cannot be made", path.display())]
+    StateDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the file system said.
+        source: std::io::Error,
+    },
+}
+
+/// Reads every configured source and tells the core what they say.
+#[derive(Debug)]
+pub struct Discovery {
+    handle: DiscoveryHandle,
+    settings: watch::Receiver<Settings>,
+    metrics: Metrics,
+}
+
+/// Status and settings of a running [`Discovery`].
+#[derive(Clone, Debug)]
+pub struct DiscoveryHandle {
+    settings: Arc<watch::Sender<Settings>>,
+    boards: Arc<Mutex<BTreeMap<SourceId, (Board, Vec<Watched>)>>>,
+}
+
+impl DiscoveryHandle {
+    /// How every source is.
+    pub fn status(&self) -> DiscoveryStatus {
+        let now = Instant::now();
+        let boards = self.boards.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources = boards.values().map(|(board, kinds)| board.status(now, kinds)).collect();
+        DiscoveryStatus { sources }
+    }
+
+    /// Applies other settings: sources come, go and change; the others are left alone.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.settings.send_if_modified(|current| {
+            let changed = *current != settings;
+            *current = settings;
+            changed
+        });
+    }
+}
+
+struct Source {
+    stop: CancellationToken,
+    reader: JoinHandle<()>,
+    feed: JoinHandle<()>,
+    settings: SourceSettings,
+}
+
+enum SourceSettings {
+    Cluster(watch::Sender<ClusterSettings>),
+    Inventory(PathBuf),
+}
+
+impl Discovery {
+    /// Sets up everything that can fail.
+    ///
+    /// # Errors
+    /// [`DiscoveryError`]. Unreachable clusters and bad inventory files are no errors: they
+    /// show in the status, and are tried again.
+    pub fn new(settings: Settings, registry: &Registry) -> Result<Self, DiscoveryError> {
+        if let Some(path) = &settings.state_dir {
+            std::fs::create_dir_all(path)
+                .map_err(|source| DiscoveryError::StateDirectory { path: path.clone(), source })?;
+        }
+        let metrics = Metrics::register(registry)?;
+        let (sender, receiver) = watch::channel(settings);
+        let handle = DiscoveryHandle { settings: Arc::new(sender), boards: Arc::default() };
+        Ok(Self { handle, settings: receiver, metrics })
+    }
+
+    /// A handle that outlives the move into [`Self::run`].
+    pub fn handle(&self) -> DiscoveryHandle {
+        self.handle.clone()
+    }
+
+    /// Reads all sources until `shutdown`; returns when state is on disk.
+    pub async fn run(mut self, updates: mpsc::Sender<Update>, shutdown: CancellationToken) {
+        let mut sources: BTreeMap<SourceId, Source> = BTreeMap::new();
+        let state_dir = self.settings.borrow().state_dir.clone();
+        loop {
+            let wanted = self.settings.borrow_and_update().clone();
+            for (id, source) in unwanted(&mut sources, &wanted) {
+                self.retire(id, source, state_dir.as_ref(), &updates).await;
+            }
+            for cluster in &wanted.clusters {
+                let id = cluster.source();
+                match sources.get(&id) {
+                    Some(Source { settings: SourceSettings::Cluster(current), .. }) => {
+                        current.send_if_modified(|current| {
+                            let changed = current != cluster;
+                            current.clone_from(cluster);
+                            changed
+                        });
+                    }
+                    _ => {
+                        let source =
+                            self.start_cluster(cluster, state_dir.as_ref(), &updates, &shutdown);
+                        sources.insert(id, source);
+                    }
+                }
+            }
+            if let Some(path) = &wanted.inventory {
+                let id = SourceId::inventory();
+                if !sources.contains_key(&id) {
+                    let source =
+                        self.start_inventory(path, state_dir.as_ref(), &updates, &shutdown);
+                    sources.insert(id, source);
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                changed = self.settings.changed() => if changed.is_err() { break },
+            }
+        }
+        for source in sources.into_values() {
+            end(source).await;
+        }
+    }
+
+    fn board(&self, id: &SourceId, kinds: &[Watched]) -> Board {
+        let board = Board::new(id, &self.metrics);
+        let mut boards = self.handle.boards.lock().unwrap_or_else(PoisonError::into_inner);
+        boards.insert(id.clone(), (board.clone(), kinds.to_vec()));
+        board
+    }
+
+    fn start_cluster(
+        &self,
+        settings: &ClusterSettings,
+        state_dir: Option<&PathBuf>,
+        updates: &mpsc::Sender<Update>,
+        shutdown: &CancellationToken,
+    ) -> Source {
+        let id = settings.source();
+        let board = self.board(&id, &Watched::ALL);
+        let (sender, receiver) = watch::channel(settings.clone());
+        let stop = shutdown.child_token();
+        let (heard, feed) =
+            start_feed(&id, &Watched::ALL, state_dir, updates.clone(), board.clone());
+        let reader = tokio::spawn(cluster::run(receiver, heard, board, stop.clone()));
+        Source { stop, reader, feed, settings: SourceSettings::Cluster(sender) }
+    }
+
+    fn start_inventory(
+        &self,
+        path: &PathBuf,
+        state_dir: Option<&PathBuf>,
+        updates: &mpsc::Sender<Update>,
+        shutdown: &CancellationToken,
+    ) -> Source {
+        let id = SourceId::inventory();
+        let board = self.board(&id, &inventory::KINDS);
+        let stop = shutdown.child_token();
+        let (heard, feed) =
+            start_feed(&id, &inventory::KINDS, state_dir, updates.clone(), board.clone());
+        let reader = inventory::Reader::new(path.clone(), heard, board, self.metrics.clone());
+        let reader = tokio::spawn(reader.run(stop.clone()));
+        Source { stop, reader, feed, settings: SourceSettings::Inventory(path.clone()) }
+    }
+
+    async fn retire(
+        &self,
+        id: SourceId,
+        source: Source,
+        state_dir: Option<&PathBuf>,
+        updates: &mpsc::Sender<Update>,
+    ) {
+        tracing::info!(source = %id, "source is no longer configured; what it said is withdrawn");
+        end(source).await;
+        if let Some(directory) = state_dir
+            && let Err(error) = std::fs::remove_file(Store::path(directory, &id))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(source = %id, %error, "state file cannot be removed");
+        }
+        self.handle.boards.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.metrics.forget(&id);
+        // Fails only when the core is gone, which ends the daemon.
+        let _ = updates.send(Update::Retired(id)).await;
+    }
+}
+
+/// Takes out the sources that are not wanted, or no longer in this form.
+fn unwanted(
+    sources: &mut BTreeMap<SourceId, Source>,
+    wanted: &Settings,
+) -> Vec<(SourceId, Source)> {
+    let gone = |id: &SourceId, source: &Source| match &source.settings {
+        SourceSettings::Cluster(_) => !wanted.clusters.iter().any(|c| c.source() == *id),
+        SourceSettings::Inventory(path) => wanted.inventory.as_ref() != Some(path),
+    };
+    let ids: Vec<SourceId> =
+        sources.iter().filter(|(id, source)| gone(id, source)).map(|(id, _)| id.clone()).collect();
+    ids.into_iter().filter_map(|id| sources.remove_entry(&id)).collect()
+}
+
+fn start_feed(
+    id: &SourceId,
+    kinds: &[Watched],
+    state_dir: Option<&PathBuf>,
+    updates: mpsc::Sender<Update>,
+    board: Board,
+) -> (mpsc::Sender<crate::feed::Heard>, JoinHandle<()>) {
+    let (heard, receiver) = mpsc::channel(HEARD_MAX);
+    let mut feed = Feed::new(id.clone(), kinds, updates, board);
+    let state_dir = state_dir.cloned();
+    let task = tokio::spawn(async move {
+        if let Some(directory) = state_dir
+            && feed.restore(directory).await.is_err()
+        {
+            return;
+        }
+        feed.run(receiver).await;
+    });
+    (heard, task)
+}
+
+/// Stops the reader first: the feed then drains, writes and ends by itself.
+async fn end(source: Source) {
+    source.stop.cancel();
+    for task in [source.reader, source.feed] {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "discovery task ended badly");
+        }
+    }
+}

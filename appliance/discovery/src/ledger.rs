@@ -1,0 +1,421 @@
+//! What a source has said so far, as one hash an object.
+//!
+//! Pure. Its invariant: after any sequence of lists and events, in any order and with any
+//! repetition, what was handed on adds up to what a fresh list would say. It keeps no object,
+//! so 300,000 of them cost some tens of megabytes.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+use haflinger_core::{CertificateRef, ObjectRef, SourceId, SourceUpdate};
+use serde::Serialize;
+
+/// The kinds of object that a source lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watched {
+    /// Services.
+    Services,
+    /// EndpointSlices, or the backends of the inventory's services.
+    Slices,
+    /// Nodes.
+    Nodes,
+    /// Ingresses, or the inventory's sites.
+    Ingresses,
+    /// TLS Secrets, or the inventory's certificate files.
+    Certificates,
+}
+
+impl Watched {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Services, Self::Slices, Self::Nodes, Self::Ingresses, Self::Certificates];
+
+    /// The name in metrics and status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Slices => "slices",
+            Self::Nodes => "nodes",
+            Self::Ingresses => "ingresses",
+            Self::Certificates => "certificates",
+        }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Services => 0,
+            Self::Slices => 1,
+            Self::Nodes => 2,
+            Self::Ingresses => 3,
+            Self::Certificates => 4,
+        }
+    }
+}
+
+/// One object within its source.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    pub(crate) watched: Watched,
+    /// `namespace/name`; `/name` for what has no namespace.
+    path: Arc<str>,
+}
+
+impl Key {
+    pub(crate) fn new(watched: Watched, namespace: &str, name: &str) -> Self {
+        Self { watched, path: format!("{namespace}/{name}").into() }
+    }
+
+    /// The object that an update is about.
+    pub(crate) fn of(update: &SourceUpdate) -> Self {
+        match update {
+            SourceUpdate::Service { object, .. } => {
+                Self::new(Watched::Services, &object.namespace, &object.name)
+            }
+            SourceUpdate::Slice { service, slice, .. } => {
+                Self::new(Watched::Slices, &service.namespace, slice)
+            }
+            SourceUpdate::Node { name, .. } => Self::new(Watched::Nodes, "", name),
+            SourceUpdate::Ingress { object, .. } => {
+                Self::new(Watched::Ingresses, &object.namespace, &object.name)
+            }
+            SourceUpdate::Certificate { certificate, .. } => {
+                Self::new(Watched::Certificates, &certificate.namespace, &certificate.name)
+            }
+        }
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.path.split_once('/').unwrap_or(("", &self.path))
+    }
+
+    /// The update that takes the object away. `service` is the owner, for slices.
+    fn gone(&self, source: &SourceId, service: Option<&str>) -> SourceUpdate {
+        let (namespace, name) = self.parts();
+        match self.watched {
+            Watched::Services => SourceUpdate::Service {
+                object: ObjectRef::service(source, namespace, name),
+                spec: None,
+            },
+            Watched::Slices => SourceUpdate::Slice {
+                service: ObjectRef::service(source, namespace, service.unwrap_or_default()),
+                slice: name.into(),
+                content: None,
+            },
+            Watched::Nodes => {
+                SourceUpdate::Node { source: source.clone(), name: name.into(), spec: None }
+            }
+            Watched::Ingresses => SourceUpdate::Ingress {
+                object: ObjectRef::ingress(source, namespace, name),
+                spec: None,
+            },
+            Watched::Certificates => SourceUpdate::Certificate {
+                certificate: CertificateRef {
+                    source: source.clone(),
+                    namespace: namespace.into(),
+                    name: name.into(),
+                },
+                material: None,
+            },
+        }
+    }
+}
+
+/// Something new about an object.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) key: Key,
+    /// What the core is told.
+    pub(crate) update: SourceUpdate,
+    /// The update as it is kept on disk.
+    pub(crate) written: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    hash: u64,
+    epoch: u32,
+    /// The Service that a slice belongs to.
+    service: Option<Arc<str>>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    source: SourceId,
+    entries: HashMap<Key, Entry>,
+    /// Rises with every list of a kind: entries of an earlier epoch were not listed.
+    epochs: [u32; Watched::ALL.len()],
+    counts: [usize; Watched::ALL.len()],
+}
+
+impl Ledger {
+    pub(crate) fn new(source: SourceId) -> Self {
+        Self { source, entries: HashMap::new(), epochs: [0; 5], counts: [0; 5] }
+    }
+
+    /// Objects of a kind that are known.
+    pub(crate) fn count(&self, watched: Watched) -> usize {
+        self.counts[watched.index()]
+    }
+
+    /// Takes over what an earlier run wrote: already said, so no change.
+    pub(crate) fn restore(&mut self, update: &SourceUpdate, written: &[u8]) {
+        let key = Key::of(update);
+        let entry = Entry { hash: hash(written), epoch: 0, service: owner(update) };
+        let at = key.watched.index();
+        if self.entries.insert(key, entry).is_none() {
+            self.counts[at] += 1;
+        }
+    }
+
+    /// A list of a kind begins.
+    pub(crate) fn list_began(&mut self, watched: Watched) {
+        let epoch = &mut self.epochs[watched.index()];
+        *epoch = epoch.wrapping_add(1);
+    }
+
+    /// The list is complete: what was not in it is gone.
+    pub(crate) fn list_ended(&mut self, watched: Watched) -> Vec<Change> {
+        let epoch = self.epochs[watched.index()];
+        let unlisted: Vec<Key> = self
+            .entries
+            .iter()
+            .filter(|(key, entry)| key.watched == watched && entry.epoch != epoch)
+            .map(|(key, _)| key.clone())
+            .collect();
+        unlisted.into_iter().filter_map(|key| self.remove(key)).collect()
+    }
+
+    /// What the source says of an object now; `None`: nothing (any more).
+    pub(crate) fn heard(&mut self, key: Key, update: Option<SourceUpdate>) -> Vec<Change> {
+        let Some(update) = update else { return self.remove(key).into_iter().collect() };
+        let written = written(&update);
+        let hash = hash(&written);
+        let service = owner(&update);
+        let epoch = self.epochs[key.watched.index()];
+        let mut changes = Vec::new();
+        match self.entries.get_mut(&key) {
+            Some(entry) => {
+                entry.epoch = epoch;
+                if entry.hash == hash {
+                    return changes;
+                }
+                entry.hash = hash;
+                let former = std::mem::replace(&mut entry.service, service);
+                // A slice that changed its Service is taken from the former one first.
+                if former != entry.service {
+                    let update = key.gone(&self.source, former.as_deref());
+                    changes.push(Change {
+                        key: key.clone(),
+                        written: self::written(&update),
+                        update,
+                    });
+                }
+            }
+            None => {
+                self.counts[key.watched.index()] += 1;
+                self.entries.insert(key.clone(), Entry { hash, epoch, service });
+            }
+        }
+        changes.push(Change { key, update, written });
+        changes
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Change> {
+        let entry = self.entries.remove(&key)?;
+        self.counts[key.watched.index()] -= 1;
+        let update = key.gone(&self.source, entry.service.as_deref());
+        Some(Change { key, written: written(&update), update })
+    }
+}
+
+fn owner(update: &SourceUpdate) -> Option<Arc<str>> {
+    match update {
+        SourceUpdate::Slice { service, .. } => Some(service.name.clone()),
+        _ => None,
+    }
+}
+
+/// Whether an update takes its object away.
+pub(crate) fn is_gone(update: &SourceUpdate) -> bool {
+    match update {
+        SourceUpdate::Service { spec, .. } => spec.is_none(),
+        SourceUpdate::Slice { content, .. } => content.is_none(),
+        SourceUpdate::Node { spec, .. } => spec.is_none(),
+        SourceUpdate::Ingress { spec, .. } => spec.is_none(),
+        SourceUpdate::Certificate { material, .. } => material.is_none(),
+    }
+}
+
+/// Updates hold strings, numbers and lists only, so that writing one cannot fail; if a new
+/// field breaks that, equal (empty) texts would hide changes, hence the assertion.
+fn written(update: &SourceUpdate) -> Vec<u8> {
+    let written = serde_json::to_vec(update).unwrap_or_default();
+    assert!(!written.is_empty(), "source updates can be written as JSON");
+    written
+}
+
+fn hash(written: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(written);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use haflinger_core::NodeSpec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn source() -> SourceId {
+        SourceId::cluster("c")
+    }
+
+    fn node(name: &str, last: u8) -> SourceUpdate {
+        let spec = NodeSpec { pod_networks: vec![], addresses: vec![[10, 0, 0, last].into()] };
+        SourceUpdate::Node { source: source(), name: name.into(), spec: Some(Box::new(spec)) }
+    }
+
+    fn slice(service: &str, name: &str) -> SourceUpdate {
+        SourceUpdate::Slice {
+            service: ObjectRef::service(&source(), "ns", service),
+            slice: name.into(),
+            content: Some(Box::new(haflinger_core::BackendSlice {
+                family: haflinger_core::Family::V4,
+                ports: vec![],
+                backends: vec![],
+                faults: vec![],
+            })),
+        }
+    }
+
+    fn hear(ledger: &mut Ledger, update: SourceUpdate) -> Vec<SourceUpdate> {
+        let changes = ledger.heard(Key::of(&update), Some(update));
+        changes.into_iter().map(|change| change.update).collect()
+    }
+
+    #[test]
+    fn a_relist_says_exactly_the_difference() {
+        let mut ledger = Ledger::new(source());
+        ledger.list_began(Watched::Nodes);
+        for (name, last) in [("a", 1), ("b", 2), ("c", 3)] {
+            assert_eq!(hear(&mut ledger, node(name, last)).len(), 1);
+        }
+        assert!(ledger.list_ended(Watched::Nodes).is_empty());
+        ledger.list_began(Watched::Nodes);
+        assert!(hear(&mut ledger, node("a", 1)).is_empty());
+        assert_eq!(hear(&mut ledger, node("b", 9)), [node("b", 9)]);
+        let gone = ledger.list_ended(Watched::Nodes);
+        assert_eq!(gone.len(), 1);
+        let expected = SourceUpdate::Node { source: source(), name: "c".into(), spec: None };
+        assert_eq!(gone[0].update, expected);
+        assert_eq!(ledger.count(Watched::Nodes), 2);
+    }
+
+    #[test]
+    fn a_slice_that_changes_its_service_leaves_the_former_first() {
+        let mut ledger = Ledger::new(source());
+        hear(&mut ledger, slice("old", "s"));
+        let said = hear(&mut ledger, slice("new", "s"));
+        assert_eq!(said.len(), 2);
+        assert!(is_gone(&said[0]));
+        let SourceUpdate::Slice { service, .. } = &said[0] else { panic!("not a slice") };
+        assert_eq!(&*service.name, "old");
+        assert_eq!(said[1], slice("new", "s"));
+    }
+
+    #[test]
+    fn what_was_restored_is_not_said_again_and_goes_when_it_is_not_listed() {
+        let mut ledger = Ledger::new(source());
+        for update in [node("kept", 1), node("gone", 2)] {
+            ledger.restore(&update, &written(&update));
+        }
+        ledger.list_began(Watched::Nodes);
+        assert!(hear(&mut ledger, node("kept", 1)).is_empty());
+        assert_eq!(ledger.list_ended(Watched::Nodes).len(), 1);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Apply(u8, u8),
+        Delete(u8),
+        Relist(Vec<(u8, u8)>),
+        Abandoned(Vec<(u8, u8)>),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let pairs = || prop::collection::vec((0u8..6, 0u8..4), 0..8);
+        let step = prop_oneof![
+            4 => (0u8..6, 0u8..4).prop_map(|(name, last)| Step::Apply(name, last)),
+            2 => (0u8..6).prop_map(Step::Delete),
+            1 => pairs().prop_map(Step::Relist),
+            1 => pairs().prop_map(Step::Abandoned),
+        ];
+        prop::collection::vec(step, 0..40)
+    }
+
+    fn fold(state: &mut BTreeMap<Key, SourceUpdate>, changes: Vec<Change>) {
+        for change in changes {
+            if is_gone(&change.update) {
+                assert!(state.remove(&change.key).is_some(), "removals are said once");
+            } else {
+                let former = state.insert(change.key, change.update.clone());
+                assert_ne!(former, Some(change.update), "nothing is said twice");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_events_ends_as_a_fresh_list(
+            steps in steps(),
+            last in prop::collection::btree_map(0u8..6, 0u8..4, 0..6),
+        ) {
+            let mut ledger = Ledger::new(source());
+            let mut state = BTreeMap::new();
+            let name = |n: u8| n.to_string();
+            for step in steps {
+                let (listed, complete) = match step {
+                    Step::Apply(n, last) => {
+                        let update = node(&name(n), last);
+                        fold(&mut state, ledger.heard(Key::of(&update), Some(update)));
+                        continue;
+                    }
+                    Step::Delete(n) => {
+                        let key = Key::new(Watched::Nodes, "", &name(n));
+                        fold(&mut state, ledger.heard(key, None));
+                        continue;
+                    }
+                    Step::Relist(listed) => (listed, true),
+                    Step::Abandoned(listed) => (listed, false),
+                };
+                ledger.list_began(Watched::Nodes);
+                for (n, last) in listed {
+                    let update = node(&name(n), last);
+                    fold(&mut state, ledger.heard(Key::of(&update), Some(update)));
+                }
+                if complete {
+                    fold(&mut state, ledger.list_ended(Watched::Nodes));
+                }
+            }
+            ledger.list_began(Watched::Nodes);
+            for (n, last) in &last {
+                let update = node(&name(*n), *last);
+                fold(&mut state, ledger.heard(Key::of(&update), Some(update)));
+            }
+            fold(&mut state, ledger.list_ended(Watched::Nodes));
+            let fresh: BTreeMap<_, _> = last
+                .iter()
+                .map(|(n, last)| node(&name(*n), *last))
+                .map(|update| (Key::of(&update), update))
+                .collect();
+            prop_assert_eq!(ledger.count(Watched::Nodes), fresh.len());
+            prop_assert_eq!(state, fresh);
+        }
+    }
+}

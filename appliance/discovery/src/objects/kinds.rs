@@ -1,0 +1,163 @@
+//! The fields that are read of each kind, named as in the API.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::lax::{Lax, Shape, shape_from_object};
+use super::{Kind, Meta};
+
+macro_rules! slim {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty),* $(,)? })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, Default, Deserialize)]
+            #[serde(rename_all = "camelCase", default)]
+            pub(crate) struct $name { $($(#[$attribute])* pub(crate) $field: Lax<$type>,)* }
+        )*
+        shape_from_object!($($name),*);
+    };
+}
+
+type List<T> = Vec<Lax<T>>;
+
+/// Text that never appears in a log: a Secret's value, base64.
+#[derive(Clone, Default)]
+pub(crate) struct Withheld(pub(crate) String);
+
+impl fmt::Debug for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(withheld)")
+    }
+}
+
+impl Shape for Withheld {
+    fn from_text(text: &str) -> Option<Self> {
+        Some(Self(text.to_owned()))
+    }
+}
+
+slim! {
+    /// core/v1 Service.
+    ServiceBody { metadata: Meta, spec: ServiceSpecBody, status: LoadBalanced }
+    /// `Service.spec`.
+    ServiceSpecBody {
+        load_balancer_class: String,
+        ports: List<ServicePortBody>,
+        ip_families: List<String>,
+        session_affinity: String,
+        session_affinity_config: SessionAffinityConfig,
+        publish_not_ready_addresses: bool,
+        load_balancer_source_ranges: List<String>,
+        #[serde(rename = "type")]
+        service_type: String,
+        #[serde(rename = "loadBalancerIP")]
+        load_balancer_ip: String,
+    }
+    /// `Service.spec.ports[]`.
+    ServicePortBody { name: String, port: i64, protocol: String }
+    /// `Service.spec.sessionAffinityConfig`.
+    SessionAffinityConfig {
+        #[serde(rename = "clientIP")]
+        client_ip: ClientIpConfig,
+    }
+    /// `Service.spec.sessionAffinityConfig.clientIP`.
+    ClientIpConfig { timeout_seconds: i64 }
+    /// The `status` of Services and Ingresses.
+    LoadBalanced { load_balancer: LoadBalancerStatus }
+    /// `status.loadBalancer`.
+    LoadBalancerStatus { ingress: List<LoadBalancerIngress> }
+    /// `status.loadBalancer.ingress[]`.
+    LoadBalancerIngress { ip: String }
+
+    /// discovery.k8s.io/v1 EndpointSlice.
+    SliceBody {
+        metadata: Meta,
+        address_type: String,
+        endpoints: List<EndpointBody>,
+        ports: List<SlicePortBody>,
+    }
+    /// `EndpointSlice.endpoints[]`.
+    EndpointBody {
+        addresses: List<String>,
+        conditions: Conditions,
+        hostname: String,
+        node_name: String,
+        zone: String,
+        target_ref: TargetRef,
+    }
+    /// `EndpointSlice.endpoints[].conditions`.
+    Conditions { ready: bool, serving: bool, terminating: bool }
+    /// `EndpointSlice.endpoints[].targetRef`.
+    TargetRef { name: String }
+    /// `EndpointSlice.ports[]`.
+    SlicePortBody { name: String, port: i64, protocol: String }
+
+    /// core/v1 Node.
+    NodeBody { metadata: Meta, spec: NodeSpecBody, status: NodeStatusBody }
+    /// `Node.spec`.
+    NodeSpecBody {
+        #[serde(rename = "podCIDR")]
+        pod_cidr: String,
+        #[serde(rename = "podCIDRs")]
+        pod_cidrs: List<String>,
+    }
+    /// `Node.status`.
+    NodeStatusBody { addresses: List<NodeAddress> }
+    /// `Node.status.addresses[]`.
+    NodeAddress {
+        address: String,
+        #[serde(rename = "type")]
+        address_type: String,
+    }
+
+    /// networking.k8s.io/v1 Ingress.
+    IngressBody { metadata: Meta, spec: IngressSpecBody, status: LoadBalanced }
+    /// `Ingress.spec`.
+    IngressSpecBody {
+        ingress_class_name: String,
+        default_backend: IngressBackendBody,
+        rules: List<IngressRuleBody>,
+        tls: List<IngressTlsBody>,
+    }
+    /// `Ingress.spec.rules[]`.
+    IngressRuleBody { host: String, http: IngressHttp }
+    /// `Ingress.spec.rules[].http`.
+    IngressHttp { paths: List<IngressPath> }
+    /// `Ingress.spec.rules[].http.paths[]`.
+    IngressPath { path: String, path_type: String, backend: IngressBackendBody }
+    /// An Ingress backend.
+    IngressBackendBody { service: IngressServiceBody, resource: TargetRef }
+    /// `backend.service`.
+    IngressServiceBody { name: String, port: IngressPortBody }
+    /// `backend.service.port`.
+    IngressPortBody { name: String, number: i64 }
+    /// `Ingress.spec.tls[]`.
+    IngressTlsBody { hosts: List<String>, secret_name: String }
+
+    /// core/v1 Secret.
+    SecretBody { metadata: Meta, data: BTreeMap<String, Lax<Withheld>> }
+}
+
+macro_rules! kinds {
+    ($($body:ident: $group:literal, $kind:literal, $plural:literal;)*) => {$(
+        impl Kind for $body {
+            const GROUP: &'static str = $group;
+            const KIND: &'static str = $kind;
+            const PLURAL: &'static str = $plural;
+
+            fn metadata(&mut self) -> &mut Lax<Meta> {
+                &mut self.metadata
+            }
+        }
+    )*};
+}
+
+kinds! {
+    ServiceBody: "", "Service", "services";
+    SliceBody: "discovery.k8s.io", "EndpointSlice", "endpointslices";
+    NodeBody: "", "Node", "nodes";
+    IngressBody: "networking.k8s.io", "Ingress", "ingresses";
+    SecretBody: "", "Secret", "secrets";
+}

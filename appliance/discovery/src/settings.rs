@@ -1,0 +1,47 @@
+//! What discovery is told to read.
+
+use std::path::PathBuf;
+
+use haflinger_core::SourceId;
+use haflinger_kubernetes::Access;
+
+/// The Ingress class that is ours unless configured otherwise.
+pub const INGRESS_CLASS_DEFAULT: &str = "haflinger";
+
+/// Every source, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Kubernetes clusters; names are unique.
+    pub clusters: Vec<ClusterSettings>,
+    /// The inventory file, for what is in no cluster.
+    pub inventory: Option<PathBuf>,
+    /// Where the last state of each source is kept, so that the daemon boots without it.
+    /// Nothing is kept when absent. Changing it takes a restart.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// One Kubernetes cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// Its name in this configuration: the source is `cluster/NAME`.
+    pub name: String,
+    /// The kubeconfig file. A changed file is read again.
+    pub kubeconfig: PathBuf,
+    /// The context in it; its current context when absent.
+    pub context: Option<String>,
+    /// Whether Services of type LoadBalancer without `spec.loadBalancerClass` are ours.
+    pub claim_unclassed: bool,
+    /// The Ingress class that is ours (`spec.ingressClassName`, or the older annotation).
+    pub ingress_class: String,
+}
+
+impl ClusterSettings {
+    /// The source that this cluster is to the core.
+    pub fn source(&self) -> SourceId {
+        SourceId::cluster(&self.name)
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        Access { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() }
+    }
+}

@@ -1,0 +1,162 @@
+//! What discovery says about itself.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use haflinger_core::SourceId;
+use serde::Serialize;
+
+use crate::ledger::Watched;
+use crate::metrics::{KindMetrics, Metrics, SourceMetrics};
+
+/// The state of every source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiscoveryStatus {
+    /// Sorted by source.
+    pub sources: Vec<SourceStatus>,
+}
+
+/// The state of one source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourceStatus {
+    /// `cluster/NAME` or `inventory`.
+    pub source: SourceId,
+    /// Every watch stands, or the inventory file as it is now is in use.
+    pub connected: bool,
+    /// Every kind has been listed in this run.
+    pub synced: bool,
+    /// The state of an earlier run was read from disk.
+    pub restored_from_disk: bool,
+    /// What went wrong last, until it works again.
+    pub last_error: Option<String>,
+    /// Seconds since the source last said anything, bookmarks included.
+    pub last_event_age_secs: Option<u64>,
+    /// By kind.
+    pub kinds: BTreeMap<&'static str, KindStatus>,
+}
+
+/// The state of one kind of object of one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KindStatus {
+    /// Objects known.
+    pub objects: usize,
+    /// The watch stands.
+    pub connected: bool,
+    /// It has been listed in this run.
+    pub listed: bool,
+    /// What went wrong last, until it works again.
+    pub last_error: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    kinds: [KindStatus; Watched::ALL.len()],
+    synced: bool,
+    restored: bool,
+    error: Option<String>,
+    last_event: Option<Instant>,
+}
+
+/// Where the tasks of one source say how they are; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Board {
+    pub(crate) source: SourceId,
+    told: Arc<Mutex<Told>>,
+    kinds: [KindMetrics; Watched::ALL.len()],
+    pub(crate) metrics: SourceMetrics,
+}
+
+impl Board {
+    pub(crate) fn new(source: &SourceId, metrics: &Metrics) -> Self {
+        Self {
+            source: source.clone(),
+            told: Arc::default(),
+            kinds: Watched::ALL.map(|kind| metrics.of_kind(source, kind)),
+            metrics: metrics.of_source(source),
+        }
+    }
+
+    /// Nothing panics while holding the lock; plain data stays usable anyway.
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn kind(&self, kind: Watched) -> &KindMetrics {
+        &self.kinds[kind.index()]
+    }
+
+    /// The watch of a kind stands.
+    pub(crate) fn connected(&self, kind: Watched) {
+        self.kind(kind).connected.set(1);
+        let mut told = self.told();
+        told.kinds[kind.index()].connected = true;
+        told.kinds[kind.index()].last_error = None;
+    }
+
+    /// The watch of a kind broke.
+    pub(crate) fn failed(&self, kind: Watched, error: String) {
+        self.kind(kind).connected.set(0);
+        self.kind(kind).failures.inc();
+        let mut told = self.told();
+        told.kinds[kind.index()].connected = false;
+        told.kinds[kind.index()].last_error = Some(error);
+    }
+
+    /// No watch stands any more.
+    pub(crate) fn disconnected(&self) {
+        for kind in Watched::ALL {
+            self.kind(kind).connected.set(0);
+            self.told().kinds[kind.index()].connected = false;
+        }
+    }
+
+    /// The source said something.
+    pub(crate) fn heard(&self, kind: Watched) {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.kind(kind).last_event.set(unix.as_secs_f64());
+        self.told().last_event = Some(Instant::now());
+    }
+
+    pub(crate) fn listed(&self, kind: Watched, objects: usize) {
+        self.kind(kind).lists.inc();
+        self.told().kinds[kind.index()].listed = true;
+        self.counted(kind, objects);
+    }
+
+    pub(crate) fn counted(&self, kind: Watched, objects: usize) {
+        self.kind(kind).objects.set(i64::try_from(objects).unwrap_or(i64::MAX));
+        self.told().kinds[kind.index()].objects = objects;
+    }
+
+    pub(crate) fn synced(&self) {
+        self.metrics.synced.set(1);
+        self.told().synced = true;
+    }
+
+    pub(crate) fn restored(&self) {
+        self.told().restored = true;
+    }
+
+    /// Sets or clears what is wrong with the source as a whole.
+    pub(crate) fn error(&self, error: Option<String>) {
+        self.told().error = error;
+    }
+
+    pub(crate) fn status(&self, now: Instant, watched: &[Watched]) -> SourceStatus {
+        let told = self.told();
+        let of = |kind: &Watched| told.kinds[kind.index()].clone();
+        let first_error = watched.iter().find_map(|kind| of(kind).last_error);
+        SourceStatus {
+            source: self.source.clone(),
+            connected: watched.iter().all(|kind| of(kind).connected),
+            synced: told.synced,
+            restored_from_disk: told.restored,
+            last_error: told.error.clone().or(first_error),
+            last_event_age_secs: told
+                .last_event
+                .map(|at| now.saturating_duration_since(at).as_secs()),
+            kinds: watched.iter().map(|kind| (kind.as_str(), of(kind))).collect(),
+        }
+    }
+}

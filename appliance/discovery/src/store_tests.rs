@@ -1,0 +1,119 @@
+use std::os::unix::fs::PermissionsExt;
+
+use haflinger_core::NodeSpec;
+
+use super::*;
+
+fn source() -> SourceId {
+    SourceId::cluster("c")
+}
+
+fn node(name: &str, last: Option<u8>) -> SourceUpdate {
+    let spec = last.map(|last| {
+        Box::new(NodeSpec { pod_networks: vec![], addresses: vec![[10, 0, 0, last].into()] })
+    });
+    SourceUpdate::Node { source: source(), name: name.into(), spec }
+}
+
+fn batch(updates: &[SourceUpdate], whole: bool) -> Batch {
+    let mut batch = Batch { whole, ..Batch::default() };
+    for update in updates {
+        batch.add(Key::of(update), serde_json::to_vec(update).unwrap(), is_gone(update));
+    }
+    batch
+}
+
+fn sorted(restored: Restored) -> Vec<SourceUpdate> {
+    let mut updates: Vec<_> = restored.updates.into_iter().map(|(update, _)| update).collect();
+    updates.sort_by_key(Key::of);
+    updates
+}
+
+#[test]
+fn what_was_written_is_read_back_with_the_last_word_of_each_object() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, restored, error) = Store::open(dir.path(), &source());
+    assert!(restored.updates.is_empty() && !restored.whole && error.is_none());
+    store.append(&batch(&[node("a", Some(1)), node("b", Some(2))], false)).unwrap();
+    store.append(&batch(&[node("a", Some(3)), node("b", None)], true)).unwrap();
+    let (_, restored, error) = Store::open(dir.path(), &source());
+    assert!(error.is_none());
+    assert!(restored.whole);
+    assert_eq!(sorted(restored), [node("a", Some(3))]);
+}
+
+#[test]
+fn only_the_owner_can_read_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, ..) = Store::open(dir.path(), &source());
+    store.append(&batch(&[node("a", Some(1))], false)).unwrap();
+    let mode = std::fs::metadata(Store::path(dir.path(), &source())).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_write_that_a_crash_cut_short_loses_only_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, ..) = Store::open(dir.path(), &source());
+    store.append(&batch(&[node("a", Some(1))], true)).unwrap();
+    let good = store.bytes();
+    store.append(&batch(&[node("b", Some(2))], true)).unwrap();
+    let path = Store::path(dir.path(), &source());
+    let content = std::fs::read(&path).unwrap();
+    let good = usize::try_from(good).unwrap();
+    for cut in good..content.len() {
+        std::fs::write(&path, &content[..cut]).unwrap();
+        let (_, restored, error) = Store::open(dir.path(), &source());
+        assert!(error.is_none(), "cut at {cut}: {error:?}");
+        assert_eq!(sorted(restored), [node("a", Some(1))], "cut at {cut}");
+    }
+    // And the file goes on from there.
+    std::fs::write(&path, &content[..content.len() - 1]).unwrap();
+    let (mut store, ..) = Store::open(dir.path(), &source());
+    store.append(&batch(&[node("c", Some(3))], true)).unwrap();
+    let (_, restored, _) = Store::open(dir.path(), &source());
+    assert_eq!(sorted(restored), [node("a", Some(1)), node("c", Some(3))]);
+}
+
+#[test]
+fn a_damaged_or_foreign_file_is_refused_and_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = Store::path(dir.path(), &source());
+    let (mut store, ..) = Store::open(dir.path(), &source());
+    store.append(&batch(&[node("a", Some(1)), node("b", Some(2))], true)).unwrap();
+    let good = std::fs::read(&path).unwrap();
+    let mut flipped = good.clone();
+    let at = good.len() / 2;
+    flipped[at] ^= 1;
+    let mut newer = good.clone();
+    newer[8] = 2;
+    let other = good.iter().map(|b| if *b == b'c' { b'd' } else { *b }).collect::<Vec<_>>();
+    for bad in [flipped, newer, other, b"what is this".to_vec(), b"HFLSTATE".to_vec()] {
+        std::fs::write(&path, &bad).unwrap();
+        let (mut store, restored, error) = Store::open(dir.path(), &source());
+        assert!(error.is_some() && restored.updates.is_empty() && !restored.whole);
+        assert_eq!(std::fs::read(path.with_extension("refused")).unwrap(), bad);
+        store.append(&batch(&[node("n", Some(9))], false)).unwrap();
+        let (_, restored, error) = Store::open(dir.path(), &source());
+        assert!(error.is_none());
+        assert_eq!(sorted(restored), [node("n", Some(9))]);
+    }
+}
+
+#[test]
+fn a_file_that_is_mostly_outdated_is_rewritten_and_says_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, ..) = Store::open(dir.path(), &source());
+    let long = "x".repeat(20_000);
+    store.append(&batch(&[node("kept", Some(7))], true)).unwrap();
+    let mut largest = 0;
+    for round in 0..200_u32 {
+        let last = u8::try_from(round % 200).unwrap();
+        store.append(&batch(&[node(&long, Some(last))], true)).unwrap();
+        largest = largest.max(store.bytes());
+    }
+    assert!(largest < 2 * COMPACTION_FLOOR_BYTES, "{largest}");
+    let (_, restored, error) = Store::open(dir.path(), &source());
+    assert!(error.is_none() && restored.whole);
+    assert_eq!(sorted(restored), [node("kept", Some(7)), node(&long, Some(199))]);
+}

@@ -1,0 +1,12 @@
+//! How discovery and report reach a Kubernetes API server.
+//!
+//! Purpose: one place that turns a kubeconfig into a client with finite timeouts, words its
+//! errors for an operator, and paces retries. Invariant: no request of a client built here can
+//! wait for ever. It never reads or writes an object, and nothing outside discovery and report
+//! may depend on it (ARCHITECTURE.md, "Fences").
+
+mod access;
+mod pace;
+
+pub use access::{Access, ConnectError, describe};
+pub use pace::Pace;
