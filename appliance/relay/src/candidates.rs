@@ -1,0 +1,127 @@
+//! In which order backends are tried for a new flow. Pure.
+//!
+//! The remembered backend of an affine client first, then the first hop of the flow's bucket,
+//! then its second hop, then every other active backend once, beginning at a place that the
+//! flow's hash gives: so the load of a dead backend spreads over all others.
+
+use std::net::SocketAddr;
+
+use haflinger_core::{BackendSet, BackendState};
+
+/// Active backends in the order in which they are to be tried, each once.
+pub(crate) struct Candidates<'a> {
+    set: &'a BackendSet,
+    preferred: [Option<SocketAddr>; 3],
+    next_preferred: usize,
+    offset: usize,
+    next_other: usize,
+}
+
+impl<'a> Candidates<'a> {
+    /// Candidates for the flow with this hash; `remembered` is the affine client's backend.
+    pub(crate) fn new(set: &'a BackendSet, hash: u64, remembered: Option<SocketAddr>) -> Self {
+        let hops = set.table.hops(hash);
+        let first = hops.as_ref().map(|hops| *hops.first);
+        let second = hops.and_then(|hops| hops.second.copied());
+        // Low bits: the high ones picked the bucket, and all its flows share them.
+        let offset = (hash % set.backends.len().max(1) as u64) as usize;
+        let preferred = [remembered, first, second];
+        Self { set, preferred, next_preferred: 0, offset, next_other: 0 }
+    }
+
+    fn next_preferred(&mut self) -> Option<usize> {
+        while let Some(&candidate) = self.preferred.get(self.next_preferred) {
+            self.next_preferred += 1;
+            let Some(address) = candidate else { continue };
+            let earlier = &self.preferred[..self.next_preferred - 1];
+            if earlier.contains(&Some(address)) {
+                continue;
+            }
+            if let Some(at) = position_of(self.set, address)
+                && self.set.backends[at].state == BackendState::Active
+            {
+                return Some(at);
+            }
+        }
+        None
+    }
+}
+
+impl Iterator for Candidates<'_> {
+    /// Position in `BackendSet::backends`.
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        if let Some(at) = self.next_preferred() {
+            return Some(at);
+        }
+        let count = self.set.backends.len();
+        while self.next_other < count {
+            let at = (self.offset + self.next_other) % count;
+            self.next_other += 1;
+            let backend = &self.set.backends[at];
+            let tried = self.preferred.contains(&Some(backend.address));
+            if backend.state == BackendState::Active && !tried {
+                return Some(at);
+            }
+        }
+        None
+    }
+}
+
+/// Where the backend at `address` stands in the sorted set.
+pub(crate) fn position_of(set: &BackendSet, address: SocketAddr) -> Option<usize> {
+    set.backends.binary_search_by(|backend| backend.address.cmp(&address)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{backend_set, member};
+
+    fn order(set: &BackendSet, hash: u64, remembered: Option<SocketAddr>) -> Vec<SocketAddr> {
+        Candidates::new(set, hash, remembered).map(|at| set.backends[at].address).collect()
+    }
+
+    #[test]
+    fn the_first_hop_comes_first_and_the_remembered_backend_before_it() {
+        let set = backend_set(&[member(1), member(2), member(3)]);
+        let first = *set.table.hops(99).unwrap().first;
+        assert_eq!(order(&set, 99, None)[0], first);
+        let other = set.backends.iter().map(|b| b.address).find(|a| *a != first).unwrap();
+        assert_eq!(order(&set, 99, Some(other))[..2], [other, first]);
+    }
+
+    #[test]
+    fn without_backends_there_is_no_candidate() {
+        assert_eq!(order(&backend_set(&[]), 5, None), []);
+    }
+
+    proptest! {
+        #[test]
+        fn every_active_backend_is_tried_exactly_once(
+            states in proptest::collection::vec(0_u8..3, 0..12),
+            hash in any::<u64>(),
+            remembered in proptest::option::of(0_u16..14),
+        ) {
+            let members: Vec<_> = states.iter().zip(1..).map(|(state, id)| {
+                let state = match state {
+                    0 => BackendState::Active,
+                    1 => BackendState::Draining,
+                    _ => BackendState::Down,
+                };
+                (member(id).0, state)
+            }).collect();
+            let set = backend_set(&members);
+            let remembered = remembered.map(|id| member(id).0);
+            let tried = order(&set, hash, remembered);
+            let active: BTreeSet<_> = set.active().map(|backend| backend.address).collect();
+            prop_assert_eq!(tried.len(), active.len());
+            prop_assert_eq!(tried.into_iter().collect::<BTreeSet<_>>(), active);
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! What tasks share about one service: the current picture of it, counters, and the tokens that
+//! end its listener and its flows.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use haflinger_core::{Backend, BackendState, Protocol, Service, ServiceKey};
+use tokio_util::sync::CancellationToken;
+
+use crate::limit::Count;
+use crate::pipes::lock;
+
+/// A service as one snapshot has it, with the counters of each of its backends.
+pub(crate) struct Picture {
+    pub(crate) service: Arc<Service>,
+    /// Parallel to `service.backends.backends`.
+    slots: Vec<Arc<BackendSlot>>,
+}
+
+impl Picture {
+    /// The slot of the backend at a position of the set.
+    pub(crate) fn slot(&self, at: usize) -> &Arc<BackendSlot> {
+        &self.slots[at]
+    }
+
+    /// Backends with their slots.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = (&Backend, &Arc<BackendSlot>)> {
+        self.service.backends.backends.iter().zip(&self.slots)
+    }
+}
+
+/// Counters of a service or of one of its backends.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// Flows now.
+    pub(crate) active: AtomicU64,
+    /// Flows since the start.
+    pub(crate) total: AtomicU64,
+    /// Connection attempts (UDP: flows) that the backend did not take.
+    pub(crate) failed: AtomicU64,
+    /// Clients that were turned away.
+    pub(crate) rejected: AtomicU64,
+    /// Bytes from clients.
+    pub(crate) bytes_in: AtomicU64,
+    /// Bytes to clients.
+    pub(crate) bytes_out: AtomicU64,
+}
+
+/// One backend of one service, for as long as the service or a flow knows it.
+pub(crate) struct BackendSlot {
+    pub(crate) address: SocketAddr,
+    pub(crate) counters: Counters,
+    /// Cancelled when the flows to this backend must end; made by the first flow, and anew for
+    /// the flows after such an end.
+    ending: Mutex<Option<CancellationToken>>,
+}
+
+impl BackendSlot {
+    fn new(address: SocketAddr) -> Self {
+        Self { address, counters: Counters::default(), ending: Mutex::new(None) }
+    }
+
+    /// Cancelled when a flow that begins now must end: by its backend or by its service.
+    pub(crate) fn flow_token(&self, service: &ServiceState) -> CancellationToken {
+        lock(&self.ending).get_or_insert_with(|| service.closing.child_token()).clone()
+    }
+
+    /// Ends every flow that has begun.
+    pub(crate) fn end_flows(&self) {
+        if let Some(token) = lock(&self.ending).take() {
+            token.cancel();
+        }
+    }
+}
+
+/// Whether a service has its socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listening {
+    /// Not yet, and no attempt has failed.
+    Starting,
+    /// It has.
+    Yes,
+    /// The last attempt failed; another follows.
+    Failed(String),
+}
+
+/// One service, from the snapshot that brings it to the one that takes it away.
+pub(crate) struct ServiceState {
+    pub(crate) key: ServiceKey,
+    /// Swapped with every change of the service.
+    pub(crate) picture: ArcSwap<Picture>,
+    pub(crate) counters: Counters,
+    /// TCP connections, from their acceptance on.
+    pub(crate) connections: Arc<Count>,
+    pub(crate) listening: Mutex<Listening>,
+    /// Cancelled when the listener must close.
+    pub(crate) accepting: CancellationToken,
+    /// Cancelled when every flow must end.
+    pub(crate) closing: CancellationToken,
+    /// Whether it has metric series of its own.
+    pub(crate) has_series: bool,
+}
+
+/// A service as the relay's own task keeps it: the shared state, and the slots of backends that
+/// are in the picture or still have a grace period running.
+pub(crate) struct ServiceRecord {
+    pub(crate) state: Arc<ServiceState>,
+    slots: HashMap<SocketAddr, SlotRecord>,
+}
+
+struct SlotRecord {
+    slot: Arc<BackendSlot>,
+    state: BackendState,
+    present: bool,
+    /// Rises whenever the backend starts or ceases to be active, so that a grace period that
+    /// was overtaken by events is recognised.
+    turn: u64,
+}
+
+/// A backend whose flows may go on until its grace period ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leaving {
+    pub(crate) backend: SocketAddr,
+    pub(crate) turn: u64,
+}
+
+impl ServiceRecord {
+    pub(crate) fn new(service: Arc<Service>, abort: &CancellationToken, has_series: bool) -> Self {
+        let mut slots = HashMap::new();
+        let picture = picture_of(&service, &mut slots);
+        let state = Arc::new(ServiceState {
+            key: service.key,
+            picture: ArcSwap::from_pointee(picture),
+            counters: Counters::default(),
+            connections: Arc::new(Count::default()),
+            listening: Mutex::new(Listening::Starting),
+            accepting: CancellationToken::new(),
+            closing: abort.child_token(),
+            has_series,
+        });
+        Self { state, slots }
+    }
+
+    /// Shows the tasks the service as it is now. UDP flows of a backend that takes none any
+    /// more end here. Answers with the backends whose grace period begins.
+    pub(crate) fn update(&mut self, service: Arc<Service>) -> Vec<Leaving> {
+        let before: HashMap<SocketAddr, BackendState> = self
+            .slots
+            .iter()
+            .filter(|(_, record)| record.present)
+            .map(|(address, record)| (*address, record.state))
+            .collect();
+        for record in self.slots.values_mut() {
+            record.present = false;
+        }
+        let picture = picture_of(&service, &mut self.slots);
+        self.state.picture.store(Arc::new(picture));
+
+        let mut leaving = Vec::new();
+        for (address, record) in &mut self.slots {
+            if !record.present {
+                record.state = BackendState::Down;
+            }
+            let was_active = before.get(address) == Some(&BackendState::Active);
+            let is_active = record.state == BackendState::Active;
+            if was_active != is_active {
+                record.turn += 1;
+            }
+            if was_active && !is_active {
+                leaving.push(Leaving { backend: *address, turn: record.turn });
+            }
+            if service.key.protocol == Protocol::Udp && record.state == BackendState::Down {
+                record.slot.end_flows();
+            }
+        }
+        self.forget_absent();
+        leaving
+    }
+
+    /// A grace period ended: what still flows to the backend ends, unless it came back.
+    /// Answers whether flows were told to end.
+    pub(crate) fn grace_ended(&mut self, leaving: Leaving) -> bool {
+        let Some(record) = self.slots.get(&leaving.backend) else {
+            return false;
+        };
+        let due = record.turn == leaving.turn && record.state != BackendState::Active;
+        if due {
+            record.slot.end_flows();
+        }
+        self.forget_absent();
+        due
+    }
+
+    /// Drops the slots of removed backends once nobody uses them.
+    fn forget_absent(&mut self) {
+        self.slots.retain(|_, record| {
+            record.present || record.slot.counters.active.load(Ordering::Relaxed) > 0
+        });
+    }
+}
+
+/// The picture of a service, with known slots where there are any.
+fn picture_of(service: &Arc<Service>, slots: &mut HashMap<SocketAddr, SlotRecord>) -> Picture {
+    let slot_of = |backend: &Backend| {
+        let record = slots.entry(backend.address).or_insert_with(|| SlotRecord {
+            slot: Arc::new(BackendSlot::new(backend.address)),
+            state: backend.state,
+            present: true,
+            turn: 0,
+        });
+        record.state = backend.state;
+        record.present = true;
+        Arc::clone(&record.slot)
+    };
+    let slots = service.backends.backends.iter().map(slot_of).collect();
+    Picture { service: Arc::clone(service), slots }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::candidates::position_of;
+    use crate::testing::{member, tcp_service};
+
+    fn record(members: &[(SocketAddr, BackendState)]) -> ServiceRecord {
+        ServiceRecord::new(tcp_service(80, members), &CancellationToken::new(), true)
+    }
+
+    fn token(record: &ServiceRecord, address: SocketAddr) -> CancellationToken {
+        let picture = record.state.picture.load();
+        let slot = picture.slot(position_of(&picture.service.backends, address).unwrap());
+        slot.counters.active.fetch_add(1, Ordering::Relaxed);
+        slot.flow_token(&record.state)
+    }
+
+    #[test]
+    fn flows_of_a_removed_backend_end_with_its_grace_period() {
+        let (one, two) = (member(1), member(2));
+        let mut record = record(&[one, two]);
+        let (stays, goes) = (token(&record, one.0), token(&record, two.0));
+        let leaving = record.update(tcp_service(80, &[one]));
+        assert_eq!(leaving.len(), 1);
+        assert!(!goes.is_cancelled());
+        assert!(record.grace_ended(leaving[0]));
+        assert!(goes.is_cancelled() && !stays.is_cancelled());
+    }
+
+    #[test]
+    fn a_backend_that_comes_back_in_time_keeps_its_flows() {
+        let one = member(1);
+        let mut record = record(&[one]);
+        let flow = token(&record, one.0);
+        let draining = record.update(tcp_service(80, &[(one.0, BackendState::Draining)]));
+        assert_eq!(draining.len(), 1);
+        assert!(record.update(tcp_service(80, &[one])).is_empty());
+        assert!(!record.grace_ended(draining[0]));
+        assert!(!flow.is_cancelled());
+        // Leaving again starts a grace period of its own.
+        let again = record.update(tcp_service(80, &[]));
+        assert!(!record.grace_ended(draining[0]));
+        assert!(record.grace_ended(again[0]));
+        assert!(flow.is_cancelled());
+    }
+
+    #[test]
+    fn a_draining_backend_that_is_then_removed_has_one_grace_period() {
+        let one = member(1);
+        let mut record = record(&[one]);
+        let flow = token(&record, one.0);
+        let leaving = record.update(tcp_service(80, &[(one.0, BackendState::Draining)]));
+        assert!(record.update(tcp_service(80, &[])).is_empty());
+        assert!(record.grace_ended(leaving[0]));
+        assert!(flow.is_cancelled());
+    }
+}
