@@ -8,10 +8,12 @@
 //! The crate speaks for addresses that its user wants announced. It never installs a route that
 //! it hears: received routes are checked, counted and dropped.
 
-pub mod model;
-pub mod wire;
-pub mod fsm;
-pub mod rib;
+#[cfg(feature = "driver")]
+pub mod driver;
 pub mod export;
+pub mod fsm;
+pub mod model;
+pub mod rib;
 pub mod settings;
 pub mod status;
+pub mod wire;

@@ -129,6 +129,24 @@ impl AdjRibOut {
         self.to_announce.extend(again);
     }
 
+    /// A family can be sent from now on, or no longer: then what was told of it is withdrawn.
+    pub fn set_sendable(&mut self, family: Family, sendable: bool, desired: &BTreeSet<IpNet>) {
+        *self.sendable.of_mut(family) = sendable;
+        let (told, of) = (&self.told, |prefix: &&IpNet| Family::of(prefix) == family);
+        let prefixes: Vec<IpNet> = if sendable {
+            desired.iter().filter(of).copied().collect()
+        } else {
+            told.iter().chain(&self.to_announce).filter(of).copied().collect()
+        };
+        for prefix in prefixes {
+            if sendable {
+                self.announce(prefix);
+            } else {
+                self.withdraw(prefix);
+            }
+        }
+    }
+
     /// Takes up to `most` prefixes to send, withdrawals first, and counts them as told.
     pub fn take(&mut self, most: usize) -> Batch {
         let mut batch = Batch::default();

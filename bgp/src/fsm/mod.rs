@@ -124,8 +124,10 @@ pub enum Reason {
 pub enum Output {
     /// Open a TCP connection to the peer.
     Connect,
-    /// Give the attempt up.
+    /// Give the attempt up: it is no longer needed.
     CancelConnect,
+    /// Give the attempt up: it took longer than [`CONNECT_TIMEOUT`].
+    ConnectTimedOut,
     /// Take the offered connection as the incoming one.
     Accept,
     /// Close the offered connection with this NOTIFICATION.
@@ -469,7 +471,8 @@ impl Session {
             Connector::Waiting(at) if at <= now && !self.has_link() => self.connect(now),
             Connector::Penalty(at) if at <= now => self.connect(now),
             Connector::Connecting(at) if at <= now => {
-                self.cancel_connect();
+                self.outputs.push(Output::ConnectTimedOut);
+                self.connector = Connector::Quiet;
                 self.retry(false, now);
             }
             _ => {}

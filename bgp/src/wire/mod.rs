@@ -59,7 +59,8 @@ pub enum Message {
 /// The NOTIFICATION that RFC 4271, 6 (as revised by RFC 7606) demands. Octets that are not
 /// exactly one message are a message of bad length.
 pub fn decode_message(octets: &[u8], context: &Context) -> Result<Message, Notification> {
-    let bad_length = || Notification::new(notification::HEADER, 2, octets.get(16..18).unwrap_or(&[]));
+    let bad_length =
+        || Notification::new(notification::HEADER, 2, octets.get(16..18).unwrap_or(&[]));
     match frame(octets) {
         Framing::Frame(length) if length == octets.len() => {}
         Framing::Malformed(answer) => return Err(answer),
