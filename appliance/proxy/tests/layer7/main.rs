@@ -1,0 +1,15 @@
+//! The proxy with clients and backends on loopback:
+//!
+//! ```text
+//!  client ── 127.x.y.z:18080 ── proxy ── 127.0.0.1:* ── backends of this process
+//! ```
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+
+mod forwarding;
+mod hostile;
+mod lifecycle;
+mod support;
+mod tls;
+mod traffic;

@@ -1,0 +1,124 @@
+//! Clients: raw bytes over TCP, and TLS handshakes that show what was served.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use haflinger_core::CertificateSpec;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::PATIENCE;
+
+/// A connection on which bytes are written and read as they are.
+pub struct RawClient {
+    stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl RawClient {
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() }
+    }
+
+    /// Writes; a peer that has closed already shows when reading.
+    pub async fn send(&mut self, bytes: &str) {
+        let _ = self.stream.write_all(bytes.as_bytes()).await;
+    }
+
+    /// Sends a GET and reads its answer.
+    pub async fn get(&mut self, path: &str) -> Option<(u16, String)> {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n")).await;
+        self.answer().await
+    }
+
+    /// The next answer with a length: status and, behind the header, body. `None` when the
+    /// connection ended before.
+    pub async fn answer(&mut self) -> Option<(u16, String)> {
+        let end = loop {
+            if let Some(at) = self.unread.windows(4).position(|w| w == b"\r\n\r\n") {
+                break at + 4;
+            }
+            self.fill().await?;
+        };
+        let header = String::from_utf8(self.unread.drain(..end).collect()).unwrap();
+        let status = header.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = super::backend::field(&header, "content-length");
+        let length = length.map_or(0, |length| length.parse().unwrap());
+        while self.unread.len() < length {
+            self.fill().await?;
+        }
+        let body = String::from_utf8(self.unread.drain(..length).collect()).unwrap();
+        Some((status, header + &body))
+    }
+
+    /// Reads exactly `count` bytes.
+    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.unread.len() < count {
+            self.fill().await.expect("the connection ended");
+        }
+        self.unread.drain(..count).collect()
+    }
+
+    /// Whether the peer ends the connection without another byte.
+    pub async fn is_closed(&mut self) -> bool {
+        self.unread.is_empty() && self.fill().await.is_none()
+    }
+
+    async fn fill(&mut self) -> Option<()> {
+        let mut piece = [0; 16_384];
+        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut piece));
+        match read.await.expect("the peer neither answers nor closes") {
+            Ok(0) | Err(_) => None,
+            Ok(n) => {
+                self.unread.extend_from_slice(&piece[..n]);
+                Some(())
+            }
+        }
+    }
+}
+
+/// An HTTP client that trusts `certificates` and finds every `*.example` at `address`.
+pub fn https(address: SocketAddr, certificates: &[&CertificateSpec]) -> reqwest::ClientBuilder {
+    let mut builder = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+    for spec in certificates {
+        let root = reqwest::Certificate::from_pem(&spec.chain_pem).unwrap();
+        builder = builder.add_root_certificate(root);
+    }
+    for host in ["shop.example", "blog.example", "other.example"] {
+        builder = builder.resolve(host, address);
+    }
+    builder
+}
+
+/// A handshake for `name`: the leaf that was served, or the error.
+pub async fn handshake(
+    address: SocketAddr,
+    name: &str,
+    trusted: &[&CertificateSpec],
+) -> Result<Vec<u8>, String> {
+    let mut roots = RootCertStore::empty();
+    for spec in trusted {
+        roots.add(leaf(spec)).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    let handshake = tokio::time::timeout(PATIENCE, handshake).await.expect("no handshake");
+    let stream = handshake.map_err(|error| error.to_string())?;
+    Ok(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec())
+}
+
+/// The leaf of a chain.
+pub fn leaf(spec: &CertificateSpec) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(&spec.chain_pem).unwrap()
+}
