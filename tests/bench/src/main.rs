@@ -1,0 +1,49 @@
+//! The benchmarks: each measures Haflinger and its peers in the same run, prints a table with
+//! ratios, and `target/bench.json` keeps the numbers of the last run.
+//!
+//! ```text
+//! cargo run --release -p haflinger-bench -- [ONLY]
+//! ```
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the terminal is where it reports")]
+
+mod instructions;
+mod random;
+mod report;
+mod table;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use report::Report;
+
+/// The daemon's own allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A name and what measures it.
+type Benchmark = (&'static str, fn(&mut Report) -> Result<()>);
+
+/// All benchmarks, in the order in which they run.
+const BENCHMARKS: &[Benchmark] =
+    &[("table", table::run), ("table-instructions", instructions::run)];
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let only = arguments.next().filter(|only| !only.is_empty());
+    if only.as_deref() == Some(instructions::COUNTED) {
+        return instructions::counted(arguments);
+    }
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    let chosen: Vec<_> = BENCHMARKS.iter().filter(|(name, _)| wanted(name)).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
+        bail!("no such benchmark, choose one of {}", names.join(", "));
+    }
+    let mut report = Report::default();
+    for (name, run) in chosen {
+        run(&mut report).with_context(|| format!("benchmark {name}"))?;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench.json");
+    report.write(&path).with_context(|| format!("writing {}", path.display()))
+}
