@@ -1,1 +1,26 @@
 //! Probes: sockets that feed the core's rise and fall machine.
+//!
+//! ```text
+//!  snapshots ─> Prober::run ──due──> task per probe in flight (bounded)
+//!                (one task) <─result─┘
+//!                    └─> updates: Health
+//! ```
+//!
+//! Invariants: one probe per backend and check is in flight at most; what was decided last for
+//! a probe is what the updates say last; a slow receiver of updates never delays a probe. What
+//! this never does: decide by itself ([`haflinger_core::health`] does), or blame a backend for
+//! what this host lacks (descriptors, memory, ports).
+
+mod check;
+mod metrics;
+mod prober;
+mod schedule;
+mod settings;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+pub use prober::{Prober, ProberHandle};
+pub use settings::{Error, Settings};
+pub use status::{HealthStatus, ProbeStatus};

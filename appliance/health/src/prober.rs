@@ -1,0 +1,259 @@
+//! The task that follows snapshots and keeps probes in flight.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use haflinger_core::health::Health;
+use haflinger_core::{HealthCheck, ProbeKey, Snapshot, Update};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use prometheus::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::check::{CheckError, probe};
+use crate::metrics::{Metrics, health_label, kind_label};
+use crate::schedule::{ProbeId, Schedule};
+use crate::status::{HealthStatus, ProbeStatus};
+use crate::{Error, Settings};
+
+/// The prober before it runs.
+pub struct Prober {
+    shared: Arc<Shared>,
+    applied: OrdMap<ProbeKey, Arc<HealthCheck>>,
+    in_flight: JoinSet<Ended>,
+    aborts: HashMap<ProbeId, AbortHandle>,
+    /// What the receiver of updates has not taken yet: the last word on each probe, so that it
+    /// is bounded by the number of probes however slow the receiver is.
+    unsent: BTreeMap<ProbeKey, Option<bool>>,
+}
+
+struct Shared {
+    settings: ArcSwap<Settings>,
+    metrics: Metrics,
+    schedule: Mutex<Schedule>,
+    started: Instant,
+}
+
+/// What a probe's task hands back.
+struct Ended {
+    id: ProbeId,
+    asked: Arc<HealthCheck>,
+    found: Result<(), CheckError>,
+}
+
+/// Shows and adjusts a running prober.
+#[derive(Clone)]
+pub struct ProberHandle {
+    shared: Arc<Shared>,
+}
+
+impl ProberHandle {
+    /// Every probe with its state. The cost is proportional to their number.
+    pub fn status(&self) -> HealthStatus {
+        let now = self.shared.now();
+        let mut probes: Vec<_> =
+            self.shared.schedule().probes().map(|probe| ProbeStatus::of(probe, now)).collect();
+        probes.sort_by(|one, other| one.key.cmp(&other.key));
+        HealthStatus { probes }
+    }
+
+    /// Applies changed settings; what is in flight goes on.
+    ///
+    /// # Errors
+    ///
+    /// A setting is 0 that must not be. The former settings stay.
+    pub fn reconfigure(&self, settings: Settings) -> Result<(), Error> {
+        settings.check()?;
+        self.shared.settings.store(Arc::new(settings));
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        // A thread that panicked while reading the schedule left it whole.
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Prober {
+    /// A prober that probes nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// A setting is 0 that must not be, or a metric's name is taken in the registry.
+    pub fn new(settings: Settings, registry: &Registry) -> Result<Self, Error> {
+        settings.check()?;
+        let shared = Shared {
+            settings: ArcSwap::from_pointee(settings),
+            metrics: Metrics::new(registry)?,
+            schedule: Mutex::new(Schedule::default()),
+            started: Instant::now(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            applied: OrdMap::new(),
+            in_flight: JoinSet::new(),
+            aborts: HashMap::new(),
+            unsent: BTreeMap::new(),
+        })
+    }
+
+    /// Shows and adjusts this prober.
+    pub fn handle(&self) -> ProberHandle {
+        ProberHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Probes what the snapshots say and sends what it learns, until `shutdown`. When the sender
+    /// of snapshots goes away the last one stays in force; when the receiver of updates goes
+    /// away there is nobody to probe for, and this returns.
+    pub async fn run(
+        mut self,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        updates: mpsc::Sender<Update>,
+        shutdown: CancellationToken,
+    ) {
+        let first = Arc::clone(&snapshots.borrow_and_update());
+        self.apply(&first);
+        let mut sender_lives = true;
+        loop {
+            self.begin_due();
+            let next_start = self.next_start();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                changed = snapshots.changed(), if sender_lives => match changed {
+                    Ok(()) => {
+                        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                        self.apply(&snapshot);
+                    }
+                    Err(_) => sender_lives = false,
+                },
+                place = updates.reserve(), if !self.unsent.is_empty() => match place {
+                    Ok(place) => self.send_one(place),
+                    Err(_) => return,
+                },
+                Some(ended) = self.in_flight.join_next() => {
+                    // A probe that was aborted has been removed already.
+                    if let Ok(ended) = ended {
+                        self.end(ended);
+                    }
+                    self.count_in_flight();
+                }
+                () = start(next_start) => {}
+            }
+        }
+    }
+
+    /// Applies the difference between what is probed and what should be.
+    fn apply(&mut self, snapshot: &Snapshot) {
+        let shared = Arc::clone(&self.shared);
+        let mut schedule = shared.schedule();
+        let applied = std::mem::replace(&mut self.applied, snapshot.probes.clone());
+        for item in applied.diff(&snapshot.probes) {
+            match item {
+                DiffItem::Add(key, check) => {
+                    shared.metrics.probes.with_label_values(&["unknown"]).inc();
+                    schedule.insert(key, check, shared.now(), rand::random());
+                }
+                DiffItem::Update { new: (key, check), .. } => {
+                    schedule.insert(key, check, shared.now(), rand::random());
+                }
+                DiffItem::Remove(key, _) => {
+                    let Some((id, health)) = schedule.remove(key) else { continue };
+                    shared.metrics.probes.with_label_values(&[health_label(health)]).dec();
+                    if let Some(task) = self.aborts.remove(&id) {
+                        task.abort();
+                    }
+                    self.unsent.insert(key.clone(), None);
+                }
+            }
+        }
+    }
+
+    /// Begins probes that are due, as far as there are places.
+    fn begin_due(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let now = shared.now();
+        let mut schedule = shared.schedule();
+        while self.has_place() {
+            let Some((id, due, late)) = schedule.begin(now) else { break };
+            shared.metrics.delay.observe(late.as_secs_f64());
+            let (backend, asked) = (due.key.backend, Arc::clone(&due.check));
+            let task = async move {
+                let found = probe(backend, &asked).await;
+                Ended { id, asked, found }
+            };
+            self.aborts.insert(id, self.in_flight.spawn(task));
+        }
+        drop(schedule);
+        self.count_in_flight();
+    }
+
+    fn has_place(&self) -> bool {
+        self.in_flight.len() < self.shared.settings.load().probes_in_flight_max as usize
+    }
+
+    /// When to begin the next probe: `None` while nothing is due ever, or every place is taken.
+    fn next_start(&self) -> Option<Instant> {
+        let due = self.shared.schedule().next_due().filter(|_| self.has_place())?;
+        Some(self.shared.started + due)
+    }
+
+    fn end(&mut self, Ended { id, asked, found }: Ended) {
+        self.aborts.remove(&id);
+        let metrics = &self.shared.metrics;
+        let (result, found) = match found {
+            Ok(()) => ("success", Some(Ok(()))),
+            Err(error) if error.is_ours() => ("inconclusive", None),
+            Err(error) => ("failure", Some(Err(error.to_string()))),
+        };
+        metrics.results.with_label_values(&[kind_label(&asked.kind), result]).inc();
+        let mut schedule = self.shared.schedule();
+        let now = self.shared.now();
+        let before = schedule.health_of(id);
+        let Some((probe, changed)) = schedule.end(id, &asked, found, now) else { return };
+        if let Some(health) = changed {
+            let (object, backend) = (&probe.key.object, probe.key.backend);
+            let reason = probe.failure.as_deref();
+            tracing::info!(%object, %backend, ?health, reason, "health changed");
+            metrics.transitions.with_label_values(&[health_label(health)]).inc();
+            metrics.probes.with_label_values(&[health_label(before)]).dec();
+            metrics.probes.with_label_values(&[health_label(health)]).inc();
+        }
+        // The index forgets a probe's health with the probe. Where a probe went and came back
+        // between two snapshots that were seen here, repeating the bad news puts that right;
+        // repeated good news would change nothing.
+        let health = probe.machine.health();
+        if changed.is_some() || health == Health::Unhealthy {
+            self.unsent.insert(probe.key.clone(), health.is_healthy());
+        }
+    }
+
+    fn send_one(&mut self, place: mpsc::Permit<'_, Update>) {
+        if let Some((probe, healthy)) = self.unsent.pop_first() {
+            place.send(Update::Health { probe, healthy });
+        }
+    }
+
+    fn count_in_flight(&self) {
+        let count = i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX);
+        self.shared.metrics.in_flight.set(count);
+    }
+}
+
+async fn start(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
