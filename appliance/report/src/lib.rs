@@ -1,1 +1,32 @@
-//! Elections, object status and events, written to the Kubernetes API.
+//! Report: the elected host writes addresses and reasons into the Kubernetes API.
+//!
+//! Purpose: `status.loadBalancer.ingress` of Services and Ingresses is the record of who holds
+//! which VIP, and events say why somebody holds none. Invariants: in each cluster only the
+//! elected host writes, only for that cluster's objects, and never over a status that differs
+//! from the one that the decision was made from; so no address moves by accident. It never
+//! decides (the core does), and the data path never waits for it.
+//!
+//! ```text
+//! Reporter ── a task for each cluster ─┬─ lease  (election: pure; one Lease)
+//!                                      └─ writer (queue, plan, book: pure; 4 requests at most)
+//! ```
+//!
+//! Every task may be dropped at any await: requests are whole in themselves. Only a leader has
+//! something to finish: giving its Lease back.
+
+mod book;
+mod cluster;
+mod election;
+mod lease;
+mod metrics;
+mod object;
+mod plan;
+mod queue;
+mod reporter;
+mod settings;
+mod status;
+mod writer;
+
+pub use reporter::{ReportError, Reporter, ReporterHandle};
+pub use settings::{ClusterSettings, Settings};
+pub use status::{ClusterReport, ReportStatus};

@@ -1,0 +1,85 @@
+//! Metrics of report. Labels are bounded: configured clusters and a few results.
+
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// All families; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    leader: IntGaugeVec,
+    pending: IntGaugeVec,
+    writes: IntCounterVec,
+    events: IntCounterVec,
+    lease_failures: IntCounterVec,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, text: &str| {
+            let metric = IntGaugeVec::new(Opts::new(name, text), &["cluster"])?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let counter = |name: &str, text: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, text), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        Ok(Self {
+            leader: gauge("haflinger_report_leader", "1 while this host is the elected one")?,
+            pending: gauge(
+                "haflinger_report_pending_objects",
+                "Objects that wait to be written to the API, or are being written",
+            )?,
+            writes: counter(
+                "haflinger_report_status_writes_total",
+                "Attempts to write an object's status, by result: written, stale, failed",
+                &["cluster", "result"],
+            )?,
+            events: counter(
+                "haflinger_report_events_total",
+                "Events, by result: told, postponed (rate limit), failed",
+                &["cluster", "result"],
+            )?,
+            lease_failures: counter(
+                "haflinger_report_lease_failures_total",
+                "Requests of the election that failed",
+                &["cluster"],
+            )?,
+        })
+    }
+
+    pub(crate) fn leader(&self, cluster: &str) -> IntGauge {
+        self.leader.with_label_values(&[cluster])
+    }
+
+    pub(crate) fn pending(&self, cluster: &str) -> IntGauge {
+        self.pending.with_label_values(&[cluster])
+    }
+
+    pub(crate) fn write(&self, cluster: &str, result: &str) {
+        self.writes.with_label_values(&[cluster, result]).inc();
+    }
+
+    pub(crate) fn events(&self, cluster: &str, result: &str, count: usize) {
+        self.events.with_label_values(&[cluster, result]).inc_by(count as u64);
+    }
+
+    pub(crate) fn lease_failed(&self, cluster: &str) {
+        self.lease_failures.with_label_values(&[cluster]).inc();
+    }
+
+    /// A cluster is no longer configured. Removing a series that was never touched is an
+    /// error of no interest.
+    pub(crate) fn forget(&self, cluster: &str) {
+        for gauge in [&self.leader, &self.pending] {
+            let _ = gauge.remove_label_values(&[cluster]);
+        }
+        for result in ["written", "stale", "failed"] {
+            let _ = self.writes.remove_label_values(&[cluster, result]);
+        }
+        for result in ["told", "postponed", "failed"] {
+            let _ = self.events.remove_label_values(&[cluster, result]);
+        }
+        let _ = self.lease_failures.remove_label_values(&[cluster]);
+    }
+}

@@ -1,0 +1,271 @@
+//! The requests about one object: read, compare, patch, tell events.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use haflinger_core::{ObjectKind, ObjectRef, ObjectReport, SourceFault};
+use haflinger_kubernetes::describe;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::book::digest;
+use crate::plan::{self, Plan};
+
+/// Who is shown to have written a field, and to report events.
+const CONTROLLER: &str = "haflinger.dev/edge";
+
+/// Longest note of an event (events.k8s.io/v1), in bytes.
+const NOTE_BYTES_MAX: usize = 1024;
+
+/// Longest part of an object's name in its events' names; 17 bytes are appended.
+const NAME_BYTES_MAX: usize = 230;
+
+/// What there is to do about one object.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Bring its status to what the report says, and tell these faults.
+    Report {
+        object: ObjectRef,
+        report: Arc<ObjectReport>,
+        news: Vec<SourceFault>,
+        /// Faults are left to be told when there is allowance again.
+        events_left: bool,
+    },
+    /// Take what was recorded out of its status, if that is still all it holds.
+    Clear { object: ObjectRef, recorded: Vec<IpAddr> },
+}
+
+/// How it went.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) object: ObjectRef,
+    /// Result of writing the status, if it was tried.
+    pub(crate) status: Option<&'static str>,
+    /// Events that were told.
+    pub(crate) told: Vec<u64>,
+    pub(crate) events_left: bool,
+    /// What a clearing that failed was about.
+    pub(crate) recorded: Option<Vec<IpAddr>>,
+    /// Why it has to be tried again.
+    pub(crate) error: Option<String>,
+}
+
+/// Requests to one cluster.
+pub(crate) struct ObjectWriter {
+    client: Client,
+    identity: String,
+}
+
+impl ObjectWriter {
+    pub(crate) fn new(client: Client, identity: &str) -> Self {
+        Self { client, identity: identity.to_owned() }
+    }
+
+    /// Does what the task says, once.
+    pub(crate) async fn work(&self, task: Task) -> Done {
+        let (object, recorded, events_left) = match &task {
+            Task::Report { object, events_left, .. } => (object.clone(), None, *events_left),
+            Task::Clear { object, recorded } => (object.clone(), Some(recorded.clone()), false),
+        };
+        let mut done =
+            Done { object, status: None, told: Vec::new(), events_left, recorded, error: None };
+        let result = match task {
+            Task::Report { object, report, news, .. } => {
+                self.report(&object, &report, &news, &mut done).await
+            }
+            Task::Clear { object, recorded } => self.clear(&object, &recorded, &mut done).await,
+        };
+        if let Err(error) = result {
+            done.error = Some(describe(&error));
+        }
+        done
+    }
+
+    fn api(&self, object: &ObjectRef) -> Api<DynamicObject> {
+        let resource = match object.kind {
+            ObjectKind::Service => ApiResource::erase::<Service>(&()),
+            ObjectKind::Ingress => ApiResource::erase::<Ingress>(&()),
+        };
+        Api::namespaced_with(self.client.clone(), &object.namespace, &resource)
+    }
+
+    async fn report(
+        &self,
+        object: &ObjectRef,
+        report: &ObjectReport,
+        news: &[SourceFault],
+        done: &mut Done,
+    ) -> kube::Result<()> {
+        let api = self.api(object);
+        let Some(found) = api.get_opt(&object.name).await? else { return Ok(()) };
+        let status = match plan::plan(object.kind, &found.data, report) {
+            Plan::Keep => Ok(()),
+            Plan::Stale => {
+                done.status = Some("stale");
+                Ok(())
+            }
+            Plan::Write(addresses) => {
+                let version = found.resource_version().unwrap_or_default();
+                let patch = plan::patch(object.kind, &version, &addresses);
+                let written = write_status(&api, object, &patch, done).await;
+                if written.is_ok() {
+                    let (reason, note) = assigned(&addresses);
+                    // The address is what matters; its event is not worth a retry.
+                    let told = self.tell(object, &found, "Normal", reason, &note).await;
+                    if let Err(error) = told {
+                        tracing::debug!(%object, %error, "event not told");
+                    }
+                }
+                written
+            }
+        };
+        for fault in news {
+            self.tell(object, &found, "Warning", fault.reason.as_str(), &fault.message).await?;
+            done.told.push(digest(object, fault.reason.as_str(), &fault.message));
+        }
+        status
+    }
+
+    async fn clear(
+        &self,
+        object: &ObjectRef,
+        recorded: &[IpAddr],
+        done: &mut Done,
+    ) -> kube::Result<()> {
+        let api = self.api(object);
+        let Some(found) = api.get_opt(&object.name).await? else { return Ok(()) };
+        if !plan::is_ours_to_clear(&found.data, recorded) {
+            return Ok(());
+        }
+        let version = found.resource_version().unwrap_or_default();
+        write_status(&api, object, &plan::patch(object.kind, &version, &[]), done).await
+    }
+
+    /// Tells an event, or counts one that is told again.
+    async fn tell(
+        &self,
+        object: &ObjectRef,
+        found: &DynamicObject,
+        kind: &str,
+        reason: &str,
+        note: &str,
+    ) -> kube::Result<()> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &object.namespace);
+        let mut hasher = DefaultHasher::new();
+        (&self.identity, found.uid(), kind, reason, note).hash(&mut hasher);
+        let name = format!("{}.{:016x}", cut(&object.name, NAME_BYTES_MAX), hasher.finish());
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(object.namespace.to_string()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(Timestamp::now())),
+            reporting_controller: Some(CONTROLLER.to_owned()),
+            reporting_instance: Some(self.identity.clone()),
+            action: Some("Assign".to_owned()),
+            reason: Some(reason.to_owned()),
+            note: Some(cut(note, NOTE_BYTES_MAX).to_owned()),
+            type_: Some(kind.to_owned()),
+            regarding: Some(ObjectReference {
+                api_version: found.types.as_ref().map(|types| types.api_version.clone()),
+                kind: found.types.as_ref().map(|types| types.kind.clone()),
+                namespace: Some(object.namespace.to_string()),
+                name: Some(object.name.to_string()),
+                uid: found.uid(),
+                resource_version: found.resource_version(),
+                ..ObjectReference::default()
+            }),
+            ..Event::default()
+        };
+        match events.create(&PostParams::default(), &event).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => count(&events, &name).await,
+            // The namespace is being deleted, and the object with it.
+            Err(kube::Error::Api(status)) if is_terminating(&status.reason, &status.message) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_terminating(reason: &str, message: &str) -> bool {
+    reason == "Forbidden" && message.contains("because it is being terminated")
+}
+
+async fn write_status(
+    api: &Api<DynamicObject>,
+    object: &ObjectRef,
+    patch: &Value,
+    done: &mut Done,
+) -> kube::Result<()> {
+    let params = PatchParams { field_manager: Some("haflinger".into()), ..PatchParams::default() };
+    match api.patch_status(&object.name, &params, &Patch::Merge(patch)).await {
+        Ok(_) => {
+            done.status = Some("written");
+            tracing::info!(%object, "status written");
+            Ok(())
+        }
+        // Deleted in the meantime.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => {
+            done.status = Some("failed");
+            Err(error)
+        }
+    }
+}
+
+/// One more of an event that the server already has.
+async fn count(events: &Api<Event>, name: &str) -> kube::Result<()> {
+    let Some(event) = events.get_opt(name).await? else { return Ok(()) };
+    // A series begins with the second occurrence.
+    let count = event.series.map_or(2, |series| series.count.saturating_add(1));
+    let patch = json!({
+        "series": { "count": count, "lastObservedTime": MicroTime(Timestamp::now()) },
+    });
+    events.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(|_| ())
+}
+
+fn assigned(addresses: &[haflinger_core::StatusAddress]) -> (&'static str, String) {
+    if addresses.is_empty() {
+        return ("AddressReleased", "the object no longer holds an address".to_owned());
+    }
+    let list: Vec<String> = addresses.iter().map(|entry| entry.address.to_string()).collect();
+    ("AddressAssigned", format!("served at {}", list.join(", ")))
+}
+
+/// The first `limit` bytes, never within a character.
+fn cut(text: &str, limit: usize) -> &str {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(cut("häf", 2), "h");
+        assert_eq!(cut("häf", 3), "hä");
+        assert_eq!(cut("häf", 99), "häf");
+    }
+
+    #[test]
+    fn only_a_namespace_that_goes_excuses_a_refused_event() {
+        let gone = "unable to create new content in namespace x because it is being terminated";
+        assert!(is_terminating("Forbidden", gone));
+        assert!(!is_terminating("Forbidden", "user cannot create resource events"));
+    }
+}

@@ -1,0 +1,159 @@
+//! What to write into one object's status. Pure.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use haflinger_core::{IpMode, ObjectKind, ObjectReport, StatusAddress};
+use serde_json::{Value, json};
+
+/// What the status of an object should become.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Plan {
+    /// It says what it should.
+    Keep,
+    /// It no longer says what the report was made from: the next snapshot decides.
+    Stale,
+    /// It should hold these addresses; none: be empty.
+    Write(Vec<StatusAddress>),
+}
+
+/// Compares the object as it is now with its report.
+///
+/// The report was made from `report.recorded`. If the status holds something else by now, the
+/// report is outdated, and acting on it could move an address: so nothing is done.
+pub(crate) fn plan(kind: ObjectKind, current: &Value, report: &ObjectReport) -> Plan {
+    let entries = entries(current);
+    if entries == rendered(kind, &report.desired) {
+        return Plan::Keep;
+    }
+    let now: BTreeSet<IpAddr> = addresses(&entries);
+    let recorded: BTreeSet<IpAddr> = report.recorded.iter().copied().collect();
+    if now != recorded {
+        return Plan::Stale;
+    }
+    Plan::Write(report.desired.clone())
+}
+
+/// Whether an object that is reported on no more still holds exactly what was recorded for it.
+pub(crate) fn is_ours_to_clear(current: &Value, recorded: &[IpAddr]) -> bool {
+    let now = addresses(&entries(current));
+    !now.is_empty() && now == recorded.iter().copied().collect()
+}
+
+/// Whether the API has anything to be told, as far as the report itself shows.
+pub(crate) fn has_news(report: &ObjectReport) -> bool {
+    let desired: BTreeSet<IpAddr> = report.desired.iter().map(|entry| entry.address).collect();
+    let recorded: BTreeSet<IpAddr> = report.recorded.iter().copied().collect();
+    desired != recorded || !report.faults.is_empty()
+}
+
+/// The merge patch for the status subresource; refused by the server if the object has
+/// changed since `version`.
+pub(crate) fn patch(kind: ObjectKind, version: &str, addresses: &[StatusAddress]) -> Value {
+    let ingress = match addresses {
+        // Null takes the field out (RFC 7396); an empty list would be kept as one.
+        [] => Value::Null,
+        addresses => Value::Array(rendered(kind, addresses)),
+    };
+    json!({
+        "metadata": { "resourceVersion": version },
+        "status": { "loadBalancer": { "ingress": ingress } },
+    })
+}
+
+fn entries(object: &Value) -> Vec<Value> {
+    let entries = object.pointer("/status/loadBalancer/ingress").and_then(Value::as_array);
+    let mut entries = entries.cloned().unwrap_or_default();
+    entries.sort_by_key(|entry| {
+        entry.get("ip").and_then(Value::as_str).and_then(|ip| ip.parse::<IpAddr>().ok())
+    });
+    entries
+}
+
+fn addresses(entries: &[Value]) -> BTreeSet<IpAddr> {
+    entries.iter().filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok()).collect()
+}
+
+/// Entries as the API has them: `ipMode` exists for Services only.
+fn rendered(kind: ObjectKind, addresses: &[StatusAddress]) -> Vec<Value> {
+    let mut sorted = addresses.to_vec();
+    sorted.sort();
+    let entry = |address: &StatusAddress| match (kind, address.ip_mode) {
+        (ObjectKind::Ingress, _) => json!({ "ip": address.address }),
+        (ObjectKind::Service, IpMode::Vip) => json!({ "ip": address.address, "ipMode": "VIP" }),
+        (ObjectKind::Service, IpMode::Proxy) => json!({ "ip": address.address, "ipMode": "Proxy" }),
+    };
+    sorted.iter().map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn report(desired: &[&str], recorded: &[&str]) -> ObjectReport {
+        let entry = |text: &&str| StatusAddress { address: ip(text), ip_mode: IpMode::Proxy };
+        ObjectReport {
+            desired: desired.iter().map(entry).collect(),
+            recorded: recorded.iter().map(|text| ip(text)).collect(),
+            faults: Vec::new(),
+        }
+    }
+
+    fn status(ips: &[&str]) -> Value {
+        let entries: Vec<_> = ips.iter().map(|ip| json!({"ip": ip, "ipMode": "Proxy"})).collect();
+        json!({"status": {"loadBalancer": {"ingress": entries}}})
+    }
+
+    #[test]
+    fn an_address_is_written_once_and_then_kept() {
+        let wanted = report(&["192.0.2.1"], &[]);
+        let Plan::Write(addresses) = plan(ObjectKind::Service, &json!({"status": {}}), &wanted)
+        else {
+            panic!("an address is wanted and none is there");
+        };
+        let patch = patch(ObjectKind::Service, "7", &addresses);
+        assert_eq!(patch["metadata"]["resourceVersion"], "7");
+        let ingress = &patch["status"]["loadBalancer"]["ingress"];
+        assert_eq!(*ingress, json!([{"ip": "192.0.2.1", "ipMode": "Proxy"}]));
+        // The server now says so, although discovery has not told yet.
+        assert_eq!(plan(ObjectKind::Service, &status(&["192.0.2.1"]), &wanted), Plan::Keep);
+    }
+
+    #[test]
+    fn a_report_made_from_another_status_is_not_acted_on() {
+        let wanted = report(&["192.0.2.1"], &[]);
+        assert_eq!(plan(ObjectKind::Service, &status(&["192.0.2.9"]), &wanted), Plan::Stale);
+        let moved = report(&["192.0.2.1"], &["192.0.2.2"]);
+        assert_eq!(plan(ObjectKind::Service, &json!({}), &moved), Plan::Stale);
+    }
+
+    #[test]
+    fn order_does_not_matter_and_a_missing_mode_does() {
+        let wanted = report(&["192.0.2.1", "2001:db8::1"], &["192.0.2.1", "2001:db8::1"]);
+        let turned = status(&["2001:db8::1", "192.0.2.1"]);
+        assert_eq!(plan(ObjectKind::Service, &turned, &wanted), Plan::Keep);
+        let bare = json!({"status": {"loadBalancer": {"ingress": [
+            {"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}]}}});
+        assert!(matches!(plan(ObjectKind::Service, &bare, &wanted), Plan::Write(_)));
+        assert_eq!(plan(ObjectKind::Ingress, &bare, &wanted), Plan::Keep);
+    }
+
+    #[test]
+    fn nothing_desired_clears_what_was_recorded_and_nothing_else() {
+        let cleared = report(&[], &["192.0.2.1"]);
+        assert_eq!(
+            plan(ObjectKind::Service, &status(&["192.0.2.1"]), &cleared),
+            Plan::Write(vec![])
+        );
+        assert_eq!(plan(ObjectKind::Service, &status(&["198.51.100.1"]), &cleared), Plan::Stale);
+        let patch = patch(ObjectKind::Service, "1", &[]);
+        assert!(patch["status"]["loadBalancer"]["ingress"].is_null());
+        assert!(is_ours_to_clear(&status(&["192.0.2.1"]), &[ip("192.0.2.1")]));
+        assert!(!is_ours_to_clear(&status(&["192.0.2.1"]), &[]));
+        assert!(!is_ours_to_clear(&status(&[]), &[]));
+    }
+}

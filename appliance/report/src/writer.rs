@@ -1,0 +1,235 @@
+//! Writes what the leader has to say about one cluster's objects.
+//!
+//! ```text
+//! snapshots ──diff──> queue ──at most 4 at a time──> read, compare, patch, tell events
+//! leader ────gained: look at everything · lost: drop everything
+//! ```
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use haflinger_core::{ObjectRef, ObjectReport, Snapshot, SourceId};
+use imbl::ordmap::DiffItem;
+use kube::Client;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::book::{Allowance, Book};
+use crate::object::{Done, ObjectWriter, Task};
+use crate::plan::has_news;
+use crate::queue::Queue;
+use crate::status::Board;
+
+/// Requests at a time. The API server has other users.
+const CONCURRENCY: usize = 4;
+
+/// How often the leader looks at everything again: faults that persist are told again, and
+/// what was missed is made up for.
+const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
+
+type Running = FuturesUnordered<BoxFuture<'static, Done>>;
+
+/// See the module's documentation.
+pub(crate) struct Writer {
+    source: SourceId,
+    objects: Arc<ObjectWriter>,
+    board: Board,
+    queue: Queue,
+    book: Book,
+    allowance: Allowance,
+    seen: Arc<Snapshot>,
+    /// Objects that are reported on no more, and what was recorded for them.
+    departed: HashMap<ObjectRef, Vec<IpAddr>>,
+    running: Running,
+}
+
+impl Writer {
+    pub(crate) fn new(source: SourceId, client: Client, identity: &str, board: Board) -> Self {
+        Self {
+            source,
+            objects: Arc::new(ObjectWriter::new(client, identity)),
+            board,
+            queue: Queue::default(),
+            book: Book::default(),
+            allowance: Allowance::new(Instant::now()),
+            seen: Arc::default(),
+            departed: HashMap::new(),
+            running: Running::new(),
+        }
+    }
+
+    /// Works until `stop`. What is under way then is dropped: every request is whole in
+    /// itself, and the next leader makes up for the rest.
+    pub(crate) async fn run(
+        mut self,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        mut leader: watch::Receiver<bool>,
+        stop: &CancellationToken,
+    ) {
+        let mut look_again = tokio::time::interval(LOOK_AGAIN);
+        self.seen = snapshots.borrow_and_update().clone();
+        loop {
+            let leads = *leader.borrow_and_update();
+            if leads {
+                self.start_work();
+            }
+            self.board.pending(self.queue.len());
+            let next = self.queue.next_at().filter(|_| leads && self.running.len() < CONCURRENCY);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = leader.changed() => match changed {
+                    Ok(()) => self.leadership(*leader.borrow_and_update()),
+                    Err(_) => return,
+                },
+                changed = snapshots.changed() => match changed {
+                    Ok(()) => {
+                        let snapshot = snapshots.borrow_and_update().clone();
+                        self.compare(snapshot, leads);
+                    }
+                    Err(_) => return,
+                },
+                Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
+                _ = look_again.tick(), if leads => self.look_at_everything(),
+                () = until(next) => {}
+            }
+        }
+    }
+
+    fn leadership(&mut self, leads: bool) {
+        // Requests of a former term must not outlive it.
+        self.running = Running::new();
+        self.queue.clear();
+        self.departed.clear();
+        if leads {
+            self.look_at_everything();
+        }
+    }
+
+    fn look_at_everything(&mut self) {
+        let now = Instant::now();
+        for (object, report) in &self.seen.reports {
+            if object.source == self.source && has_news(report) {
+                self.queue.add(object, now);
+            }
+        }
+    }
+
+    fn compare(&mut self, snapshot: Arc<Snapshot>, leads: bool) {
+        let former = std::mem::replace(&mut self.seen, snapshot);
+        if !leads {
+            return;
+        }
+        let now = Instant::now();
+        for change in former.reports.diff(&self.seen.reports) {
+            match change {
+                DiffItem::Add(object, report) | DiffItem::Update { new: (object, report), .. } => {
+                    if object.source == self.source && has_news(report) {
+                        self.queue.add(object, now);
+                    }
+                }
+                DiffItem::Remove(object, report) => {
+                    if object.source == self.source && !report.recorded.is_empty() {
+                        self.departed.insert(object.clone(), report.recorded.clone());
+                        self.queue.add(object, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_work(&mut self) {
+        while self.running.len() < CONCURRENCY {
+            let now = Instant::now();
+            let Some(object) = self.queue.take(now) else { return };
+            let Some(task) = self.task(&object, now) else { continue };
+            let objects = self.objects.clone();
+            self.running.push(Box::pin(async move { objects.work(task).await }));
+        }
+    }
+
+    /// What there is to do about an object, as of the newest snapshot.
+    fn task(&mut self, object: &ObjectRef, now: Instant) -> Option<Task> {
+        let Some(report) = self.seen.reports.get(object).map(Arc::clone) else {
+            let recorded = self.departed.remove(object);
+            if recorded.is_none() {
+                self.queue.succeeded(object, now);
+            }
+            let recorded = recorded?;
+            return Some(Task::Clear { object: object.clone(), recorded });
+        };
+        self.departed.remove(object);
+        let news: Vec<_> = report
+            .faults
+            .iter()
+            .filter(|fault| {
+                let digest = crate::book::digest(object, fault.reason.as_str(), &fault.message);
+                self.book.is_news(digest, now)
+            })
+            .cloned()
+            .collect();
+        if let Err(from) = self.allowance.take(news.len(), now) {
+            self.board.metrics.events(&self.board.cluster, "postponed", news.len());
+            // The address does not wait for the events.
+            if addresses_agree(&report) {
+                self.queue.postponed(object, from);
+                return None;
+            }
+            let (news, events_left) = (Vec::new(), true);
+            return Some(Task::Report { object: object.clone(), report, news, events_left });
+        }
+        Some(Task::Report { object: object.clone(), report, news, events_left: false })
+    }
+
+    fn finish(&mut self, done: Done) {
+        let now = Instant::now();
+        let cluster = self.board.cluster.clone();
+        for digest in done.told {
+            self.book.told(digest, now);
+            self.board.metrics.events(&cluster, "told", 1);
+        }
+        if let Some(result) = done.status {
+            self.board.metrics.write(&cluster, result);
+        }
+        match done.error {
+            None => {
+                self.board.write_error(None);
+                self.queue.succeeded(&done.object, now);
+                // Events that found no allowance get another turn.
+                if done.events_left {
+                    self.queue.add(&done.object, now + Duration::from_secs(1));
+                }
+            }
+            Some(error) => {
+                if let Some(recorded) = done.recorded {
+                    self.departed.insert(done.object.clone(), recorded);
+                }
+                let wait = self.queue.failed(&done.object, now, rand::random());
+                tracing::warn!(
+                    %cluster, object = %done.object, error, retry_secs = wait.as_secs(),
+                    "object cannot be written",
+                );
+                self.board.write_error(Some(format!("{}: {error}", done.object)));
+            }
+        }
+    }
+}
+
+fn addresses_agree(report: &ObjectReport) -> bool {
+    let mut recorded = report.recorded.clone();
+    recorded.sort_unstable();
+    let mut desired: Vec<IpAddr> = report.desired.iter().map(|entry| entry.address).collect();
+    desired.sort_unstable();
+    recorded == desired
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
