@@ -23,8 +23,7 @@ impl<'a> Candidates<'a> {
         let hops = set.table.hops(hash);
         let first = hops.as_ref().map(|hops| *hops.first);
         let second = hops.and_then(|hops| hops.second.copied());
-        // Low bits: the high ones picked the bucket, and all its flows share them.
-        let offset = (hash % set.backends.len().max(1) as u64) as usize;
+        let offset = below(set.backends.len().max(1), hash);
         let preferred = [remembered, first, second];
         Self { set, preferred, next_preferred: 0, offset, next_other: 0 }
     }
@@ -67,6 +66,13 @@ impl Iterator for Candidates<'_> {
         }
         None
     }
+}
+
+/// A place below `bound`, by the low bits of a flow's hash: the high ones picked the bucket, so
+/// that all flows of a bucket share them.
+pub(crate) fn below(bound: usize, hash: u64) -> usize {
+    // The remainder is below a `usize`, so it always fits.
+    usize::try_from(hash % bound as u64).unwrap_or_default()
 }
 
 /// Where the backend at `address` stands in the sorted set.

@@ -91,12 +91,14 @@ impl Relay {
     /// connections `drain_secs` to end, resets the rest and returns. UDP flows end with their
     /// listeners. Withdraw the routes before that, so that no new client comes.
     ///
-    /// When the sender of snapshots goes away the last one stays in force.
+    /// When the sender of snapshots goes away the last one stays in force. Dropping the future
+    /// ends every listener and flow at once.
     pub async fn run(
         mut self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
         shutdown: CancellationToken,
     ) {
+        let _abort = self.abort.clone().drop_guard();
         let first = Arc::clone(&snapshots.borrow_and_update());
         self.apply(&first);
         let mut sender_lives = true;

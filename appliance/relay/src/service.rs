@@ -137,7 +137,7 @@ impl ServiceRecord {
             counters: Counters::default(),
             connections: Arc::new(Count::default()),
             listening: Mutex::new(Listening::Starting),
-            accepting: CancellationToken::new(),
+            accepting: abort.child_token(),
             closing: abort.child_token(),
             has_series,
         });

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::AffinityTable;
+use crate::candidates::below;
 use crate::limit::Count;
 use crate::metrics::{Metrics, Rejection};
 use crate::pipes::{PipePool, lock};
@@ -73,7 +74,7 @@ impl Shared {
 
     /// The part of the affinity table that a client's hash falls into.
     pub(crate) fn affinity_shard(&self, hash: u64) -> MutexGuard<'_, AffinityTable> {
-        lock(&self.affinity[(hash % AFFINITY_SHARDS as u64) as usize])
+        lock(&self.affinity[below(AFFINITY_SHARDS, hash)])
     }
 
     /// The limit of one part; rounded up, so that a small limit is not none at all.

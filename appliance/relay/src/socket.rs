@@ -36,7 +36,7 @@ pub(crate) async fn open<S>(
     bind: impl Fn(SocketAddr) -> io::Result<S>,
 ) -> Option<S> {
     let mut backoff = BIND_BACKOFF_MIN;
-    loop {
+    for attempt in 1_u64.. {
         match bind(service.key.socket_addr()) {
             Ok(socket) => {
                 *lock(&service.listening) = Listening::Yes;
@@ -45,14 +45,12 @@ pub(crate) async fn open<S>(
             }
             Err(error) => {
                 shared.metrics.bind_failures.inc();
-                let reason = format!("cannot bind: {error}");
-                let before = std::mem::replace(
-                    &mut *lock(&service.listening),
-                    Listening::Failed(reason.clone()),
-                );
-                if before != Listening::Failed(reason) {
+                // The first may just have met the former listener of a service that went and
+                // came back; the rest of them would only repeat the second.
+                if attempt == 2 {
                     tracing::warn!(service = %service.key, %error, "cannot bind, trying again");
                 }
+                *lock(&service.listening) = Listening::Failed(format!("cannot bind: {error}"));
             }
         }
         // Half of it is random, so that many services do not try in step.
@@ -63,6 +61,7 @@ pub(crate) async fn open<S>(
         }
         backoff = (backoff * 2).min(BIND_BACKOFF_MAX);
     }
+    None
 }
 
 /// A listening socket, also on an address that is not (yet) this host's.

@@ -97,7 +97,7 @@ fn malformed_headers_are_refused_with_a_reason() {
 fn any_address() -> impl Strategy<Value = (SocketAddr, SocketAddr)> {
     let ports = (any::<u16>(), any::<u16>());
     prop_oneof![
-        (any::<[u8; 4]>(), any::<[u8; 4]>(), ports.clone())
+        (any::<[u8; 4]>(), any::<[u8; 4]>(), ports)
             .prop_map(|(a, b, (p, q))| ((a, p).into(), (b, q).into())),
         (any::<[u8; 16]>(), any::<[u8; 16]>(), ports)
             .prop_map(|(a, b, (p, q))| ((a, p).into(), (b, q).into())),

@@ -144,3 +144,17 @@ async fn when_the_sender_of_snapshots_goes_the_last_one_stays() {
     shutdown.cancel();
     within(task).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_relay_leaves_nothing_behind() {
+    let relay = Running::start(settings());
+    let (vip, backend) = (vip(), echo().await);
+    relay.serve([Arc::new(service(vip, &[backend]))]).await;
+    let (mut flow, _) = client(vip).await.unwrap();
+    relay.task.abort();
+    assert_eq!(within(flow.read_u8()).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    while TcpStream::connect(vip).await.is_ok() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    eventually("nothing is held", || relay.handle.status().connections == 0).await;
+}
