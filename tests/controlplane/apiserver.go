@@ -42,6 +42,12 @@ func runAPIServer(args []string) error {
 		"--tls-cert-file=" + o.path("pki", "apiserver.crt"),
 		"--tls-private-key-file=" + o.path("pki", "apiserver.key"),
 		"--client-ca-file=" + o.path("pki", "ca.crt"),
+		// Nobody aggregates APIs here, but the controller manager waits for these settings.
+		"--requestheader-client-ca-file=" + o.path("pki", "ca.crt"),
+		"--requestheader-allowed-names=front-proxy",
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + o.path("pki", "sa.pub"),
 		"--service-account-signing-key-file=" + o.path("pki", "sa.key"),

@@ -1,1 +1,3 @@
 //! The laboratory, the scenarios and the benchmarks.
+
+pub mod lab;

@@ -1,0 +1,250 @@
+//! A client of the lab: makes exchanges as a [`Plan`] says and reports what happened as JSON.
+//!
+//! Runs until the plan's count is reached or SIGTERM comes; exchanges under way are finished.
+#![expect(clippy::print_stdout, reason = "the report goes to standard output or a file")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser;
+use haflinger_tests::lab::{Held, Kind, Plan, Report};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Parser)]
+struct Args {
+    /// What to do, as JSON.
+    #[arg(long)]
+    plan: String,
+    /// File for the report; standard output when absent.
+    #[arg(long)]
+    report: Option<PathBuf>,
+}
+
+/// One successful exchange.
+struct Answer {
+    pod: String,
+    peer: String,
+    body: Option<String>,
+}
+
+type Shared = Arc<Mutex<Report>>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let plan: Plan = serde_json::from_str(&args.plan).context("read the plan")?;
+    ensure!(!plan.targets.is_empty(), "a plan without targets");
+    let stop = CancellationToken::new();
+    let mut terminations = signal(SignalKind::terminate())?;
+    let stopper = stop.clone();
+    tokio::spawn(async move {
+        terminations.recv().await;
+        stopper.cancel();
+    });
+    let report = match plan.kind {
+        Kind::Hold => hold(plan, stop).await,
+        _ => exchange(plan, stop).await?,
+    };
+    let text = serde_json::to_string(&report)?;
+    match args.report {
+        Some(path) => std::fs::write(path, text)?,
+        None => println!("{text}"),
+    }
+    Ok(())
+}
+
+async fn exchange(plan: Plan, stop: CancellationToken) -> Result<Report> {
+    let plan = Arc::new(plan);
+    let report = Shared::default();
+    let mut ticks = interval(Duration::from_millis(plan.interval_ms.max(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tasks = JoinSet::new();
+    let mut made = 0_usize;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = ticks.tick() => {}
+        }
+        while tasks.try_join_next().is_some() {}
+        let target = plan.targets[made % plan.targets.len()];
+        let (plan_of_task, report) = (Arc::clone(&plan), Arc::clone(&report));
+        tasks.spawn(async move {
+            let limit = Duration::from_millis(plan_of_task.timeout_ms);
+            let answer = match timeout(limit, once(&plan_of_task.kind, target)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(anyhow::anyhow!("no answer in time")),
+            };
+            record(&report, answer);
+        });
+        made += 1;
+        if plan.count > 0 && u64::try_from(made)? >= plan.count {
+            break;
+        }
+    }
+    tasks.join_all().await;
+    let report = report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(report)
+}
+
+fn record(report: &Shared, answer: Result<Answer>) {
+    let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+    match answer {
+        Ok(answer) => {
+            *report.pods.entry(answer.pod).or_default() += 1;
+            *report.peers.entry(answer.peer).or_default() += 1;
+            if answer.body.is_some() {
+                report.last_body = answer.body;
+            }
+        }
+        Err(error) => {
+            *report.failures.entry(format!("{error:#}")).or_default() += 1;
+            let now = now_ms();
+            let (first, _) = report.failed_between_ms.unwrap_or((now, now));
+            report.failed_between_ms = Some((first, now));
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn once(kind: &Kind, target: SocketAddr) -> Result<Answer> {
+    match kind {
+        Kind::Connect | Kind::Hold => connect_once(target).await,
+        Kind::Datagram => datagram_once(target).await,
+        Kind::Https { .. } => https_once(kind, target).await,
+    }
+}
+
+async fn connect_once(target: SocketAddr) -> Result<Answer> {
+    let (mut stream, answer) = greet(target).await?;
+    stream.get_mut().write_all(b"ping\n").await.context("write")?;
+    let line = read_line(&mut stream).await?;
+    ensure!(line.ends_with(" ping"), "unexpected line {line:?}");
+    Ok(answer)
+}
+
+async fn greet(target: SocketAddr) -> Result<(BufReader<TcpStream>, Answer)> {
+    let stream = TcpStream::connect(target).await.context("connect")?;
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
+    let line = read_line(&mut stream).await?;
+    let answer = parse_greeting(&line)?;
+    Ok((stream, answer))
+}
+
+async fn read_line(stream: &mut BufReader<TcpStream>) -> Result<String> {
+    let mut line = String::new();
+    let length = stream.read_line(&mut line).await.context("read")?;
+    ensure!(length > 0, "closed before an answer");
+    Ok(line.trim_end().to_owned())
+}
+
+fn parse_greeting(line: &str) -> Result<Answer> {
+    let mut words = line.split_whitespace();
+    let pod = words.next().and_then(|word| word.strip_prefix("pod="));
+    let peer = words.next().and_then(|word| word.strip_prefix("peer="));
+    let (Some(pod), Some(peer)) = (pod, peer) else { bail!("unexpected greeting {line:?}") };
+    Ok(Answer { pod: pod.to_owned(), peer: without_port(peer), body: None })
+}
+
+fn without_port(peer: &str) -> String {
+    peer.parse::<SocketAddr>().map_or_else(|_| peer.to_owned(), |peer| peer.ip().to_string())
+}
+
+async fn datagram_once(target: SocketAddr) -> Result<Answer> {
+    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(target).await.context("connect")?;
+    socket.send(b"ping").await.context("send")?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer).await.context("receive")?;
+    let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+    ensure!(text.ends_with(" ping"), "unexpected datagram {text:?}");
+    parse_greeting(&text)
+}
+
+async fn https_once(kind: &Kind, target: SocketAddr) -> Result<Answer> {
+    let Kind::Https { host, path, authority, http2 } = kind else { bail!("no HTTPS plan") };
+    let authority = reqwest::Certificate::from_pem(&std::fs::read(authority)?)?;
+    let builder = reqwest::Client::builder()
+        .add_root_certificate(authority)
+        .tls_built_in_root_certs(false)
+        .resolve(host, target)
+        .no_proxy();
+    let builder = if *http2 { builder.http2_prior_knowledge() } else { builder.http1_only() };
+    let url = format!("https://{host}:{}{path}", target.port());
+    let response = builder.build()?.get(url).send().await?;
+    let status = response.status();
+    let version = response.version();
+    let body = response.text().await?;
+    ensure!(status.is_success(), "status {status}");
+    let value: serde_json::Value = serde_json::from_str(&body)?;
+    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let (pod, peer) = (text("pod"), without_port(&text("peer")));
+    Ok(Answer { pod, peer, body: Some(format!("{version:?} {body}")) })
+}
+
+async fn hold(plan: Plan, stop: CancellationToken) -> Report {
+    let plan = Arc::new(plan);
+    let mut tasks = JoinSet::new();
+    for number in 0..plan.count {
+        let (plan, stop) = (Arc::clone(&plan), stop.clone());
+        tasks.spawn(async move { (number, hold_one(&plan, number, stop).await) });
+    }
+    let mut held = tasks.join_all().await;
+    held.sort_by_key(|(number, _)| *number);
+    let mut report = Report::default();
+    for (_, connection) in held {
+        match &connection.failure {
+            None => *report.pods.entry(connection.pod.clone()).or_default() += 1,
+            Some(reason) => *report.failures.entry(reason.clone()).or_default() += 1,
+        }
+        report.held.push(connection);
+    }
+    report
+}
+
+async fn hold_one(plan: &Plan, number: u64, stop: CancellationToken) -> Held {
+    let mut held = Held::default();
+    let index = usize::try_from(number).unwrap_or_default() % plan.targets.len();
+    let limit = Duration::from_millis(plan.timeout_ms);
+    let opened = timeout(limit, greet(plan.targets[index])).await;
+    let mut stream = match opened {
+        Ok(Ok((stream, answer))) => {
+            (held.pod, held.peer) = (answer.pod, answer.peer);
+            stream
+        }
+        Ok(Err(error)) => return Held { failure: Some(format!("{error:#}")), ..held },
+        Err(_) => return Held { failure: Some("no answer in time".into()), ..held },
+    };
+    let pause = Duration::from_millis(plan.interval_ms);
+    loop {
+        match timeout(limit, say(&mut stream, held.lines)).await {
+            Ok(Ok(())) => held.lines += 1,
+            Ok(Err(error)) => return Held { failure: Some(format!("{error:#}")), ..held },
+            Err(_) => return Held { failure: Some("no line in time".into()), ..held },
+        }
+        tokio::select! {
+            () = stop.cancelled() => return held,
+            () = tokio::time::sleep_until(Instant::now() + pause) => {}
+        }
+    }
+}
+
+async fn say(stream: &mut BufReader<TcpStream>, number: u64) -> Result<()> {
+    stream.get_mut().write_all(format!("{number}\n").as_bytes()).await.context("write")?;
+    let line = read_line(stream).await?;
+    ensure!(line.ends_with(&format!(" {number}")), "unexpected line {line:?}");
+    Ok(())
+}

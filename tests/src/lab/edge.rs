@@ -1,0 +1,333 @@
+//! A Haflinger host: its configuration file, the daemon in its namespace, and what it says.
+
+use std::env;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use toml::Table;
+
+use super::control::ControlPlane;
+use super::nameserver::{KEY_NAME, KEY_SECRET, REFUSING_ZONE, ZONE};
+use super::place::binaries;
+use super::router::{BGP_PASSWORD, HOLD_TIME_SECS};
+use super::topology::{
+    DNS, EDGE_AS, EDGES, POOL_V4, POOL_V6, ROUTER, ROUTER_AS, SHARED_HTTP, SITES_V4, SITES_V6,
+};
+use super::{Namespace, Place, Process};
+
+/// Route protocol number of Haflinger's pod routes (the shipped default).
+pub const ROUTE_PROTOCOL: u8 = 141;
+/// Where the daemon's HTTP port listens inside its namespace.
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9410);
+/// Generous: a start takes well under a second on an idle machine.
+const START_MAX: Duration = Duration::from_secs(30);
+/// Longer than the lab's drain times together.
+const STOP_MAX: Duration = Duration::from_secs(40);
+
+/// One Haflinger host.
+#[derive(Debug)]
+pub struct Edge {
+    index: usize,
+    place: Place,
+    namespace: Namespace,
+    process: Option<Process>,
+    starts: u32,
+}
+
+/// From where the hosts know services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From the lab's control plane.
+    Cluster,
+    /// From an inventory file.
+    Inventory,
+}
+
+/// The daemon's binary, and why there is none.
+pub fn binary() -> Result<PathBuf> {
+    let path = match env::var_os("HAFLINGER_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => binaries()?.join("haflinger"),
+    };
+    ensure!(path.exists(), "{} is missing: cargo build -p haflinger", path.display());
+    Ok(path)
+}
+
+impl Edge {
+    /// Host number `index` with its configuration written, not yet started.
+    pub fn new(place: &Place, namespace: &Namespace, index: usize, source: Source) -> Result<Self> {
+        let edge = Self {
+            index,
+            place: place.clone(),
+            namespace: namespace.clone(),
+            process: None,
+            starts: 0,
+        };
+        fs::create_dir_all(edge.directory())?;
+        edge.write(&configuration(place, index, source)?)?;
+        Ok(edge)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        EDGES[self.index].name
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    pub async fn start(&mut self) -> Result<()> {
+        self.starts += 1;
+        let mut command = self.namespace.command(&binary()?.display().to_string())?;
+        command.arg("run").arg("--config").arg(self.config());
+        let name = format!("{}-{}", self.name(), self.starts);
+        self.process = Some(Process::spawn(&self.place, &name, command)?);
+        self.wait_ready().await
+    }
+
+    /// Waits until /readyz answers 200.
+    pub async fn wait_ready(&mut self) -> Result<()> {
+        let log = self.log();
+        let answer = super::eventually(START_MAX, "the daemon to be ready", async || {
+            let (status, body) = self.fetch("/readyz")?;
+            ensure!(status == 200, "/readyz says {status}: {body}");
+            Ok(())
+        });
+        answer
+            .await
+            .with_context(|| format!("{} said:\n{}", self.name(), super::process::tail(&log)))
+    }
+
+    /// Stops the daemon as systemd would.
+    pub async fn stop(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let graceful = process.stop(STOP_MAX).await?;
+        ensure!(graceful, "{} did not stop within {STOP_MAX:?}", self.name());
+        Ok(())
+    }
+
+    /// Kills the daemon; the host itself stays.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// The host dies: its daemon is killed and its cable pulled.
+    pub fn kill_host(&mut self) -> Result<()> {
+        self.namespace.ip("link set eth0 down\n")?;
+        self.kill();
+        Ok(())
+    }
+
+    /// The cable is back, with the routes that went with it.
+    pub fn restore_host(&mut self) -> Result<()> {
+        let (v4, v6) = (ROUTER.v4(), ROUTER.v6());
+        self.namespace.ip(&format!(
+            "link set eth0 up\naddr replace {}/64 dev eth0 nodad\n\
+             route replace default via {v4}\nroute replace default via {v6}\n",
+            EDGES[self.index].v6()
+        ))
+    }
+
+    /// Whether the daemon runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
+        self.process.as_ref().context("the daemon does not run")?.signal(signal)
+    }
+
+    /// What `haflinger status -o json` says.
+    pub fn status(&self) -> Result<Value> {
+        let output = self
+            .namespace
+            .command(&binary()?.display().to_string())?
+            .args(["status", "-o", "json", "--config"])
+            .arg(self.config())
+            .output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "haflinger status: {stderr}");
+        serde_json::from_slice(&output.stdout).context("read the status")
+    }
+
+    /// Status and body of one GET on the daemon's HTTP port.
+    pub fn fetch(&self, path: &str) -> Result<(u16, String)> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n");
+        let answer = self.namespace.enter(move || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect_timeout(&ADMIN, Duration::from_secs(2))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.write_all(request.as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        })??;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
+        let status = head.split_whitespace().nth(1).context("an answer without a status")?;
+        Ok((status.parse()?, body.to_owned()))
+    }
+
+    /// What a metric adds up to over all label sets that contain every one of `labels`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let (status, text) = self.fetch("/metrics")?;
+        ensure!(status == 200, "/metrics says {status}");
+        sum_metric(&text, name, labels).with_context(|| format!("no metric {name} {labels:?}"))
+    }
+
+    /// The daemon's log since it was started last.
+    pub fn log(&self) -> PathBuf {
+        self.place.log(&format!("{}-{}", self.name(), self.starts))
+    }
+
+    /// Whether the daemon's log since its last start holds `text`.
+    pub fn logged(&self, text: &str) -> bool {
+        fs::read_to_string(self.log()).unwrap_or_default().contains(text)
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.directory().join("haflinger.toml")
+    }
+
+    /// Its configuration.
+    pub fn read(&self) -> Result<Table> {
+        Ok(fs::read_to_string(self.config())?.parse()?)
+    }
+
+    /// Replaces its configuration file, which the daemon watches.
+    pub fn write(&self, config: &Table) -> Result<()> {
+        fs::write(self.config(), toml::to_string(config)?).context("write the configuration")
+    }
+
+    /// Addresses on the interface that VIPs are bound to, as `ip` prints them.
+    pub fn bound_addresses(&self) -> Result<String> {
+        self.namespace.output("ip", &["-o", "addr", "show", "dev", "lo"])
+    }
+
+    /// Routes that carry Haflinger's protocol number, both families.
+    pub fn own_routes(&self) -> Result<String> {
+        let protocol = ROUTE_PROTOCOL.to_string();
+        let mut shown = String::new();
+        for family in ["-4", "-6"] {
+            let args = [family, "route", "show", "table", "all", "proto", &protocol];
+            shown += &self.namespace.output("ip", &args)?;
+        }
+        Ok(shown)
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.place.path(self.name())
+    }
+}
+
+/// What `haflinger check` says about a configuration: `Ok` with its output when it is accepted,
+/// `Err` with its complaint when it is refused.
+pub fn check(file: &std::path::Path) -> Result<std::result::Result<String, String>> {
+    let output = Command::new(binary()?).arg("check").arg(file).output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        return Ok(Ok(text(&output.stdout)));
+    }
+    if output.status.code().is_none() {
+        bail!("haflinger check died: {}", text(&output.stderr));
+    }
+    Ok(Err(text(&output.stdout) + &text(&output.stderr)))
+}
+
+fn configuration(place: &Place, index: usize, source: Source) -> Result<Table> {
+    let host = EDGES[index];
+    let directory = place.path(host.name);
+    let directory = directory.display();
+    let sources = match source {
+        Source::Cluster => format!(
+            "[[cluster]]\nname = \"lab\"\nkubeconfig = \"{}\"\n\
+             lease_duration_secs = 5\nlease_renew_secs = 1\n\
+             [routes]\nenabled = true\n",
+            ControlPlane::haflinger_kubeconfig(place).display()
+        ),
+        Source::Inventory => {
+            format!("[inventory]\npath = \"{}\"\n", place.path("inventory.toml").display())
+        }
+    };
+    let text = format!(
+        "[host]\nname = \"{name}\"\nstate_dir = \"{directory}/state\"\n\
+         run_dir = \"{directory}/run\"\n\
+         [admin]\nlisten = \"{ADMIN}\"\n\
+         [log]\nlevel = \"info\"\n\
+         {sources}\
+         [[pool]]\nname = \"main\"\naddresses = [\"{POOL_V4}\", \"{POOL_V6}\"]\n\
+         [[pool]]\nname = \"sites\"\naddresses = [\"{SITES_V4}\", \"{SITES_V6}\"]\n\
+         auto_assign = false\n\
+         [bgp]\nlocal_as = {EDGE_AS}\nrouter_id = \"{v4}\"\n\
+         hold_time_secs = {HOLD_TIME_SECS}\nconnect_retry_secs = 1\n\
+         [[bgp.peer]]\nname = \"router\"\naddress = \"{router}\"\nremote_as = {ROUTER_AS}\n\
+         local_address = \"{v4}\"\nnext_hop_v6 = \"{v6}\"\npassword = \"{BGP_PASSWORD}\"\n\
+         [dns]\nrefresh_secs = 10\n\
+         {zones}\
+         [relay]\ndrain_secs = 3\nudp_idle_secs = 10\n\
+         [proxy]\naddresses = [\"{shared4}\", \"{shared6}\"]\nworkers = 1\ndrain_secs = 3\n\
+         [health]\ninterval_ms = 500\ntimeout_ms = 400\n\
+         [limits]\npersist_secs = 1\nwithdraw_wait_ms = 1500\nstop_secs = 20\n",
+        name = host.name,
+        v4 = host.v4(),
+        v6 = host.v6(),
+        router = ROUTER.v4(),
+        shared4 = SHARED_HTTP.0,
+        shared6 = SHARED_HTTP.1,
+        zones = [ZONE, REFUSING_ZONE].map(zone).concat(),
+    );
+    text.parse().context("parse the configuration")
+}
+
+fn zone(name: &str) -> String {
+    format!(
+        "[[dns.zone]]\nname = \"{name}\"\nservers = [\"{}\"]\nkey_name = \"{KEY_NAME}\"\n\
+         key = \"{KEY_SECRET}\"\nttl_secs = 5\nowner = \"lab\"\n\
+         deletes_percent_max = 100\n",
+        DNS.v4()
+    )
+}
+
+fn sum_metric(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let values = text.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, set) = series.split_once('{').unwrap_or((series, ""));
+        (found == name && labels.iter().all(|label| set.contains(label)))
+            .then(|| value.parse::<f64>().ok())?
+    });
+    values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_of_the_lab_are_accepted_by_the_checker() {
+        for source in [Source::Cluster, Source::Inventory] {
+            let place = Place::of("unit-test");
+            let config = configuration(&place, 1, source).expect("valid TOML");
+            let text = toml::to_string(&config).expect("TOML again");
+            assert!(text.contains("10.20.0.12"), "{text}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_summed_over_matching_label_sets() {
+        let text =
+            "# HELP a_total x\na_total{k=\"1\",l=\"x\"} 2\na_total{k=\"2\",l=\"x\"} 3\nb 7\n";
+        assert_eq!(sum_metric(text, "a_total", &["l=\"x\""]), Some(5.0));
+        assert_eq!(sum_metric(text, "a_total", &["k=\"2\""]), Some(3.0));
+        assert_eq!(sum_metric(text, "b", &[]), Some(7.0));
+        assert_eq!(sum_metric(text, "c", &[]), None);
+    }
+}

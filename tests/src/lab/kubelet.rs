@@ -1,0 +1,193 @@
+//! A stand-in for scheduler and kubelet: keeps Nodes Ready, binds pods to them, runs a pod as a
+//! namespace with an echo server, tells its status, and finishes deletions.
+//!
+//! It looks at all pods a few times a second instead of watching: with a handful of pods that
+//! is cheap, and there is nothing to resume after the API was away. A pod that is deleted
+//! serves until its grace period ends, like one whose preStop hook sleeps.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::echo_ports;
+use super::sandbox::Sandbox;
+use super::status::{create_node, pod_status, renew_node};
+use super::topology::NODES;
+use super::{Api, Namespace, Place};
+
+/// How often pods are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(150);
+/// How often Nodes and their Leases are renewed. The node controller waits for 50 seconds.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The stand-in, running.
+#[derive(Debug)]
+pub(super) struct Kubelet {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Kubelet {
+    /// Creates the Nodes and starts looking after pods. To be called on the runtime inside the
+    /// control plane's namespace, from where pods are probed.
+    pub(super) async fn start(place: &Place, nodes: [Namespace; 2], api: Api) -> Result<Self> {
+        for index in 0..NODES.len() {
+            create_node(&api, index).await?;
+        }
+        let stop = CancellationToken::new();
+        let mut rounds = Rounds {
+            place: place.clone(),
+            nodes,
+            api,
+            sandboxes: BTreeMap::new(),
+            heartbeat: Instant::now(),
+        };
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            while !stopped.is_cancelled() {
+                if let Err(error) = rounds.look().await {
+                    // The API is away: pods go on running.
+                    tracing::debug!("{error:#}");
+                }
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        });
+        Ok(Self { stop, task })
+    }
+
+    /// Ends the stand-in and with it every pod's namespace.
+    pub(super) async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.task.await.context("the stand-in for the kubelet panicked")
+    }
+}
+
+struct Rounds {
+    place: Place,
+    nodes: [Namespace; 2],
+    api: Api,
+    sandboxes: BTreeMap<String, Sandbox>,
+    heartbeat: Instant,
+}
+
+impl Rounds {
+    async fn look(&mut self) -> Result<()> {
+        if self.heartbeat <= Instant::now() {
+            for index in 0..NODES.len() {
+                renew_node(&self.api, index).await?;
+            }
+            self.heartbeat = Instant::now() + HEARTBEAT_INTERVAL;
+        }
+        let pods = self.api.list("/api/v1/pods").await?;
+        self.forget_vanished(&pods);
+        for pod in &pods {
+            if let Err(error) = self.look_at(pod).await {
+                tracing::warn!(pod = %path_of(pod), "{error:#}");
+            }
+        }
+        self.probe().await;
+        Ok(())
+    }
+
+    /// Pods that were taken out of the API without waiting for us.
+    fn forget_vanished(&mut self, pods: &[Value]) {
+        self.sandboxes.retain(|uid, _| pods.iter().any(|pod| uid_of(pod) == uid));
+    }
+
+    async fn look_at(&mut self, pod: &Value) -> Result<()> {
+        if !pod["metadata"]["deletionTimestamp"].is_null() {
+            return self.terminate(pod).await;
+        }
+        let index = match pod["spec"]["nodeName"].as_str() {
+            None => self.bind(pod).await?,
+            Some(node) => match NODES.iter().position(|host| host.name == node) {
+                Some(index) => index,
+                None => return Ok(()),
+            },
+        };
+        let uid = uid_of(pod);
+        if !self.sandboxes.contains_key(uid) {
+            let slot = free_slot(self.sandboxes.values(), index).context("the node is full")?;
+            let name = pod["metadata"]["name"].as_str().context("a pod without a name")?;
+            let sandbox = Sandbox::create(&self.place, &self.nodes[index], index, slot, name)?;
+            self.sandboxes.insert(uid.to_owned(), sandbox);
+        }
+        self.report(pod).await
+    }
+
+    /// Chooses the node with the fewest pods, the first of equals.
+    async fn bind(&self, pod: &Value) -> Result<usize> {
+        let wanted = pod["spec"]["nodeSelector"]["kubernetes.io/hostname"].as_str();
+        let chosen = (0..NODES.len())
+            .filter(|index| wanted.is_none_or(|name| NODES[*index].name == name))
+            .min_by_key(|index| self.sandboxes.values().filter(|s| s.node == *index).count())
+            .context("no node has the name that the pod selects")?;
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": pod["metadata"]["name"]},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": NODES[chosen].name},
+        });
+        self.api.create(&format!("{}/binding", path_of(pod)), &binding).await?;
+        Ok(chosen)
+    }
+
+    async fn terminate(&mut self, pod: &Value) -> Result<()> {
+        let grace = pod["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0);
+        let uid = uid_of(pod);
+        if let Some(sandbox) = self.sandboxes.get_mut(uid) {
+            if !sandbox.terminate(Duration::from_secs(grace))? {
+                return self.report(pod).await;
+            }
+            self.sandboxes.remove(uid);
+        }
+        self.api.finish(&path_of(pod), uid).await
+    }
+
+    /// Writes the pod's status when it changed.
+    async fn report(&mut self, pod: &Value) -> Result<()> {
+        let Some(sandbox) = self.sandboxes.get_mut(uid_of(pod)) else { return Ok(()) };
+        if sandbox.reported == Some(sandbox.ready) {
+            return Ok(());
+        }
+        let ready = sandbox.ready;
+        let status = pod_status(pod, sandbox);
+        self.api.merge(&format!("{}/status", path_of(pod)), &json!({"status": status})).await?;
+        sandbox.reported = Some(ready);
+        Ok(())
+    }
+
+    async fn probe(&mut self) {
+        let api = &self.api;
+        let probes = self.sandboxes.values_mut().map(|sandbox| async move {
+            let url = format!("http://{}:{}/ready", sandbox.addresses[0], echo_ports::READY);
+            let answer = api.fetch(Method::GET, &url).await;
+            sandbox.ready = answer.is_ok_and(|(status, _)| status.is_success());
+            sandbox.revive()
+        });
+        for result in join_all(probes).await {
+            if let Err(error) = result {
+                tracing::warn!("{error:#}");
+            }
+        }
+    }
+}
+
+fn free_slot<'a>(sandboxes: impl Iterator<Item = &'a Sandbox> + Clone, node: usize) -> Option<u8> {
+    (2..=254).find(|slot| !sandboxes.clone().any(|s| s.node == node && s.slot == *slot))
+}
+
+fn uid_of(pod: &Value) -> &str {
+    pod["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+fn path_of(pod: &Value) -> String {
+    let text = |key: &str| pod["metadata"][key].as_str().unwrap_or_default().to_owned();
+    format!("/api/v1/namespaces/{}/pods/{}", text("namespace"), text("name"))
+}
