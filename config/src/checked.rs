@@ -39,7 +39,7 @@ pub struct Config {
     pub relay: Relay,
     /// The layer-7 proxy.
     pub proxy: Proxy,
-    /// Defaults of health checks.
+    /// Health checks.
     pub health: Health,
     /// Bounds and waits of the whole daemon.
     pub limits: Limits,
@@ -167,8 +167,6 @@ pub struct Routes {
     pub enabled: bool,
     /// Routing table, never 0 (unspecified) or 255 (local).
     pub table: u32,
-    /// Protocol number that marks them as ours.
-    pub protocol: u8,
 }
 
 /// Announcing virtual addresses.
@@ -180,8 +178,10 @@ pub struct Bgp {
     pub router_id: Ipv4Addr,
     /// Time between two attempts to connect, before jitter.
     pub connect_retry: Duration,
+    /// Hold time to propose.
+    pub hold_time: HoldTime,
     /// Where peers may connect.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Option<SocketAddr>,
     /// Peers, with distinct names and addresses; never empty.
     pub peers: Vec<Peer>,
 }
@@ -211,10 +211,8 @@ pub struct Peer {
     pub remote_as: u32,
     /// Address to speak from, of the same family as `address`.
     pub local_address: Option<IpAddr>,
-    /// TCP MD5 password, 1 to 80 bytes.
+    /// TCP MD5 password, 1 to 80 bytes of UTF-8.
     pub password: Option<Secret>,
-    /// Hold time to propose.
-    pub hold_time: HoldTime,
     /// Communities on every route to it, sorted, without repetition: the general ones and its own.
     pub communities: Vec<Community>,
     /// IPv4 next hop, when not the session's own address.
@@ -394,19 +392,11 @@ pub struct Proxy {
     pub drain: Duration,
 }
 
-/// Defaults of health checks.
+/// Health checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Between two probes of a backend.
-    pub interval: Duration,
-    /// For one probe; not above `interval`.
-    pub timeout: Duration,
-    /// Successes in a row that make a backend healthy.
-    pub rise: u8,
-    /// Failures in a row that make a backend unhealthy.
-    pub fall: u8,
     /// Probes at most under way at one time.
-    pub concurrent_max: usize,
+    pub concurrent_max: u32,
 }
 
 /// Bounds and waits of the whole daemon.
@@ -416,8 +406,6 @@ pub struct Limits {
     pub updates_max: usize,
     /// How long updates are gathered before a snapshot is published.
     pub publish_delay: Duration,
-    /// Between two writes of the last good state to disk.
-    pub persist: Duration,
     /// Between withdrawing the routes and closing the listeners.
     pub withdraw_wait: Duration,
     /// After this long a graceful stop is cut short; not below the drains and the withdrawal.

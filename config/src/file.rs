@@ -35,7 +35,7 @@ pub struct File {
     pub relay: Relay,
     /// The layer-7 proxy.
     pub proxy: Proxy,
-    /// Defaults of health checks.
+    /// Health checks.
     pub health: Health,
     /// Bounds and waits of the whole daemon.
     pub limits: Limits,
@@ -142,8 +142,8 @@ impl Default for Cluster {
             context: None,
             claim_unclassed: false,
             ingress_class: "haflinger".into(),
-            lease_namespace: "kube-system".into(),
-            lease_name: "haflinger-writer".into(),
+            lease_namespace: "haflinger".into(),
+            lease_name: "haflinger".into(),
             lease_duration_secs: 15,
             lease_renew_secs: 5,
         }
@@ -201,14 +201,11 @@ pub struct Routes {
     /// Routing table; 254 is the main one.
     #[schemars(range(min = 1, max = 4_294_967_294_u32))]
     pub table: u32,
-    /// Route protocol number that marks the routes as ours.
-    #[schemars(range(min = 5, max = 255))]
-    pub protocol: u8,
 }
 
 impl Default for Routes {
     fn default() -> Self {
-        Self { enabled: false, table: 254, protocol: 141 }
+        Self { enabled: false, table: 254 }
     }
 }
 
@@ -227,8 +224,8 @@ pub struct Bgp {
     /// Seconds between two attempts to connect, before jitter.
     #[schemars(range(min = 1, max = 3600))]
     pub connect_retry_secs: u16,
-    /// Addresses and ports on which peers may connect; none: this host always connects.
-    pub listen: Vec<String>,
+    /// Address and port on which peers may connect; when absent this host always connects.
+    pub listen: Option<String>,
     /// Communities on every route: `64512:100` or a well-known name.
     pub communities: Vec<String>,
     /// Routers to announce to.
@@ -242,7 +239,7 @@ impl Default for Bgp {
             router_id: None,
             hold_time_secs: 9,
             connect_retry_secs: 5,
-            listen: Vec::new(),
+            listen: None,
             communities: Vec::new(),
             peer: Vec::new(),
         }
@@ -270,10 +267,6 @@ pub struct Peer {
     pub password: Option<String>,
     /// File that holds the password.
     pub password_file: Option<String>,
-    /// Seconds without a message after which this session is down; `bgp.hold_time_secs` when
-    /// absent.
-    #[schemars(range(min = 3, max = 65535))]
-    pub hold_time_secs: Option<u16>,
     /// Communities on routes to this peer, beside those of `bgp.communities`.
     pub communities: Vec<String>,
     /// IPv4 next hop; the session's own address when absent.
@@ -297,7 +290,6 @@ impl Default for Peer {
             local_address: None,
             password: None,
             password_file: None,
-            hold_time_secs: None,
             communities: Vec::new(),
             next_hop_v4: None,
             next_hop_v6: None,
@@ -559,22 +551,10 @@ impl Default for Proxy {
     }
 }
 
-/// Defaults of health checks.
+/// Health checks; what is checked, and how often, is said by each service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Health {
-    /// Milliseconds between two probes of a backend.
-    #[schemars(range(min = 100, max = 3_600_000))]
-    pub interval_ms: u32,
-    /// Milliseconds for one probe.
-    #[schemars(range(min = 10, max = 600_000))]
-    pub timeout_ms: u32,
-    /// Successes in a row that make a backend healthy.
-    #[schemars(range(min = 1, max = 100))]
-    pub rise: u8,
-    /// Failures in a row that make a backend unhealthy.
-    #[schemars(range(min = 1, max = 100))]
-    pub fall: u8,
     /// Probes at most under way at one time.
     #[schemars(range(min = 1, max = 65_536))]
     pub concurrent_max: u32,
@@ -582,7 +562,7 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { interval_ms: 2_000, timeout_ms: 1_000, rise: 2, fall: 3, concurrent_max: 1_024 }
+        Self { concurrent_max: 1_024 }
     }
 }
 
@@ -596,9 +576,6 @@ pub struct Limits {
     /// Milliseconds for which updates are gathered before a snapshot is published.
     #[schemars(range(min = 0, max = 10_000))]
     pub publish_delay_ms: u32,
-    /// Seconds between two writes of the last good state to disk.
-    #[schemars(range(min = 1, max = 3_600))]
-    pub persist_secs: u32,
     /// Milliseconds between withdrawing the routes and closing the listeners.
     #[schemars(range(min = 0, max = 60_000))]
     pub withdraw_wait_ms: u32,
@@ -609,12 +586,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            updates_max: 16_384,
-            publish_delay_ms: 20,
-            persist_secs: 5,
-            withdraw_wait_ms: 1_000,
-            stop_secs: 60,
-        }
+        Self { updates_max: 16_384, publish_delay_ms: 20, withdraw_wait_ms: 1_000, stop_secs: 60 }
     }
 }

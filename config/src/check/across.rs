@@ -71,10 +71,10 @@ pub(crate) fn listeners(
 ) {
     let Some(admin) = admin.and_then(|admin| admin.listen) else { return };
     let bgp = bgp.and_then(Option::as_ref);
-    for (index, listen) in bgp.into_iter().flat_map(|bgp| &bgp.listen).enumerate() {
-        if collide(admin, *listen) {
-            refuse_listener(context, &item("bgp.listen", index), *listen);
-        }
+    if let Some(listen) = bgp.and_then(|bgp| bgp.listen)
+        && collide(admin, listen)
+    {
+        refuse_listener(context, "bgp.listen", listen);
     }
     let Some(proxy) = proxy else { return };
     for (index, address) in proxy.addresses.iter().enumerate() {

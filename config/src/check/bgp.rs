@@ -8,6 +8,12 @@ use crate::context::Context;
 use crate::file;
 use crate::layer::item;
 
+/// Peers at most: each costs a task, and each announcement a message to each.
+const PEERS_MAX: usize = 64;
+
+/// Communities of one route at most.
+const COMMUNITIES_MAX: usize = 128;
+
 /// Bytes of a TCP MD5 password at most (the kernel's TCP_MD5SIG_MAXKEYLEN).
 const PASSWORD_BYTES_MAX: usize = 80;
 
@@ -29,7 +35,8 @@ const WELL_KNOWN: &[(&str, u32)] = &[
 
 /// The inner value is absent when there is no peer; the outer when something was refused.
 pub(crate) fn bgp(context: &mut Context, file: &file::Bgp) -> Option<Option<Bgp>> {
-    let listen = text::each(context, "bgp.listen", &file.listen, text::listen);
+    let listen =
+        file.listen.as_ref().and_then(|listen| text::listen(context, "bgp.listen", listen));
     let communities = communities(context, "bgp.communities", &file.communities);
     let local_as = file.local_as.and_then(|number| as_number(context, "bgp.local_as", number));
     let router_id = file.router_id.as_ref().and_then(|id| router_id(context, id));
@@ -48,23 +55,28 @@ pub(crate) fn bgp(context: &mut Context, file: &file::Bgp) -> Option<Option<Bgp>
         local_as: local_as?,
         router_id: router_id?,
         connect_retry: text::secs(file.connect_retry_secs.into()),
-        listen: listen.into_iter().map(|(_, address)| address).collect(),
+        hold_time: HoldTime(file.hold_time_secs),
+        listen,
         peers,
     }))
 }
 
 fn peers(context: &mut Context, file: &file::Bgp, general: &[Community]) -> Vec<Peer> {
+    if file.peer.len() > PEERS_MAX {
+        let what = format!("there are {} peers", file.peer.len());
+        context.refuse(&item("bgp.peer", PEERS_MAX), &what, &format!("list at most {PEERS_MAX}"));
+    }
     let mut names = Distinct::new("the peer name");
     let mut addresses = Distinct::new("the peer address");
     let mut peers = Vec::with_capacity(file.peer.len());
     for (index, written) in file.peer.iter().enumerate() {
         let at = item("bgp.peer", index);
-        if written.passive && file.listen.is_empty() {
-            let remedy = "take it out, or write listen = [\"[::]:179\"] in [bgp]";
-            let what = "a passive peer can only connect to us, and `bgp.listen` is empty";
+        if written.passive && file.listen.is_none() {
+            let remedy = "take it out, or write listen = \"[::]:179\" in [bgp]";
+            let what = "a passive peer can only connect to us, and `bgp.listen` is missing";
             context.refuse(&format!("{at}.passive"), what, remedy);
         }
-        let Some(peer) = peer(context, &at, written, file.hold_time_secs, general) else {
+        let Some(peer) = peer(context, &at, written, general) else {
             continue;
         };
         let fresh = addresses.add(context, &format!("{at}.address"), &peer.address);
@@ -75,13 +87,7 @@ fn peers(context: &mut Context, file: &file::Bgp, general: &[Community]) -> Vec<
     peers
 }
 
-fn peer(
-    context: &mut Context,
-    at: &str,
-    file: &file::Peer,
-    hold_time_secs: u16,
-    general: &[Community],
-) -> Option<Peer> {
+fn peer(context: &mut Context, at: &str, file: &file::Peer, general: &[Community]) -> Option<Peer> {
     let key = |name: &str| format!("{at}.{name}");
     let name = peer_name(context, &key("name"), file.name.as_ref());
     let address = text::required(
@@ -116,7 +122,6 @@ fn peer(
         port: file.port,
         remote_as: remote_as?,
         local_address,
-        hold_time: HoldTime(file.hold_time_secs.unwrap_or(hold_time_secs)),
         communities,
         passive: file.passive,
         multihop: file.multihop,
@@ -207,6 +212,11 @@ fn password(
         context.refuse(&at, &what, &remedy);
         return None;
     }
+    if std::str::from_utf8(secret.expose()).is_err() {
+        let at = if file.password.is_some() { inline } else { path };
+        context.refuse(&at, "the password is not UTF-8", "choose one of letters and digits");
+        return None;
+    }
     Some(secret)
 }
 
@@ -242,6 +252,11 @@ fn router_id(context: &mut Context, written: &str) -> Option<Ipv4Addr> {
 }
 
 fn communities(context: &mut Context, at: &str, written: &[String]) -> Vec<Community> {
+    if written.len() > COMMUNITIES_MAX {
+        let what = format!("there are {} communities", written.len());
+        let remedy = format!("list at most {COMMUNITIES_MAX}");
+        context.refuse(&item(at, COMMUNITIES_MAX), &what, &remedy);
+    }
     let read = text::each(context, at, written, |context, path, text| {
         if let Some((_, value)) = WELL_KNOWN.iter().find(|(name, _)| *name == text) {
             return Some(Community(*value));

@@ -9,24 +9,6 @@ use crate::suggest::nearest;
 /// Bytes of an interface name at most (IFNAMSIZ less the final zero).
 const INTERFACE_BYTES_MAX: usize = 15;
 
-/// Route protocol numbers of other software (the kernel's rtnetlink.h and iproute2's
-/// rt_protos): sharing one would let each side remove the other's routes.
-const FOREIGN_PROTOCOLS: &[(u8, &str)] = &[
-    (8, "gated"),
-    (9, "router advertisements"),
-    (11, "zebra"),
-    (12, "bird"),
-    (16, "dhcp"),
-    (18, "keepalived"),
-    (42, "babel"),
-    (99, "openr"),
-    (186, "bgp of FRR"),
-    (187, "isis of FRR"),
-    (188, "ospf of FRR"),
-    (189, "rip of FRR"),
-    (192, "eigrp of FRR"),
-];
-
 pub(crate) fn host(context: &mut Context, file: &file::Host, kernel_name: &str) -> Option<Host> {
     let name = match &file.name {
         Some(name) => name.as_str(),
@@ -134,20 +116,10 @@ pub(crate) fn vips(context: &mut Context, file: &file::Vips) -> Option<Vips> {
 pub(crate) fn routes(context: &mut Context, file: &file::Routes) -> Option<Routes> {
     // RT_TABLE_LOCAL is the kernel's own.
     const TABLE_LOCAL: u32 = 255;
-    let mut sound = true;
     if file.table == TABLE_LOCAL {
         let remedy = "write 254 for the main table, or a table of your own";
         context.refuse("routes.table", "table 255 belongs to the kernel", remedy);
-        sound = false;
+        return None;
     }
-    if let Some((_, owner)) = FOREIGN_PROTOCOLS.iter().find(|(id, _)| *id == file.protocol) {
-        let what = format!("protocol {} marks the routes of {owner}", file.protocol);
-        context.refuse(
-            "routes.protocol",
-            &what,
-            "write a number that nothing else uses here, such as 141",
-        );
-        sound = false;
-    }
-    sound.then_some(Routes { enabled: file.enabled, table: file.table, protocol: file.protocol })
+    Some(Routes { enabled: file.enabled, table: file.table })
 }

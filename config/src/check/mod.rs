@@ -29,7 +29,7 @@ pub(crate) fn config(context: &mut Context, file: &File, host_name: &str) -> Opt
     let dns = dns::dns(context, &file.dns);
     let relay = traffic::relay(context, &file.relay);
     let proxy = traffic::proxy(context, &file.proxy);
-    let health = traffic::health(context, &file.health);
+    let health = traffic::health(&file.health);
     let limits = traffic::limits(&file.limits);
     across::addresses(context, file, &pools, proxy.as_ref(), bgp.as_ref().and_then(Option::as_ref));
     across::listeners(context, admin.as_ref(), proxy.as_ref(), bgp.as_ref());
@@ -51,7 +51,7 @@ pub(crate) fn config(context: &mut Context, file: &File, host_name: &str) -> Opt
         dns,
         relay: relay?,
         proxy: proxy?,
-        health: health?,
+        health,
         limits,
     })
 }

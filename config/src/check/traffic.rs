@@ -128,31 +128,14 @@ fn network(context: &mut Context, at: &str, written: &str) -> Option<IpNet> {
     }
 }
 
-pub(crate) fn health(context: &mut Context, file: &file::Health) -> Option<Health> {
-    if file.timeout_ms > file.interval_ms {
-        // Probes of one backend would pile up.
-        let at = either(context, "health.timeout_ms", "health.interval_ms");
-        let what = format!(
-            "a probe of {} ms would outlast its interval of {} ms",
-            file.timeout_ms, file.interval_ms
-        );
-        context.refuse(at, &what, "write a timeout that is not above the interval");
-        return None;
-    }
-    Some(Health {
-        interval: millis(file.interval_ms),
-        timeout: millis(file.timeout_ms),
-        rise: file.rise,
-        fall: file.fall,
-        concurrent_max: count(file.concurrent_max),
-    })
+pub(crate) fn health(file: &file::Health) -> Health {
+    Health { concurrent_max: file.concurrent_max }
 }
 
 pub(crate) fn limits(file: &file::Limits) -> Limits {
     Limits {
         updates_max: count(file.updates_max),
         publish_delay: millis(file.publish_delay_ms),
-        persist: secs(file.persist_secs),
         withdraw_wait: millis(file.withdraw_wait_ms),
         stop: secs(file.stop_secs),
     }

@@ -41,7 +41,7 @@ fn variables_are_read_as_the_type_of_their_key() {
         &[
             ("HAFLINGER_HOST__NAME", "17"),
             ("HAFLINGER_VIPS__BIND", "false"),
-            ("HAFLINGER_BGP__LISTEN", "[\"[::]:179\"]"),
+            ("HAFLINGER_BGP__LISTEN", "[::]:179"),
             ("HAFLINGER_PROXY__ADDRESSES", "192.0.2.1, 2001:db8::1"),
             ("HAFLINGER_POOL", "[{name=a, addresses=[\"192.0.2.0/24\"]}]"),
             ("HAFLINGER_CONFIG", "/etc/other.toml"),
@@ -191,7 +191,7 @@ fn communities_of_host_and_peer_are_joined() {
     let bgp = load(text).expect("sound").config.bgp.expect("a peer");
     let shown: Vec<String> = bgp.peers[0].communities.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["64512:1", "64512:2", "65535:65281"]);
-    assert_eq!(bgp.peers[0].hold_time.secs(), 9);
+    assert_eq!(bgp.hold_time.secs(), 9);
 }
 
 #[test]
