@@ -29,7 +29,7 @@ fn backends(state: BackendState) -> Arc<BackendSet> {
     Arc::new(BackendSet {
         target: target("shop"),
         backends: vec![backend],
-        table: ForwardingTable::new(active.into_iter()).view(),
+        table: ForwardingTable::new(active).view(),
     })
 }
 

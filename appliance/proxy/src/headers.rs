@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
@@ -72,6 +72,20 @@ pub(crate) fn forwarding(
         false => fields.keys().filter(|name| names_origin(name.as_str())).cloned().collect(),
     };
     (remove, set)
+}
+
+/// The one `Cookie` field that HTTP/1 allows, when a client has split it over several, as
+/// HTTP/2 lets it (RFC 9113, section 8.2.3).
+pub(crate) fn joined_cookies(fields: &HeaderMap) -> Option<HeaderValue> {
+    let mut crumbs = fields.get_all(header::COOKIE).iter();
+    let (first, second) = (crumbs.next()?, crumbs.next()?);
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    // Bytes of valid values, so this cannot fail.
+    HeaderValue::from_bytes(&joined).ok()
 }
 
 fn forwarded_for(peer: SocketAddr, fields: &HeaderMap, believed: bool) -> HeaderValue {
@@ -178,6 +192,13 @@ mod tests {
                 ("x-forwarded-proto", "http"),
             ])
         );
+    }
+
+    #[test]
+    fn a_cookie_in_crumbs_is_put_together() {
+        let crumbs = fields(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c")]);
+        assert_eq!(joined_cookies(&crumbs).unwrap(), "a=1; b=2; c");
+        assert_eq!(joined_cookies(&fields(&[("cookie", "a=1; b=2")])), None);
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl Listener {
         &self.abort
     }
 
+    /// Whether it is being taken out of service.
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
     /// Turns true when answers should be the last on their connections.
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()

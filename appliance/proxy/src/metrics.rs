@@ -64,30 +64,46 @@ pub(crate) struct Metrics {
     upstream_failures: IntCounterVec,
     retries: IntCounter,
     retries_denied: IntCounter,
+    /// When the first certificate in service expires.
+    pub(crate) certificates_expire: IntGauge,
     /// Certificates whose newest material cannot be used.
     pub(crate) certificates_faulty: IntGauge,
     /// Generation of the snapshot that is being served.
     pub(crate) generation: IntGauge,
 }
 
+/// Makes metrics and registers them.
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(vec.clone()))?;
+        Ok(vec)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        let counter = IntCounter::new(name, help)?;
+        self.0.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        let gauge = IntGauge::new(name, help)?;
+        self.0.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    }
+}
+
 impl Metrics {
     /// Registers everything.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(vec.clone()))?;
-            Ok::<_, prometheus::Error>(vec)
-        };
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
+        let make = Registrar(registry);
         let duration = Histogram::with_opts(
             HistogramOpts::new(
                 "haflinger_proxy_request_duration_seconds",
@@ -104,60 +120,60 @@ impl Metrics {
         Ok(Self {
             duration,
             connections,
-            requests: counters(
+            requests: make.counters(
                 "haflinger_proxy_requests_total",
                 "Requests answered, by class of status; none: the client went away before.",
                 &["listener", "class"],
             )?,
-            accepted: counters(
+            accepted: make.counters(
                 "haflinger_proxy_connections_total",
                 "Client connections accepted.",
                 &["listener"],
             )?,
-            refused: counters(
+            refused: make.counters(
                 "haflinger_proxy_connections_refused_total",
                 "Client connections ended before a request was understood, by reason.",
                 &["reason"],
             )?,
-            accept_failures: counter(
+            accept_failures: make.counter(
                 "haflinger_proxy_accept_failures_total",
                 "Failures of accept(2), such as no free descriptor.",
             )?,
-            bind_failures: counter(
+            bind_failures: make.counter(
                 "haflinger_proxy_bind_failures_total",
                 "Attempts to bind a listener that failed; they are retried.",
             )?,
-            listeners_bound: gauge(
-                "haflinger_proxy_listeners_bound",
-                "Listeners whose socket is bound.",
-            )?,
-            listeners_wanted: gauge(
+            listeners_bound: make
+                .gauge("haflinger_proxy_listeners_bound", "Listeners whose socket is bound.")?,
+            listeners_wanted: make.gauge(
                 "haflinger_proxy_listeners_wanted",
                 "Listeners that the snapshot asks for.",
             )?,
-            upstream_connections: counters(
+            upstream_connections: make.counters(
                 "haflinger_proxy_upstream_connections_total",
                 "Connections to backends used by requests, by whether they were reused.",
                 &["reused"],
             )?,
-            upstream_failures: counters(
+            upstream_failures: make.counters(
                 "haflinger_proxy_upstream_failures_total",
                 "Attempts on a backend that failed, by stage: connect, exchange.",
                 &["stage"],
             )?,
-            retries: counter(
-                "haflinger_proxy_retries_total",
-                "Requests tried on another backend.",
-            )?,
-            retries_denied: counter(
+            retries: make
+                .counter("haflinger_proxy_retries_total", "Requests tried on another backend.")?,
+            retries_denied: make.counter(
                 "haflinger_proxy_retries_denied_total",
                 "Retries that were not made because the retry budget was spent.",
             )?,
-            certificates_faulty: gauge(
+            certificates_expire: make.gauge(
+                "haflinger_proxy_certificates_expire_timestamp_seconds",
+                "When the first certificate in service expires, since 1970; 0 without any.",
+            )?,
+            certificates_faulty: make.gauge(
                 "haflinger_proxy_certificates_faulty",
                 "Certificates whose newest material cannot be used.",
             )?,
-            generation: gauge(
+            generation: make.gauge(
                 "haflinger_proxy_snapshot_generation",
                 "Generation of the snapshot that is being served.",
             )?,

@@ -23,7 +23,7 @@ use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::settings::{Settings, SettingsError};
 use crate::status::ProxyStatus;
-use crate::tables::{Effects, Tables, TlsBase};
+use crate::tables::{Effects, LISTENERS_MAX, Tables, TlsBase};
 use crate::worker::{Shared, Worker, WorkerError};
 
 /// Why the proxy cannot start.
@@ -85,7 +85,7 @@ impl Proxy {
         let workers = (0..workers_started)
             .map(|number| Worker::start(number, &shared))
             .collect::<Result<Vec<_>, _>>()?;
-        let tables = Mutex::new(Tables::new(metrics, TlsBase::new()?));
+        let tables = Mutex::new(Tables::new(metrics, TlsBase::new()?, LISTENERS_MAX));
         let renew_engines = Notify::new();
         let state = Arc::new(State { shared, tables, workers_started, renew_engines });
         Ok(Self { state, workers })

@@ -31,7 +31,7 @@ pub struct Settings {
     /// [`WORKERS_MAX`]). Fixed when the proxy starts.
     pub workers: NonZeroUsize,
     /// Client connections open at once over all listeners. One more is accepted and closed at
-    /// once, so that a client learns it without waiting. Costs about 40 KiB each when busy.
+    /// once, so that a client learns it without waiting.
     pub connections_max: usize,
     /// Time for a TLS handshake from the first byte to the last.
     pub tls_handshake_timeout: Duration,
@@ -40,7 +40,8 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// Bytes of a request's header. More is answered with 431 or, if it goes on, cut off.
     pub header_bytes_max: usize,
-    /// How long a client's connection may wait for its next request.
+    /// How long a client's connection may wait for its next request. Over HTTP/1 whole seconds
+    /// count, rounded up.
     pub client_idle_timeout: Duration,
     /// Time between two reads of a request body.
     pub client_read_timeout: Duration,
@@ -210,15 +211,14 @@ mod tests {
 
     #[test]
     fn values_outside_their_range_are_refused_by_name() {
-        let cases: [(&str, fn(&mut Settings)); 4] = [
-            ("attempts_max", |s| s.attempts_max = 0),
-            ("connections_max", |s| s.connections_max = 0),
-            ("header_timeout", |s| s.header_timeout = Duration::ZERO),
-            ("drain_timeout", |s| s.drain_timeout = Duration::MAX),
-        ];
-        for (field, change) in cases {
-            let mut changed = settings();
-            change(&mut changed);
+        let (zero, forever) = (Duration::ZERO, Duration::MAX);
+        for (field, changed) in [
+            ("attempts_max", Settings { attempts_max: 0, ..settings() }),
+            ("attempts_max", Settings { attempts_max: 11, ..settings() }),
+            ("connections_max", Settings { connections_max: 0, ..settings() }),
+            ("header_timeout", Settings { header_timeout: zero, ..settings() }),
+            ("drain_timeout", Settings { drain_timeout: forever, ..settings() }),
+        ] {
             assert_eq!(changed.check().unwrap_err().field, field);
         }
     }

@@ -3,7 +3,7 @@
 //! A change costs in proportion to itself: a target or a certificate is one pointer store, a
 //! listener is compiled anew alone. Nothing here waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ struct Served {
 
 enum SocketState {
     Bound,
-    Retrying { reason: String, attempts: u32, due: Instant },
+    Retrying { reason: Option<String>, attempts: u32, due: Instant },
     Refused,
 }
 
@@ -61,6 +61,11 @@ pub(crate) struct Tables {
     certificate_slots: Slots<CertificateRef, CertificateSlot>,
     certificates: BTreeMap<CertificateRef, Held>,
     listeners: BTreeMap<SocketAddr, Served>,
+    /// Those that are still to be bound.
+    unbound: BTreeSet<SocketAddr>,
+    /// Those beyond the limit; the first takes the place of one that goes.
+    refused: BTreeSet<SocketAddr>,
+    listeners_max: usize,
 }
 
 /// What all TLS listeners share.
@@ -97,7 +102,8 @@ impl TlsBase {
 }
 
 impl Tables {
-    pub(crate) fn new(metrics: Metrics, tls: TlsBase) -> Self {
+    /// Empty tables for at most `listeners_max` listeners.
+    pub(crate) fn new(metrics: Metrics, tls: TlsBase, listeners_max: usize) -> Self {
         Self {
             metrics,
             tls,
@@ -106,6 +112,9 @@ impl Tables {
             certificate_slots: Slots::default(),
             certificates: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            unbound: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            listeners_max,
         }
     }
 
@@ -137,9 +146,9 @@ impl Tables {
         // is bound again.
         for item in old.http.diff(&new.http) {
             match item {
-                DiffItem::Remove(address, _) => self.retire(*address, &mut effects),
+                DiffItem::Remove(address, _) => self.retire(*address, now, &mut effects),
                 DiffItem::Update { old: (address, was), new: (_, is) } if was.tls != is.tls => {
-                    self.retire(*address, &mut effects);
+                    self.retire(*address, now, &mut effects);
                     self.add(*address, is, now);
                 }
                 DiffItem::Update { new: (address, spec), .. } => self.change(*address, spec),
@@ -147,7 +156,10 @@ impl Tables {
             }
         }
         self.metrics.generation.set(i64::try_from(new.generation).unwrap_or(i64::MAX));
-        self.count();
+        if !old.certificates.ptr_eq(&new.certificates) {
+            self.count_certificates();
+        }
+        self.count_listeners();
         effects
     }
 
@@ -228,13 +240,13 @@ impl Tables {
             tls.resolver.replace(names(&mut self.certificate_slots, spec));
         }
         let listener = Listener::new(address, tls, routes, self.metrics.listener(address));
-        let full = self.listeners.len() >= LISTENERS_MAX;
-        if full {
-            tracing::error!(listener = %address, limit = LISTENERS_MAX, "listener refused");
-        }
-        let socket = match full {
-            true => SocketState::Refused,
-            false => SocketState::Retrying { reason: String::new(), attempts: 0, due: now },
+        let socket = if self.listeners.len() - self.refused.len() < self.listeners_max {
+            self.unbound.insert(address);
+            SocketState::Retrying { reason: None, attempts: 0, due: now }
+        } else {
+            tracing::error!(listener = %address, limit = self.listeners_max, "listener refused");
+            self.refused.insert(address);
+            SocketState::Refused
         };
         let served = Served { spec: spec.clone(), listener: Arc::new(listener), socket };
         self.listeners.insert(address, served);
@@ -250,15 +262,24 @@ impl Tables {
         }
     }
 
-    fn retire(&mut self, address: SocketAddr, effects: &mut Effects) {
-        if let Some(served) = self.listeners.remove(&address) {
-            effects.retired.push(served.listener);
+    fn retire(&mut self, address: SocketAddr, now: Instant, effects: &mut Effects) {
+        let Some(served) = self.listeners.remove(&address) else { return };
+        self.unbound.remove(&address);
+        effects.retired.push(served.listener);
+        if !self.refused.remove(&address)
+            && let Some(next) = self.refused.pop_first()
+            && let Some(served) = self.listeners.get_mut(&next)
+        {
+            served.socket = SocketState::Retrying { reason: None, attempts: 0, due: now };
+            self.unbound.insert(next);
         }
     }
 
     /// Takes everything out of service.
     pub(crate) fn retire_all(&mut self) -> Vec<Arc<Listener>> {
         self.metrics.listeners_bound.set(0);
+        self.unbound.clear();
+        self.refused.clear();
         std::mem::take(&mut self.listeners).into_values().map(|served| served.listener).collect()
     }
 
@@ -269,11 +290,11 @@ impl Tables {
 
     /// When a listener is next to be bound.
     pub(crate) fn next_bind(&self) -> Option<Instant> {
-        let due = |served: &Served| match served.socket {
+        let due = |address| match self.listeners.get(address)?.socket {
             SocketState::Retrying { due, .. } => Some(due),
             SocketState::Bound | SocketState::Refused => None,
         };
-        self.listeners.values().filter_map(due).min()
+        self.unbound.iter().filter_map(due).min()
     }
 
     /// Binds every listener that is due and gives each new socket to `start`. `jitter` draws
@@ -285,10 +306,12 @@ impl Tables {
         bind: impl Fn(SocketAddr) -> std::io::Result<TcpListener>,
         mut start: impl FnMut(TcpListener, &Arc<Listener>) -> std::io::Result<()>,
     ) {
-        for (address, served) in &mut self.listeners {
-            let SocketState::Retrying { attempts, due, .. } = served.socket else { continue };
+        let Self { listeners, unbound, metrics, .. } = self;
+        unbound.retain(|address| {
+            let Some(served) = listeners.get_mut(address) else { return false };
+            let SocketState::Retrying { attempts, due, .. } = served.socket else { return false };
             if due > now {
-                continue;
+                return true;
             }
             served.socket = match bind(*address).and_then(|s| start(s, &served.listener)) {
                 Ok(()) => {
@@ -296,27 +319,33 @@ impl Tables {
                     SocketState::Bound
                 }
                 Err(error) => {
-                    self.metrics.bind_failed();
+                    metrics.bind_failed();
                     if attempts == 1 {
                         tracing::warn!(listener = %address, %error, "cannot listen, trying on");
                     }
                     let pause = BIND_RETRY_FIRST.saturating_mul(1 << attempts.min(16));
                     let due = now + pause.min(BIND_RETRY_MAX).mul_f64(jitter());
                     let attempts = attempts.saturating_add(1);
-                    SocketState::Retrying { reason: error.to_string(), attempts, due }
+                    SocketState::Retrying { reason: Some(error.to_string()), attempts, due }
                 }
             };
-        }
-        self.count();
+            !matches!(served.socket, SocketState::Bound)
+        });
+        self.count_listeners();
     }
 
-    fn count(&self) {
-        let bound = |served: &&Served| matches!(served.socket, SocketState::Bound);
-        let as_gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let faulty = self.certificates.values().filter(|held| held.fault.is_some()).count();
+    fn count_listeners(&self) {
+        let bound = self.listeners.len() - self.unbound.len() - self.refused.len();
         self.metrics.listeners_wanted.set(as_gauge(self.listeners.len()));
-        self.metrics.listeners_bound.set(as_gauge(self.listeners.values().filter(bound).count()));
+        self.metrics.listeners_bound.set(as_gauge(bound));
+    }
+
+    fn count_certificates(&self) {
+        let faulty = self.certificates.values().filter(|held| held.fault.is_some()).count();
+        let expire = |held: &Held| held.slot.load().map(|certificate| certificate.not_after_secs);
+        let first = self.certificates.values().filter_map(expire).min();
         self.metrics.certificates_faulty.set(as_gauge(faulty));
+        self.metrics.certificates_expire.set(first.unwrap_or(0));
     }
 
     /// Generation of the snapshot in service.
@@ -328,11 +357,9 @@ impl Tables {
         let status = |(address, served): (&SocketAddr, &Served)| {
             let (state, reason) = match &served.socket {
                 SocketState::Bound => (ListenerState::Bound, None),
-                SocketState::Retrying { reason, .. } => {
-                    (ListenerState::Retrying, Some(reason.clone()))
-                }
+                SocketState::Retrying { reason, .. } => (ListenerState::Retrying, reason.clone()),
                 SocketState::Refused => {
-                    let reason = format!("more than {LISTENERS_MAX} listeners");
+                    let reason = format!("more than {} listeners", self.listeners_max);
                     (ListenerState::Refused, Some(reason))
                 }
             };
@@ -363,6 +390,10 @@ impl Tables {
     }
 }
 
+fn as_gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 fn names(slots: &mut Slots<CertificateRef, CertificateSlot>, spec: &HttpListener) -> NameTable {
     NameTable::compile(&spec.certificates, |key| slots.slot(key, CertificateSlot::default))
 }
@@ -377,3 +408,7 @@ fn chain(error: &CertificateError) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[path = "tables_tests.rs"]
+mod tests;

@@ -17,7 +17,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::answers::{Answer, admit};
 use crate::connection::ConnectionContext;
-use crate::headers::{Arrival, forwarding};
+use crate::headers::{Arrival, forwarding, joined_cookies};
 use crate::settings::Settings;
 use crate::upstream::{RetryBudget, TargetSlot, choose};
 use crate::worker::Shared;
@@ -124,7 +124,7 @@ impl ProxyHttp for Gateway {
                 Ok(false)
             }
             Err(answer) => {
-                if !answer.keeps_connection() {
+                if !answer.keeps_connection() || connection.listener.is_draining() {
                     session.set_keepalive(None);
                 }
                 respond(session, answer).await?;
@@ -169,6 +169,22 @@ impl ProxyHttp for Gateway {
         }
         for (name, value) in set {
             request.insert_header(name, value)?;
+        }
+        if let Some(cookies) = joined_cookies(original) {
+            request.insert_header(header::COOKIE, cookies)?;
+        }
+        Ok(())
+    }
+
+    /// While the listener is being taken out of service each answer is the last one.
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        _response: &mut ResponseHeader,
+        state: &mut RequestState,
+    ) -> Result<()> {
+        if state.connection.as_ref().is_some_and(|c| c.listener.is_draining()) {
+            session.set_keepalive(None);
         }
         Ok(())
     }
@@ -310,7 +326,8 @@ fn connection_of(session: &Session) -> Option<Arc<ConnectionContext>> {
 fn apply_client_limits(session: &mut ServerSession, settings: &Settings) {
     // Pingora has switched keepalive on without limit, or off because the client said so.
     if session.get_keepalive().is_some() {
-        session.set_keepalive(Some(settings.client_idle_timeout.as_secs().max(1)));
+        let idle = settings.client_idle_timeout;
+        session.set_keepalive(Some(idle.as_secs() + u64::from(idle.subsec_nanos() > 0)));
     }
     let read_timeout = match session.is_upgrade_req() {
         true => settings.upgraded_idle_timeout,

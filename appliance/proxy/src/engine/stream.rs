@@ -106,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
                     self.header_since = None;
                     self.deadline = None;
                 }
-                phase % 2 == 0
+                phase.is_multiple_of(2)
             }
         }
     }

@@ -90,7 +90,7 @@ async fn retries_end_when_the_budget_is_spent() {
         assert_eq!(client.get("/").await.unwrap().0, 502);
     }
     let made = lab.metric("haflinger_proxy_retries_total", "");
-    assert_eq!(made as i64, haflinger_proxy::RETRY_RESERVE);
+    assert_eq!(made, haflinger_proxy::RETRY_RESERVE as f64);
     assert_eq!(lab.metric("haflinger_proxy_retries_denied_total", ""), 20.0);
 }
 
@@ -115,6 +115,22 @@ async fn a_request_that_a_backend_has_seen_is_not_repeated() {
     client.send("POST /die HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 1\r\n\r\nx").await;
     assert_eq!(client.answer().await.unwrap().0, 502);
     assert_eq!(one.requests() + two.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_kept_connection_that_breaks_only_idempotent_requests_are_repeated() {
+    let shop = Backend::start("shop").await;
+    let mut lab = Lab::start_with(|settings| settings.workers = std::num::NonZeroUsize::MIN);
+    lab.serve_all(&[shop.address]).await;
+    for (method, reached) in [("GET", 2), ("POST", 1)] {
+        let before = shop.requests();
+        let mut client = RawClient::connect(lab.address).await;
+        assert_eq!(client.get("/").await.unwrap().0, 200);
+        // Closed without an answer: on the kept connection, and on the new one behind it.
+        client.send(&format!("{method} /die HTTP/1.1\r\nHost: shop.example\r\n\r\n")).await;
+        assert_eq!(client.answer().await.unwrap().0, 502, "{method}");
+        assert_eq!(shop.requests() - before, 1 + reached, "{method}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

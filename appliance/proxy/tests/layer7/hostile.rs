@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
+
 use crate::support::backend::Backend;
-use crate::support::client::RawClient;
-use crate::support::{Lab, until};
+use crate::support::client::{RawClient, connect, https};
+use crate::support::{Lab, PATIENCE, rule, self_signed, tls_entry, until};
 
 /// Sends `request` and a second, complete request behind it; the answer to the first, and
 /// whether the connection then ended without answering the second.
@@ -124,6 +126,78 @@ fn futures_now(future: impl Future<Output = ()>) {
     let mut future = std::pin::pin!(future);
     let waker = std::task::Waker::noop();
     let _ = future.as_mut().poll(&mut std::task::Context::from_waker(waker));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_nothing_in_or_after_a_tls_handshake_is_cut_off() {
+    let spec = self_signed(&["shop.example"]);
+    let mut lab = Lab::start_with(|settings| {
+        settings.tls_handshake_timeout = Duration::from_millis(500);
+        settings.header_timeout = Duration::from_millis(100);
+    });
+    lab.certificate("shop", spec.clone());
+    lab.listen_tls(Vec::new(), vec![tls_entry("shop", &[])]);
+    lab.publish().await;
+    let refused = |why| lab.metric("haflinger_proxy_connections_refused_total", why);
+    let mut silent = RawClient::connect(lab.address).await;
+    assert!(silent.is_closed().await);
+    until("the first is counted", || refused("tls_timeout") == 1.0).await;
+
+    let mut stream = connect(lab.address, "shop.example", &[&spec], &[b"h2"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let mut sent = Vec::new();
+    // What it is told before the end, if anything, does not matter.
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut sent)).await.unwrap();
+    assert_eq!(refused("header_timeout"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_wait_too_long_for_a_request_are_closed() {
+    let shop = Backend::start("shop").await;
+    let spec = self_signed(&["shop.example"]);
+    let mut lab = Lab::start_with(|settings| {
+        settings.client_idle_timeout = Duration::from_millis(300);
+    });
+    lab.serve_all(&[shop.address]).await;
+    let mut client = RawClient::connect(lab.address).await;
+    assert_eq!(client.get("/").await.unwrap().0, 200);
+    assert!(client.is_closed().await);
+
+    lab.certificate("shop", spec.clone());
+    lab.address = crate::support::free_address();
+    lab.listen_tls(vec![rule(None, "/", Some("shop"))], vec![tls_entry("shop", &[])]);
+    lab.publish().await;
+    let client = https(lab.address, &[&spec]).build().unwrap();
+    let url = format!("https://shop.example:{}/", lab.address.port());
+    let response = client.get(url).send().await.unwrap();
+    assert_eq!(response.version(), reqwest::Version::HTTP_2);
+    until("the HTTP/2 connection is closed", || lab.handle.status().connections == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_its_response_is_cut_off() {
+    let shop = Backend::start("shop").await;
+    let mut lab = Lab::start_with(|settings| {
+        settings.client_write_timeout = Duration::from_millis(200);
+    });
+    lab.serve_all(&[shop.address]).await;
+    let mut client = RawClient::connect(lab.address).await;
+    client.send("GET /big/50000000 HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    until("the request has reached the backend", || shop.requests() == 1).await;
+    until("the connection is cut off", || lab.handle.status().connections == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_in_the_middle_of_its_body_is_told_and_cut_off() {
+    let shop = Backend::start("shop").await;
+    let mut lab = Lab::start_with(|settings| {
+        settings.client_read_timeout = Duration::from_millis(200);
+    });
+    lab.serve_all(&[shop.address]).await;
+    let mut client = RawClient::connect(lab.address).await;
+    client.send("POST /size HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 9\r\n\r\nabc").await;
+    assert_eq!(client.answer().await.unwrap().0, 408);
+    assert!(client.is_closed().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

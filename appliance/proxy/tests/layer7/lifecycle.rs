@@ -6,7 +6,7 @@ use std::time::Duration;
 use haflinger_proxy::ListenerState;
 use tokio::net::TcpStream;
 
-use crate::support::backend::Backend;
+use crate::support::backend::{Backend, field};
 use crate::support::client::{RawClient, https};
 use crate::support::{Lab, free_address, rule, self_signed, tls_entry, until};
 
@@ -120,7 +120,8 @@ async fn a_graceful_stop_finishes_requests_and_says_that_they_are_the_last() {
     until_refused(lab.address).await;
     assert!(idle.is_closed().await);
     shop.open_gate();
-    assert_eq!(busy.answer().await.unwrap().0, 200);
+    let (status, answer) = busy.answer().await.unwrap();
+    assert_eq!((status, field(&answer, "connection")), (200, Some("close")));
     assert!(busy.is_closed().await);
     lab.stopped().await;
     assert_eq!(lab.handle.status().connections, 0);
@@ -177,6 +178,18 @@ async fn settings_change_while_serving() {
     assert_eq!((status.workers, status.restart_needed), (2, true));
     settings.attempts_max = 0;
     assert_eq!(lab.handle.reconfigure(settings).unwrap_err().field, "attempts_max");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ipv6_address_is_served() {
+    let shop = Backend::start("shop").await;
+    let mut lab = Lab::start();
+    lab.address = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+    lab.serve_all(&[shop.address]).await;
+    let mut client = RawClient::connect(lab.address).await;
+    let (_, answer) = client.get("/echo").await.unwrap();
+    let seen = answer.split_once("\r\n\r\n").unwrap().1;
+    assert_eq!(field(seen, "x-forwarded-for"), Some("::1"));
 }
 
 async fn until_refused(address: std::net::SocketAddr) {

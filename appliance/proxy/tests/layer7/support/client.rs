@@ -10,6 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::PATIENCE;
 
@@ -38,6 +39,18 @@ impl RawClient {
     /// The next answer with a length: status and, behind the header, body. `None` when the
     /// connection ended before.
     pub async fn answer(&mut self) -> Option<(u16, String)> {
+        let (status, header) = self.header().await?;
+        let length = super::backend::field(&header, "content-length");
+        let length = length.map_or(0, |length| length.parse().unwrap());
+        while self.unread.len() < length {
+            self.fill().await?;
+        }
+        let body = String::from_utf8(self.unread.drain(..length).collect()).unwrap();
+        Some((status, header + &body))
+    }
+
+    /// The header of the next answer.
+    pub async fn header(&mut self) -> Option<(u16, String)> {
         let end = loop {
             if let Some(at) = self.unread.windows(4).position(|w| w == b"\r\n\r\n") {
                 break at + 4;
@@ -46,13 +59,7 @@ impl RawClient {
         };
         let header = String::from_utf8(self.unread.drain(..end).collect()).unwrap();
         let status = header.split(' ').nth(1).unwrap().parse().unwrap();
-        let length = super::backend::field(&header, "content-length");
-        let length = length.map_or(0, |length| length.parse().unwrap());
-        while self.unread.len() < length {
-            self.fill().await?;
-        }
-        let body = String::from_utf8(self.unread.drain(..length).collect()).unwrap();
-        Some((status, header + &body))
+        Some((status, header))
     }
 
     /// Reads exactly `count` bytes.
@@ -100,22 +107,33 @@ pub async fn handshake(
     name: &str,
     trusted: &[&CertificateSpec],
 ) -> Result<Vec<u8>, String> {
+    let stream = connect(address, name, trusted, &[]).await?;
+    Ok(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec())
+}
+
+/// A TLS connection for `name` that offers `protocols`.
+pub async fn connect(
+    address: SocketAddr,
+    name: &str,
+    trusted: &[&CertificateSpec],
+    protocols: &[&[u8]],
+) -> Result<TlsStream<TcpStream>, String> {
     let mut roots = RootCertStore::empty();
     for spec in trusted {
         roots.add(leaf(spec)).unwrap();
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
     let handshake = tokio::time::timeout(PATIENCE, handshake).await.expect("no handshake");
-    let stream = handshake.map_err(|error| error.to_string())?;
-    Ok(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec())
+    handshake.map_err(|error| error.to_string())
 }
 
 /// The leaf of a chain.
