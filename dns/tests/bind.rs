@@ -12,6 +12,8 @@
 //! 6. Without leadership nothing is written; a dry run writes nothing.
 //! 7. Every server of a zone is written.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU8;

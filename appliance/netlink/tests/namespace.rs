@@ -16,6 +16,8 @@
 //! 6. Switched off, the feature takes its own back; so does `cleanup`.
 //! 7. Without CAP_NET_ADMIN the status says so and nothing breaks.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
 use std::future::Future;
 use std::net::IpAddr;
 use std::process::Command;
