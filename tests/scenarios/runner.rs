@@ -90,13 +90,6 @@ impl Run {
         self.verdicts.insert(number, verdict);
     }
 
-    /// Says that claim number `number` cannot be tried here.
-    pub(crate) fn skip(&mut self, number: usize, reason: &str) {
-        let verdict = Verdict::Skipped(reason.to_owned());
-        say(self.scenario, number, &verdict);
-        self.verdicts.insert(number, verdict);
-    }
-
     fn failure(&self, number: usize, reason: &str) -> Verdict {
         let name = format!("{}-{number}", self.scenario.name);
         match keep_evidence(&self.lab, &name, reason) {

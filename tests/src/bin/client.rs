@@ -120,7 +120,7 @@ fn now_ms() -> u64 {
 
 async fn once(kind: &Kind, target: SocketAddr) -> Result<Answer> {
     match kind {
-        Kind::Connect | Kind::Hold => connect_once(target).await,
+        Kind::Connect | Kind::Proxied | Kind::Hold => connect_once(target).await,
         Kind::Datagram => datagram_once(target).await,
         Kind::Https { .. } => https_once(kind, target).await,
     }
@@ -154,6 +154,8 @@ fn parse_greeting(line: &str) -> Result<Answer> {
     let mut words = line.split_whitespace();
     let pod = words.next().and_then(|word| word.strip_prefix("pod="));
     let peer = words.next().and_then(|word| word.strip_prefix("peer="));
+    // Told by a PROXY protocol header, where there is one.
+    let peer = words.next().and_then(|word| word.strip_prefix("proxy=")).or(peer);
     let (Some(pod), Some(peer)) = (pod, peer) else { bail!("unexpected greeting {line:?}") };
     Ok(Answer { pod: pod.to_owned(), peer: without_port(peer), body: None })
 }

@@ -24,13 +24,13 @@ pub struct Signed {
 }
 
 impl Authority {
-    /// Makes a new authority.
-    pub(super) fn create(place: &Place) -> Result<Self> {
+    /// Makes a new authority, with its certificate in the file NAME.pem of the lab.
+    pub fn create(place: &Place, name: &str) -> Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "haflinger lab sites");
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate()?;
-        let file = place.path("sites-ca.pem");
+        let file = place.path(format!("{name}.pem"));
         fs::write(&file, params.self_signed(&key)?.pem())?;
         Ok(Self { issuer: Issuer::new(params, key), file })
     }

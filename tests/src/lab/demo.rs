@@ -20,7 +20,8 @@ pub const HOST: &str = "hello.lab.example";
 pub const SERVICE_HOST: &str = "hello-tcp.lab.example";
 /// The sample's VIP where there is no control plane to assign one.
 pub const INVENTORY_VIP: &str = "10.50.0.1";
-const INVENTORY_VIP_V6: &str = "fd00:50::1";
+/// The same, IPv6.
+pub const INVENTORY_VIP_V6: &str = "fd00:50::1";
 const REPLICAS: u32 = 4;
 
 /// Generous: pods take seconds.

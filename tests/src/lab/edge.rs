@@ -205,7 +205,10 @@ impl Edge {
 
     /// Replaces its configuration file, which the daemon watches.
     pub fn write(&self, config: &Table) -> Result<()> {
-        fs::write(self.config(), toml::to_string(config)?).context("write the configuration")
+        let new = self.directory().join("haflinger.toml.new");
+        fs::write(&new, toml::to_string(config)?).context("write the configuration")?;
+        // As a whole, so that no reader sees half of it.
+        fs::rename(new, self.config()).context("replace the configuration")
     }
 
     /// Addresses on the interface that VIPs are bound to, as `ip` prints them.

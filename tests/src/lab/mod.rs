@@ -109,7 +109,7 @@ impl Lab {
         Ok(Self {
             clients: Clients::new(&place, &network.client),
             edges: [Edge::new(&place, first, 0, source)?, Edge::new(&place, second, 1, source)?],
-            authority: Authority::create(&place)?,
+            authority: Authority::create(&place, "sites-ca")?,
             cluster,
             router,
             nameserver,

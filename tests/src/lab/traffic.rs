@@ -35,6 +35,9 @@ pub struct Plan {
 pub enum Kind {
     /// A new TCP connection for every exchange: reads the greeting, says one line, reads it.
     Connect,
+    /// The same, where the greeting ends in what a PROXY protocol header said: that counts as
+    /// the peer.
+    Proxied,
     /// `count` TCP connections kept open, a line on each every interval.
     Hold,
     /// A datagram from a new socket for every exchange.
