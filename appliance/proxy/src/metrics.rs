@@ -60,8 +60,10 @@ pub(crate) struct Metrics {
     pub(crate) listeners_bound: IntGauge,
     /// Listeners that should be served.
     pub(crate) listeners_wanted: IntGauge,
-    upstream_connections: IntCounterVec,
-    upstream_failures: IntCounterVec,
+    upstream_new: IntCounter,
+    upstream_reused: IntCounter,
+    connect_failures: IntCounter,
+    exchange_failures: IntCounter,
     retries: IntCounter,
     retries_denied: IntCounter,
     /// When the first certificate in service expires.
@@ -117,6 +119,16 @@ impl Metrics {
             &["listener"],
         )?;
         registry.register(Box::new(connections.clone()))?;
+        let used = make.counters(
+            "haflinger_proxy_upstream_connections_total",
+            "Connections to backends used by requests, by whether they were reused.",
+            &["reused"],
+        )?;
+        let failures = make.counters(
+            "haflinger_proxy_upstream_failures_total",
+            "Attempts on a backend that failed, by stage: connect, exchange.",
+            &["stage"],
+        )?;
         Ok(Self {
             duration,
             connections,
@@ -149,16 +161,11 @@ impl Metrics {
                 "haflinger_proxy_listeners_wanted",
                 "Listeners that the snapshot asks for.",
             )?,
-            upstream_connections: make.counters(
-                "haflinger_proxy_upstream_connections_total",
-                "Connections to backends used by requests, by whether they were reused.",
-                &["reused"],
-            )?,
-            upstream_failures: make.counters(
-                "haflinger_proxy_upstream_failures_total",
-                "Attempts on a backend that failed, by stage: connect, exchange.",
-                &["stage"],
-            )?,
+            // Looked up once: these are counted for every request.
+            upstream_new: used.with_label_values(&["false"]),
+            upstream_reused: used.with_label_values(&["true"]),
+            connect_failures: failures.with_label_values(&["connect"]),
+            exchange_failures: failures.with_label_values(&["exchange"]),
             retries: make
                 .counter("haflinger_proxy_retries_total", "Requests tried on another backend.")?,
             retries_denied: make.counter(
@@ -218,16 +225,15 @@ impl Metrics {
     }
 
     pub(crate) fn connected(&self, reused: bool) {
-        let reused = if reused { "true" } else { "false" };
-        self.upstream_connections.with_label_values(&[reused]).inc();
+        if reused { self.upstream_reused.inc() } else { self.upstream_new.inc() }
     }
 
     pub(crate) fn connect_failed(&self) {
-        self.upstream_failures.with_label_values(&["connect"]).inc();
+        self.connect_failures.inc();
     }
 
     pub(crate) fn exchange_failed(&self) {
-        self.upstream_failures.with_label_values(&["exchange"]).inc();
+        self.exchange_failures.inc();
     }
 
     pub(crate) fn retried(&self) {

@@ -66,7 +66,7 @@ pub struct Settings {
     /// Backends that one request is tried on (1 to [`ATTEMPTS_MAX`]).
     pub attempts_max: usize,
     /// Retries granted per hundred requests, over all services of a worker (0 to
-    /// [`RETRY_PERCENT_MAX`]), beside a reserve of [`crate::upstream::RETRY_RESERVE`]. It bounds
+    /// [`RETRY_PERCENT_MAX`]), beside a reserve of [`crate::RETRY_RESERVE`]. It bounds
     /// what an outage of many backends adds to the load of the others.
     pub retry_percent: u32,
     /// Peers whose `X-Forwarded-*` fields are believed and extended. From all others they are

@@ -36,6 +36,25 @@ async fn listeners_come_and_go_without_disturbing_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_progress_survives_the_removal_of_its_listener() {
+    let shop = Backend::start("shop").await;
+    let mut lab = Lab::start();
+    lab.serve_all(&[shop.address]).await;
+    let mut busy = RawClient::connect(lab.address).await;
+    busy.send("GET /gate HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    until("the request waits at the backend", || shop.requests() == 1).await;
+    lab.snapshot.http.remove(&lab.address);
+    lab.snapshot.targets.clear();
+    lab.publish().await;
+    until_refused(lab.address).await;
+    shop.open_gate();
+    let (status, answer) = busy.answer().await.unwrap();
+    assert_eq!((status, field(&answer, "connection")), (200, Some("close")));
+    let series = || lab.metric("haflinger_proxy_requests_total", &lab.address.to_string());
+    until("the listener's series are gone", || series() == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removed_listener_can_come_back_at_once() {
     let shop = Backend::start("shop").await;
     let mut lab = Lab::start();

@@ -46,7 +46,8 @@ async fn http_2_reaches_the_backend_as_http_1_with_its_host_and_scheme() {
     lab.publish().await;
     let url = format!("https://shop.example:{}/echo", lab.address.port());
     let client = https(lab.address, &[&spec]).build().unwrap();
-    let response = client.get(&url).header("x-real-ip", "10.0.0.1").send().await.unwrap();
+    let request = client.get(&url).header("x-real-ip", "10.0.0.1");
+    let response = request.header("cookie", "a=1").header("cookie", "b=2").send().await.unwrap();
     assert_eq!(response.version(), reqwest::Version::HTTP_2);
     let seen = response.text().await.unwrap();
     assert!(seen.starts_with("GET /echo HTTP/1.1\r\n"), "{seen}");
@@ -54,6 +55,7 @@ async fn http_2_reaches_the_backend_as_http_1_with_its_host_and_scheme() {
     assert_eq!(field(&seen, "x-forwarded-proto"), Some("https"));
     assert_eq!(field(&seen, "x-forwarded-host"), Some("shop.example:18080"));
     assert_eq!(field(&seen, "x-real-ip"), None);
+    assert_eq!(field(&seen, "cookie"), Some("a=1; b=2"));
 
     let client = https(lab.address, &[&spec]).http1_only().build().unwrap();
     let response = client.get(&url).send().await.unwrap();
