@@ -1,8 +1,8 @@
 //! The election, pure: what to do about the Lease, given what was last seen of it.
 //!
 //! The rules are client-go's. A candidate never compares clocks: it measures, by its own
-//! monotonic clock, for how long it has seen the same record, and takes the Lease when that
-//! exceeds the duration which the record promises. A leader counts its term from the moment
+//! monotonic clock, for how long it has seen the same version, and takes the Lease when that
+//! exceeds the duration that the record promises. A leader counts its term from the moment
 //! *before* it sent the last renewal that succeeded, and ends it after the renew deadline,
 //! which is shorter than the duration: so there are never two, as long as clocks run at about
 //! the same rate. Times in the record are for people to read.
@@ -50,7 +50,7 @@ pub(crate) enum Intent {
 struct Seen {
     record: Record,
     version: String,
-    /// Since when the record has been the same, by our clock.
+    /// Since when the Lease has had this version, by our clock.
     since: Instant,
 }
 
@@ -71,12 +71,13 @@ impl Election {
 
     /// The Lease as it was just read; `None`: there is none.
     pub(crate) fn observe(&mut self, now: Instant, lease: Option<(Record, String)>) {
-        match (lease, &mut self.seen) {
-            (None, seen) => *seen = None,
-            (Some((record, version)), Some(seen)) if seen.record == record => {
-                seen.version = version;
-            }
-            (Some((record, version)), seen) => *seen = Some(Seen { record, version, since: now }),
+        // The version, not the record, tells a renewal: a leader whose wall clock stands still
+        // writes the same record again and again.
+        let known = self.seen.as_ref().map(|seen| seen.version.as_str());
+        match lease {
+            None => self.seen = None,
+            Some((_, version)) if known == Some(version.as_str()) => {}
+            Some((record, version)) => self.seen = Some(Seen { record, version, since: now }),
         }
         // Somebody took it while we slept: the term is over, whatever our clock says.
         if self.holder() != Some(self.identity.as_str()) {

@@ -291,3 +291,7 @@ where
         self.heard.send(heard).await.map_err(|_| Failure::Ended)
     }
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

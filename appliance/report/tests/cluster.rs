@@ -1,0 +1,216 @@
+//! Report against a real API server.
+//!
+//! Topology: this process as two hosts, and the cluster of `HAFLINGER_TEST_KUBECONFIG` (an
+//! administrator's; everything happens in a namespace of our own). Claims:
+//! 1. Of two hosts one is elected, and only it writes.
+//! 2. An address is written with its mode; one that is no longer desired is taken out.
+//! 3. A status that says something else than the report was made from is left alone.
+//! 4. Faults become events, each once.
+//! 5. A leader that stops is succeeded at once, and the address does not move.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use haflinger_core::{
+    FaultReason, IpMode, ObjectRef, ObjectReport, Snapshot, SourceFault, SourceId, StatusAddress,
+};
+use haflinger_report::{ClusterSettings, Reporter, ReporterHandle, Settings};
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use prometheus::Registry;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A wait that is far longer than anything takes: only a failing test reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn kubeconfig(test: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("HAFLINGER_TEST_KUBECONFIG").map(PathBuf::from);
+    if path.is_none() {
+        #[expect(clippy::print_stderr, reason = "a skipped test has to say so")]
+        {
+            eprintln!("SKIPPED {test}: HAFLINGER_TEST_KUBECONFIG is not set");
+        }
+    }
+    path
+}
+
+async fn client(kubeconfig: &Path) -> Client {
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
+    Client::try_from(config.unwrap()).unwrap()
+}
+
+struct Host {
+    handle: ReporterHandle,
+    leader: watch::Receiver<bool>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Host {
+    fn start(identity: &str, kubeconfig: &Path, namespace: &str) -> Self {
+        let settings = Settings {
+            identity: identity.into(),
+            clusters: vec![ClusterSettings {
+                name: "test".into(),
+                kubeconfig: kubeconfig.to_owned(),
+                context: None,
+                lease_namespace: namespace.into(),
+                lease_name: "haflinger".into(),
+                lease_duration_secs: 30,
+                renew_deadline_secs: 20,
+                retry_period_secs: 1,
+            }],
+        };
+        let reporter = Reporter::new(settings, &Registry::new()).unwrap();
+        let (handle, leader) = (reporter.handle(), reporter.leader());
+        let (snapshots, receiver) = watch::channel(Arc::default());
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(reporter.run(receiver, shutdown.clone()));
+        Self { handle, leader, snapshots, shutdown, task }
+    }
+
+    fn publish(&self, object: &ObjectRef, report: &ObjectReport) {
+        let mut snapshot = Snapshot::clone(&self.snapshots.borrow());
+        snapshot.generation += 1;
+        snapshot.reports.insert(object.clone(), Arc::new(report.clone()));
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    async fn elected(&mut self) {
+        let elected = self.leader.wait_for(|leads| *leads);
+        tokio::time::timeout(PATIENCE, elected).await.expect("an election").unwrap();
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+fn report(desired: &[&str], recorded: &[&str]) -> ObjectReport {
+    let entry =
+        |text: &&str| StatusAddress { address: text.parse().unwrap(), ip_mode: IpMode::Proxy };
+    ObjectReport {
+        desired: desired.iter().map(entry).collect(),
+        recorded: recorded.iter().map(|text| text.parse().unwrap()).collect(),
+        faults: Vec::new(),
+    }
+}
+
+async fn ingress_of(services: &Api<Service>, name: &str) -> Value {
+    let service = serde_json::to_value(services.get(name).await.unwrap()).unwrap();
+    service.pointer("/status/loadBalancer/ingress").cloned().unwrap_or(Value::Null)
+}
+
+async fn until_ingress(services: &Api<Service>, name: &str, wanted: &Value) {
+    let reached = async {
+        while ingress_of(services, name).await != *wanted {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, reached).await.is_err() {
+        panic!("{name}: {} instead of {wanted}", ingress_of(services, name).await);
+    }
+}
+
+async fn events_of(client: &Client, namespace: &str, reason: &str) -> Vec<Event> {
+    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let list = events.list(&ListParams::default()).await.unwrap();
+    list.items.into_iter().filter(|event| event.reason.as_deref() == Some(reason)).collect()
+}
+
+fn service(name: &str) -> Service {
+    serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "type": "LoadBalancer", "loadBalancerClass": "haflinger.dev/edge",
+            "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}],
+        },
+    }))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn the_elected_host_writes_and_is_succeeded() {
+    let Some(kubeconfig) = kubeconfig("the_elected_host_writes_and_is_succeeded") else { return };
+    let client = client(&kubeconfig).await;
+    let namespace = format!("hf-report-{}", std::process::id());
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
+    namespaces.create(&PostParams::default(), &object).await.unwrap();
+    let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
+    for name in ["web", "foreign", "faulty", "last"] {
+        services.create(&PostParams::default(), &service(name)).await.unwrap();
+    }
+    let source = SourceId::cluster("test");
+    let of = |name: &str| ObjectRef::service(&source, &namespace, name);
+
+    let mut first = Host::start("host-1", &kubeconfig, &namespace);
+    first.elected().await;
+    let mut second = Host::start("host-2", &kubeconfig, &namespace);
+
+    let wanted = json!([{"ip": "192.0.2.1", "ipMode": "Proxy"}]);
+    // Only the second host is told at first: it may not write.
+    second.publish(&of("web"), &report(&["192.0.2.99"], &[]));
+    first.publish(&of("web"), &report(&["192.0.2.1"], &[]));
+    until_ingress(&services, "web", &wanted).await;
+    assert_eq!(events_of(&client, &namespace, "AddressAssigned").await.len(), 1);
+
+    // The status of "foreign" is not what its report was made from.
+    let theirs = json!([{"ip": "198.51.100.1", "ipMode": "VIP"}]);
+    let patch = json!({"status": {"loadBalancer": {"ingress": theirs}}});
+    let patch = Patch::Merge(&patch);
+    services.patch_status("foreign", &PatchParams::default(), &patch).await.unwrap();
+    first.publish(&of("foreign"), &report(&["192.0.2.2"], &[]));
+
+    let mut faulty = report(&[], &[]);
+    faulty.faults.push(SourceFault::new(FaultReason::PoolFull, "pool p: no address is free"));
+    first.publish(&of("faulty"), &faulty);
+    // A change elsewhere in the report does not tell the same fault again.
+    faulty.faults.push(SourceFault::new(FaultReason::PortUnmatched, "no port is named http"));
+    first.publish(&of("faulty"), &faulty);
+
+    // Cleared when nothing is desired any more; done after all of the above.
+    first.publish(&of("web"), &report(&[], &["192.0.2.1"]));
+    until_ingress(&services, "web", &Value::Null).await;
+    let told = async {
+        while events_of(&client, &namespace, "PortUnmatched").await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("an event");
+    let full = events_of(&client, &namespace, "PoolFull").await;
+    assert_eq!(full.len(), 1);
+    assert_eq!(full[0].note.as_deref(), Some("pool p: no address is free"));
+    assert_eq!(full[0].type_.as_deref(), Some("Warning"));
+    let regarding = full[0].regarding.as_ref().unwrap();
+    assert_eq!(regarding.uid, services.get("faulty").await.unwrap().metadata.uid);
+    assert_eq!(ingress_of(&services, "foreign").await, theirs);
+
+    // What the second host should say once it leads.
+    second.publish(&of("web"), &report(&[], &[]));
+    second.publish(&of("last"), &report(&["192.0.2.4"], &[]));
+    assert!(!*second.leader.borrow());
+    assert_eq!(second.handle.status().clusters[0].holder.as_deref(), Some("host-1"));
+    first.publish(&of("last"), &report(&["192.0.2.3"], &[]));
+    let kept = json!([{"ip": "192.0.2.3", "ipMode": "Proxy"}]);
+    until_ingress(&services, "last", &kept).await;
+    first.stop().await;
+    second.elected().await;
+    // Its report is outdated, so the address stays; a sign that it works is written after.
+    second.publish(&of("web"), &report(&["192.0.2.1"], &[]));
+    until_ingress(&services, "web", &wanted).await;
+    assert_eq!(ingress_of(&services, "last").await, kept);
+    let status = second.handle.status();
+    assert_eq!(status.clusters[0].holder.as_deref(), Some("host-2"));
+    second.stop().await;
+    namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
+}
