@@ -74,6 +74,8 @@ enum Event {
     Connect(io::Result<TcpStream>),
     Ready(Way, io::Result<()>),
     ClosedOne,
+    /// There is more to tell, and room for it.
+    More,
     Deadline,
 }
 
@@ -193,6 +195,7 @@ impl Peer {
 
     async fn next_event(&mut self) -> Event {
         let deadline = self.deadline();
+        let more = self.has_more();
         let Peer { seat, connecting, outgoing, incoming, closing, .. } = self;
         let connect = async {
             match connecting {
@@ -209,6 +212,8 @@ impl Peer {
             outcome = ready(outgoing.as_ref()) => Event::Ready(Way::Outgoing, outcome),
             outcome = ready(incoming.as_ref()) => Event::Ready(Way::Incoming, outcome),
             Some(_) = closing.join_next() => Event::ClosedOne,
+            // The kernel took everything before all was encoded: go on after the others' turn.
+            () = tokio::task::yield_now(), if more => Event::More,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 Event::Deadline
             }
@@ -232,7 +237,7 @@ impl Peer {
             Event::Connect(outcome) => self.connected(outcome),
             Event::Ready(way, Ok(())) => self.receive(way),
             Event::Ready(way, Err(_)) => self.feed(Input::Closed(way)),
-            Event::ClosedOne => {}
+            Event::ClosedOne | Event::More => {}
             Event::Deadline => self.tick(),
         }
     }
@@ -499,10 +504,7 @@ impl Peer {
                 up.rib.refresh(family);
             }
         }
-        let has_room = |peer: &mut Peer| {
-            peer.stream(up.way).as_ref().is_some_and(|stream| stream.outbox.len() < OUTBOX_MAX)
-        };
-        while !up.rib.is_settled() && has_room(self) {
+        while !up.rib.is_settled() && self.has_room(up.way) {
             let batch = up.rib.take(PREFIXES_PER_BATCH);
             for update in withdrawals(&batch.withdraw) {
                 self.send(up.way, &Message::Update(update));
@@ -523,6 +525,20 @@ impl Peer {
             }
         }
         self.established = Some(up);
+    }
+
+    fn has_room(&self, way: Way) -> bool {
+        let stream = match way {
+            Way::Outgoing => &self.outgoing,
+            Way::Incoming => &self.incoming,
+        };
+        stream.as_ref().is_some_and(|stream| stream.outbox.len() < OUTBOX_MAX)
+    }
+
+    /// Whether [`Peer::fill`] would do something.
+    fn has_more(&self) -> bool {
+        let up = self.established.as_ref();
+        up.is_some_and(|up| !up.rib.is_settled() && self.has_room(up.way))
     }
 
     fn flush(&mut self) {
