@@ -148,7 +148,7 @@ impl Stamps {
 
 /// Puts distinct buckets below `buckets` into ascending order. For many, marking them in a
 /// bitmap is several times as fast as comparing.
-pub(super) fn sort_ascending(moved: &mut Vec<u32>, buckets: usize) {
+pub(super) fn sort_ascending(moved: &mut [u32], buckets: usize) {
     if moved.len() * 128 < buckets {
         moved.sort_unstable();
         return;
@@ -157,10 +157,12 @@ pub(super) fn sort_ascending(moved: &mut Vec<u32>, buckets: usize) {
     for bucket in moved.iter() {
         marks[*bucket as usize / 64] |= 1 << (bucket % 64);
     }
-    moved.clear();
+    let mut places = moved.iter_mut();
     for (base, mut word) in (0_u32..).step_by(64).zip(marks) {
-        while word != 0 {
-            moved.push(base + word.trailing_zeros());
+        while word != 0
+            && let Some(place) = places.next()
+        {
+            *place = base + word.trailing_zeros();
             word &= word - 1;
         }
     }

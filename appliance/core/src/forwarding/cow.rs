@@ -58,18 +58,19 @@ impl<T: Clone, const N: usize> CowArray<T, N> {
         &mut Arc::make_mut(&mut Arc::make_mut(&mut self.chunks)[at / N])[at % N]
     }
 
-    /// Calls `change` for each of the ascending positions `at`; every chunk is looked up once.
-    pub(super) fn edit_ascending(&mut self, at: &[u32], mut change: impl FnMut(usize, &mut T)) {
+    /// Calls `change` with the position and the element for each of the ascending positions `at`;
+    /// every chunk is looked up once.
+    pub(super) fn edit_ascending(&mut self, at: &[u32], mut change: impl FnMut(u32, &mut T)) {
         if at.is_empty() {
             return;
         }
         let chunks = Arc::make_mut(&mut self.chunks);
-        let mut nth = 0;
-        for run in at.chunk_by(|a, b| *a as usize / N == *b as usize / N) {
-            let chunk = Arc::make_mut(&mut chunks[run[0] as usize / N]);
-            for position in run {
-                change(nth, &mut chunk[*position as usize % N]);
-                nth += 1;
+        let mut positions = at.iter().copied().peekable();
+        while let Some(first) = positions.peek().copied() {
+            let number = first as usize / N;
+            let chunk = Arc::make_mut(&mut chunks[number]);
+            while let Some(position) = positions.next_if(|next| *next as usize / N == number) {
+                change(position, &mut chunk[position as usize % N]);
             }
         }
     }
@@ -89,9 +90,9 @@ mod tests {
     fn a_clone_keeps_its_picture_and_shares_what_was_not_written() {
         let mut array = CowArray::<usize, 4>::from_fn(3, |at| at);
         let before = array.clone();
-        array.edit_ascending(&[1, 3, 9], |nth, element| *element = 100 + nth);
+        array.edit_ascending(&[1, 3, 9], |at, element| *element = 100 + at as usize);
         assert!(before.iter().copied().eq(0..12));
-        let expected = [0, 100, 2, 101, 4, 5, 6, 7, 8, 102, 10, 11];
+        let expected = [0, 101, 2, 103, 4, 5, 6, 7, 8, 109, 10, 11];
         assert!(array.iter().copied().eq(expected));
         assert!(Arc::ptr_eq(&before.chunks[1], &array.chunks[1]));
         assert!(!Arc::ptr_eq(&before.chunks[0], &array.chunks[0]));

@@ -5,7 +5,7 @@
 
 use crate::Weight;
 
-use super::ages::{BucketHops, Buckets};
+use super::ages::Buckets;
 use super::slots::{NO_SLOT, Slot};
 
 /// Pairs members that leave with members that arrive, as (leaving, arriving) positions: a pod
@@ -64,42 +64,26 @@ pub(super) struct Heir {
     pub(super) count: u32,
 }
 
-/// A receiver for each of the `moved` buckets, which are ascending and as many as are wanted.
+/// Receivers of the moved buckets, which are ascending and as many as are wanted.
 ///
 /// - A dead member's bucket goes to its second hop, as far as that one is under its share.
 /// - An heir takes the lowest buckets of the member that it replaces.
 /// - The rest is dealt like cards: one to each wanting member in member order, round by round.
-pub(super) fn receivers(buckets: &Buckets, moved: &[u32], demand: Demand<'_>) -> Vec<Slot> {
-    let hops = |bucket: u32| *buckets.get(bucket as usize).unwrap_or(&BucketHops::NONE);
-    let mut receivers = vec![NO_SLOT; moved.len()];
-    if let Some(dead) = demand.dead {
-        to_second_hops(
-            moved.iter().map(|bucket| hops(*bucket)),
-            dead,
-            demand.wanting,
-            &mut receivers,
-        );
-    }
-    let mut inheritances = Inheritances::new(demand.heirs, demand.wanting);
-    let mut dealt = deal(demand.wanting).into_iter();
-    for (bucket, receiver) in moved.iter().zip(&mut receivers) {
-        if *receiver == NO_SLOT {
-            let heir = inheritances.next_of(|| hops(*bucket).first);
-            *receiver = heir.or_else(|| dealt.next()).unwrap_or(NO_SLOT);
-        }
-    }
-    receivers
-}
-
-/// What is left for each heir to take.
-struct Inheritances {
-    /// Heir and count, by the slot of the member that it replaces.
+pub(super) struct Receivers {
+    /// Second hops that take over, by position of the moved bucket; empty unless one is dead.
+    second_hops: std::vec::IntoIter<Slot>,
+    /// Heir and what it still takes, by the slot of the member that it replaces.
     by_donor: Vec<(Slot, u32)>,
+    dealt: std::vec::IntoIter<Slot>,
 }
 
-impl Inheritances {
-    /// Sets aside what heirs take from their own donors.
-    fn new(heirs: &[Heir], wanting: &mut [(Slot, u32)]) -> Self {
+impl Receivers {
+    pub(super) fn new(buckets: &Buckets, moved: &[u32], demand: Demand<'_>) -> Self {
+        let Demand { wanting, heirs, dead } = demand;
+        let second_hops = match dead {
+            Some(dead) => second_hops(buckets, moved, dead, wanting),
+            None => Vec::new(),
+        };
         let slots = heirs.iter().map(|heir| usize::from(heir.donor) + 1).max().unwrap_or(0);
         let mut by_donor = vec![(NO_SLOT, 0); slots];
         for heir in heirs {
@@ -107,42 +91,47 @@ impl Inheritances {
             *wanted -= heir.count;
             by_donor[usize::from(heir.donor)] = (*slot, heir.count);
         }
-        Self { by_donor }
+        let dealt = deal(wanting).into_iter();
+        Self { second_hops: second_hops.into_iter(), by_donor, dealt }
     }
 
-    /// The heir of the donor's next bucket, if it still takes one.
-    fn next_of(&mut self, donor: impl Fn() -> Slot) -> Option<Slot> {
-        if self.by_donor.is_empty() {
-            return None;
+    /// The receiver of the next moved bucket, which `donor` gives up.
+    pub(super) fn next(&mut self, donor: Slot) -> Slot {
+        if let Some(second_hop) = self.second_hops.next()
+            && second_hop != NO_SLOT
+        {
+            return second_hop;
         }
-        let (heir, left) = self.by_donor.get_mut(usize::from(donor()))?;
-        *left = left.checked_sub(1)?;
-        Some(*heir)
+        if let Some((heir, left)) = self.by_donor.get_mut(usize::from(donor))
+            && *left > 0
+        {
+            *left -= 1;
+            return *heir;
+        }
+        self.dealt.next().unwrap_or(NO_SLOT)
     }
 }
 
-/// Gives the dead member's buckets to their second hops, as far as these want any.
-fn to_second_hops(
-    moved: impl Iterator<Item = BucketHops>,
+/// Who takes over which of the moved buckets as their second hop; `NO_SLOT` for the others.
+fn second_hops(
+    buckets: &Buckets,
+    moved: &[u32],
     dead: Slot,
     wanting: &mut [(Slot, u32)],
-    receivers: &mut [Slot],
-) {
+) -> Vec<Slot> {
     let slots = wanting.iter().map(|(slot, _)| usize::from(*slot) + 1).max().unwrap_or(0);
     let mut position = vec![usize::MAX; slots];
     for (at, (slot, _)) in wanting.iter().enumerate() {
         position[usize::from(*slot)] = at;
     }
-    for (hops, receiver) in moved.zip(receivers) {
-        let at = position.get(usize::from(hops.second)).copied().unwrap_or(usize::MAX);
-        if hops.first == dead
-            && let Some((slot, wanted)) = wanting.get_mut(at)
-            && *wanted > 0
-        {
-            *wanted -= 1;
-            *receiver = *slot;
-        }
-    }
+    let take_over = |bucket: &u32| {
+        let hops = buckets.get(*bucket as usize).filter(|hops| hops.first == dead)?;
+        let at = position.get(usize::from(hops.second))?;
+        let (slot, wanted) = wanting.get_mut(*at)?;
+        *wanted = wanted.checked_sub(1)?;
+        Some(*slot)
+    };
+    moved.iter().map(take_over).map(|slot| slot.unwrap_or(NO_SLOT)).collect()
 }
 
 /// One to each that still wants one, round by round.

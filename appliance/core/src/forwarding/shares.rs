@@ -32,19 +32,18 @@ pub(super) struct Claimant {
 /// The share of each claimant, in the order of the list; the sum is `buckets`.
 ///
 /// At most `MEMBERS_MAX` claimants, at least one.
-pub(super) fn exact(buckets: u32, claimants: &[Claimant]) -> Vec<u32> {
-    let total: u64 = claimants.iter().map(|claimant| u64::from(claimant.weight)).sum();
-    let mut left = buckets;
-    let mut keys = Vec::with_capacity(claimants.len());
-    let mut shares = Vec::with_capacity(claimants.len());
+pub(super) fn exact<C>(buckets: u32, claimants: C) -> Vec<u32>
+where
+    C: ExactSizeIterator<Item = Claimant> + Clone,
+{
+    let total: u64 = claimants.clone().map(|claimant| u64::from(claimant.weight)).sum();
     let mut quota = Quota::of(buckets, 0, total);
-    for (at, claimant) in claimants.iter().enumerate() {
+    let mut keys = Vec::with_capacity(claimants.len());
+    let floor_and_key = |(at, claimant): (u64, Claimant)| {
         // Most members of most tables weigh the same: one division serves them all.
         if quota.weight != claimant.weight {
             quota = Quota::of(buckets, claimant.weight, total);
         }
-        left -= quota.floor;
-        shares.push(quota.floor);
         let claim = match claimant {
             _ if claimant.held > quota.floor => Claim::Holds,
             _ if claimant.inherited > quota.floor => Claim::Inherits,
@@ -52,8 +51,11 @@ pub(super) fn exact(buckets: u32, claimants: &[Claimant]) -> Vec<u32> {
         };
         // 34 bits of remainder (MEMBERS_MAX × MAX_WEIGHT), 2 of claim, 16 of position: ascending
         // keys are the order in which spare buckets are given out.
-        keys.push((total - quota.remainder) << 18 | (claim as u64) << 16 | at as u64);
-    }
+        keys.push((total - quota.remainder) << 18 | (claim as u64) << 16 | at);
+        quota.floor
+    };
+    let mut shares: Vec<u32> = (0..).zip(claimants).map(floor_and_key).collect();
+    let left = buckets - shares.iter().sum::<u32>();
     if left > 0 {
         let (before, last, _) = keys.select_nth_unstable(left as usize - 1);
         for key in before.iter().chain([&*last]) {
@@ -101,6 +103,10 @@ mod tests {
 
     fn fresh(weights: &[Weight]) -> Vec<Claimant> {
         weights.iter().map(|&weight| Claimant { weight, held: 0, inherited: 0 }).collect()
+    }
+
+    fn exact(buckets: u32, claimants: &[Claimant]) -> Vec<u32> {
+        super::exact(buckets, claimants.iter().copied())
     }
 
     #[test]

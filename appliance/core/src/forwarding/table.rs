@@ -2,7 +2,7 @@
 
 use super::ages::{Ages, BucketHops, Buckets, Queues, Stamps, sort_ascending};
 use super::member::Member;
-use super::plan::{self, Demand, Heir};
+use super::plan::{self, Demand, Heir, Receivers};
 use super::shares::{self, Claimant};
 use super::slots::{NO_SLOT, Slot, Slots};
 use super::view::TableView;
@@ -201,8 +201,7 @@ impl<M: Member> ForwardingTable<M> {
         self.generation += 1;
         let buckets = self.settings.buckets_for(wanted.len());
         let fresh = |weight| Claimant { weight, held: 0, inherited: 0 };
-        let claimants: Vec<_> = wanted.iter().map(|(_, weight)| fresh(*weight)).collect();
-        let shares = shares::exact(buckets, &claimants);
+        let shares = shares::exact(buckets, wanted.iter().map(|(_, weight)| fresh(*weight)));
         for ((member, weight), held) in wanted.into_iter().zip(shares) {
             let slot = self.slots.join(member.clone());
             self.entries.push(Entry { member, weight, slot, held });
@@ -232,12 +231,12 @@ impl<M: Member> ForwardingTable<M> {
             .take()
             .unwrap_or_else(|| Queues::build(&self.buckets, &self.ages, self.slots.len()));
         queues.reserve_slots(self.slots.len());
-        let mut moved = next.take_surplus(&targets, &mut queues);
-        sort_ascending(&mut moved, self.buckets.len());
+        let surplus = next.surplus(&targets);
+        let moved = self.take(&surplus, dead, &mut queues);
         let demand =
             Demand { wanting: &mut next.wanting(&targets), heirs: &next.heirs(&targets), dead };
-        let receivers = plan::receivers(&self.buckets, &moved, demand);
-        let at_risk = self.apply(&moved, &receivers, dead, &mut queues);
+        let receivers = Receivers::new(&self.buckets, &moved, demand);
+        let at_risk = self.apply(&moved, receivers, dead, &mut queues);
 
         if !moved.is_empty() {
             self.stamps.stamp(now, age_of(self.generation));
@@ -313,11 +312,31 @@ impl<M: Member> ForwardingTable<M> {
         u32::try_from(forgotten.len()).unwrap_or(BUCKETS_MAX)
     }
 
+    /// Takes the oldest of the donors' buckets, as many as each gives up; ascending. The donors
+    /// will be their second hops, unless dead.
+    fn take(
+        &mut self,
+        surplus: &[(Slot, u32)],
+        dead: Option<Slot>,
+        queues: &mut Queues,
+    ) -> Vec<u32> {
+        let total = surplus.iter().map(|(_, count)| *count as usize).sum();
+        let mut moved = Vec::with_capacity(total);
+        for (donor, count) in surplus {
+            queues.pop_oldest(*donor, *count, &mut moved);
+            if dead != Some(*donor) {
+                self.slots.hold_many(*donor, *count);
+            }
+        }
+        sort_ascending(&mut moved, self.buckets.len());
+        moved
+    }
+
     /// Writes the moves. Returns how many put flows at risk.
     fn apply(
         &mut self,
         moved: &[u32],
-        receivers: &[Slot],
+        mut receivers: Receivers,
         dead: Option<Slot>,
         queues: &mut Queues,
     ) -> u32 {
@@ -328,18 +347,17 @@ impl<M: Member> ForwardingTable<M> {
         let (slots, stamps) = (&mut self.slots, &self.stamps);
         let ages = self.ages.edit(self.buckets.len());
         let mut at_risk = 0;
-        self.buckets.edit_ascending(moved, |nth, hops| {
-            let (bucket, receiver, before) = (moved[nth], receivers[nth], *hops);
-            hops.first = receiver;
+        self.buckets.edit_ascending(moved, |bucket, hops| {
+            let before = *hops;
+            hops.first = receivers.next(before.first);
             if dead != Some(before.first) {
                 hops.second = before.first;
-                slots.hold(before.first);
                 slots.release(before.second);
-            } else if before.second == receiver {
+            } else if before.second == hops.first {
                 hops.second = NO_SLOT;
                 slots.release(before.second);
             }
-            queues.push(receiver, bucket);
+            queues.push(hops.first, bucket);
             let changed = std::mem::replace(&mut ages[bucket as usize], age);
             at_risk += u32::from(changed > 0 && stamps.is_held(changed));
         });
@@ -360,14 +378,16 @@ fn normalize<M: Member>(
     let some_weight = members.into_iter().filter(|(_, weight)| *weight > 0);
     let mut wanted: Vec<_> =
         some_weight.map(|(member, weight)| (member, weight.min(MAX_WEIGHT))).collect();
-    wanted.sort_unstable();
-    wanted.dedup_by(|later, earlier| {
-        let same = later.0 == earlier.0;
-        if same {
-            earlier.1 = later.1;
-        }
-        same
-    });
+    if !wanted.is_sorted_by(|a, b| a.0 < b.0) {
+        wanted.sort_unstable();
+        wanted.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                earlier.1 = later.1;
+            }
+            same
+        });
+    }
     let refused = wanted.len().saturating_sub(MEMBERS_MAX);
     wanted.truncate(MEMBERS_MAX);
     (wanted, refused)
@@ -387,18 +407,22 @@ impl<M: Member> Roster<M> {
     fn merge(old: Vec<Entry<M>>, wanted: Vec<(M, Weight)>) -> Self {
         let mut entries = Vec::with_capacity(wanted.len());
         let (mut arriving, mut leaving) = (Vec::new(), Vec::new());
-        let mut old = old.into_iter().peekable();
+        let mut old = old.into_iter();
         for (member, weight) in wanted {
-            while let Some(entry) = old.next_if(|entry| entry.member < member) {
-                leaving.push(entry);
-            }
-            entries.push(match old.next_if(|entry| entry.member == member) {
-                Some(entry) => Entry { weight, ..entry },
-                None => {
-                    arriving.push(entries.len());
-                    Entry { member, weight, slot: NO_SLOT, held: 0 }
+            // Most stay: equality is asked before order.
+            let stays = loop {
+                match old.as_slice().first() {
+                    Some(entry) if entry.member == member => break true,
+                    Some(entry) if entry.member < member => leaving.extend(old.next()),
+                    _ => break false,
                 }
-            });
+            };
+            if stays {
+                entries.extend(old.next().map(|entry| Entry { weight, ..entry }));
+            } else {
+                arriving.push(entries.len());
+                entries.push(Entry { member, weight, slot: NO_SLOT, held: 0 });
+            }
         }
         leaving.extend(old);
         let old_weights: Vec<_> = leaving.iter().map(|entry| entry.weight).collect();
@@ -410,29 +434,24 @@ impl<M: Member> Roster<M> {
 
     /// What each entry shall hold.
     fn targets(&self, buckets: usize) -> Vec<u32> {
-        let claimant =
-            |entry: &Entry<M>| Claimant { weight: entry.weight, held: entry.held, inherited: 0 };
-        let mut claimants: Vec<_> = self.entries.iter().map(claimant).collect();
+        let mut inherited = vec![0; self.entries.len()];
         for (old, new) in &self.pairs {
-            claimants[*new].inherited = self.leaving[*old].held;
+            inherited[*new] = self.leaving[*old].held;
         }
-        shares::exact(u32::try_from(buckets).unwrap_or(BUCKETS_MAX), &claimants)
+        let claimants = self.entries.iter().zip(&inherited).map(|(entry, inherited)| Claimant {
+            weight: entry.weight,
+            held: entry.held,
+            inherited: *inherited,
+        });
+        shares::exact(u32::try_from(buckets).unwrap_or(BUCKETS_MAX), claimants)
     }
 
-    /// The oldest buckets of everyone that holds more than it shall, in no order.
-    fn take_surplus(&self, targets: &[u32], queues: &mut Queues) -> Vec<u32> {
+    /// Everyone that holds more than it shall, and how much more.
+    fn surplus(&self, targets: &[u32]) -> Vec<(Slot, u32)> {
         let staying = self.entries.iter().zip(targets);
         let over = staying.map(|(entry, target)| (entry.slot, entry.held.saturating_sub(*target)));
-        let surplus: Vec<_> = over
-            .chain(self.leaving.iter().map(|entry| (entry.slot, entry.held)))
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        let total = surplus.iter().map(|(_, count)| *count as usize).sum();
-        let mut moved = Vec::with_capacity(total);
-        for (slot, count) in surplus {
-            queues.pop_oldest(slot, count, &mut moved);
-        }
-        moved
+        let gone = self.leaving.iter().map(|entry| (entry.slot, entry.held));
+        over.chain(gone).filter(|(_, count)| *count > 0).collect()
     }
 
     /// What each entry lacks.

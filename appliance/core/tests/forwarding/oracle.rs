@@ -64,7 +64,7 @@ impl Oracle {
     }
 
     /// How many buckets each member holds.
-    pub(crate) fn holdings(&self) -> BTreeMap<u32, i64> {
+    pub(crate) fn holdings(&self) -> BTreeMap<u32, usize> {
         let mut holdings = BTreeMap::new();
         for bucket in &self.buckets {
             *holdings.entry(bucket.first).or_insert(0) += 1;
@@ -139,8 +139,7 @@ impl Oracle {
             let mut own: Vec<usize> =
                 (0..self.buckets.len()).filter(|at| self.buckets[*at].first == member).collect();
             own.sort_by_key(|at| (self.buckets[*at].changed, *at));
-            let keeps = i64::try_from(shares.get(&member).copied().unwrap_or(0)).unwrap();
-            let surplus = usize::try_from((held - keeps).max(0)).unwrap();
+            let surplus = held.saturating_sub(shares.get(&member).copied().unwrap_or(0));
             moved.extend(&own[..surplus]);
         }
         moved
@@ -155,7 +154,7 @@ impl Oracle {
         dead: Option<u32>,
     ) -> BTreeMap<usize, u32> {
         let holdings = self.holdings();
-        let held = |member: &u32| holdings.get(member).map_or(0, |held| *held as usize);
+        let held = |member: &u32| holdings.get(member).copied().unwrap_or(0);
         let mut lacks: BTreeMap<u32, usize> = shares
             .iter()
             .map(|(member, share)| (*member, share.saturating_sub(held(member))))
@@ -200,7 +199,7 @@ pub(crate) fn needed(members: usize) -> usize {
 pub(crate) fn apportion(
     buckets: usize,
     weights: &BTreeMap<u32, u32>,
-    claim: impl Fn(u32, i64) -> i32,
+    claim: impl Fn(u32, usize) -> i32,
 ) -> BTreeMap<u32, usize> {
     let total: u128 = weights.values().map(|weight| u128::from(*weight)).sum();
     let product = |weight: &u32| buckets as u128 * u128::from(*weight);
@@ -211,10 +210,8 @@ pub(crate) fn apportion(
     let floors = shares.clone();
     let mut waiting: Vec<u32> = weights.keys().copied().collect();
     while shares.values().sum::<usize>() < buckets {
-        let rank = |member: &u32| {
-            let floor = i64::try_from(floors[member]).unwrap();
-            (product(&weights[member]) % total, claim(*member, floor))
-        };
+        let rank =
+            |member: &u32| (product(&weights[member]) % total, claim(*member, floors[member]));
         let best = waiting.iter().map(rank).max().unwrap();
         let next = waiting.iter().position(|member| rank(member) == best).unwrap();
         *shares.get_mut(&waiting.remove(next)).unwrap() += 1;
