@@ -85,6 +85,13 @@ pub enum Conflict {
     OwnedBy(String),
     /// A record of a type that excludes addresses stands there.
     Exclusive(ExclusiveType),
+    /// The name lies below a delegation or an alias, where this zone's records are not seen.
+    Below {
+        /// Where that stands.
+        name: String,
+        /// What it is.
+        kind: ExclusiveType,
+    },
     /// The ownership name is taken by a record that excludes TXT.
     OwnershipNameTaken(String),
     /// No ownership record can be written for it.
@@ -97,6 +104,9 @@ impl fmt::Display for Conflict {
             Self::Unowned(kind) => write!(f, "{kind} records that nobody claims stand there"),
             Self::OwnedBy(owner) => write!(f, "owner {owner:?} claims the name"),
             Self::Exclusive(kind) => write!(f, "a {kind} record stands there"),
+            Self::Below { name, kind } => {
+                write!(f, "it lies below the {kind} record at {name} and would not be seen")
+            }
             Self::OwnershipNameTaken(name) => {
                 write!(f, "the ownership name {name} is taken by an alias or a delegation")
             }
@@ -193,6 +203,9 @@ fn conflict(
     if let Some(kind) = exclusive(name.as_str()) {
         return Some(Conflict::Exclusive(kind));
     }
+    if let Some((above, kind)) = cut_above(name, actual, rules) {
+        return Some(Conflict::Below { name: above.to_owned(), kind });
+    }
     for standing in standings {
         if let Some(owner) = &standing.other_owner {
             return Some(Conflict::OwnedBy(owner.clone()));
@@ -205,6 +218,26 @@ fn conflict(
         }
     }
     None
+}
+
+/// The nearest delegation or DNAME between the zone's apex and the name.
+fn cut_above<'a>(
+    name: &'a RecordName,
+    actual: &Actual,
+    rules: &Rules<'_>,
+) -> Option<(&'a str, ExclusiveType)> {
+    let parent = |name: &'a str| name.split_once('.').map(|(_, parent)| parent);
+    std::iter::successors(parent(name.as_str()), |above| parent(above))
+        .take_while(|above| is_within(above, rules.zone.as_str()))
+        .find_map(|above| {
+            let held = actual.at(above)?;
+            let hides = |kind: &ExclusiveType| match kind {
+                ExclusiveType::Ns => above != rules.zone.as_str(),
+                ExclusiveType::Dname => true,
+                ExclusiveType::Cname => false,
+            };
+            Some((above, held.exclusive.iter().copied().find(hides)?))
+        })
 }
 
 fn decide_wanted(

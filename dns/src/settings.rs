@@ -30,7 +30,7 @@ pub struct Settings {
     /// Plan and report, write nothing.
     pub dry_run: bool,
     /// Time in seconds between two comparisons with a server that nothing else asks for
-    /// (10 to 86400). Costs one query, and a transfer when the zone's serial has moved.
+    /// (1 to 86400). Costs one query, and a transfer when the zone's serial has moved.
     pub refresh_secs: u32,
 }
 
@@ -148,7 +148,7 @@ pub enum SettingsError {
         ttl_secs: u32,
     },
     /// Out of range.
-    #[error("refresh interval {0} must lie between 10 and 86400 seconds")]
+    #[error("refresh interval {0} must lie between 1 and 86400 seconds")]
     Refresh(u32),
     /// A key without a secret.
     #[error("key {0} has an empty secret")]
@@ -175,7 +175,7 @@ impl Settings {
         if self.zones.len() > ZONES_MAX {
             return Err(SettingsError::Zones(self.zones.len()));
         }
-        if !(10..=86_400).contains(&self.refresh_secs) {
+        if !(1..=86_400).contains(&self.refresh_secs) {
             return Err(SettingsError::Refresh(self.refresh_secs));
         }
         let mut names = BTreeSet::new();
@@ -222,5 +222,57 @@ impl ZoneSettings {
             Some(text) if !is_label(text) => Err(SettingsError::Wildcard(text.clone())),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU8;
+
+    use super::*;
+
+    fn zone() -> ZoneSettings {
+        ZoneSettings {
+            name: RecordName::parse("example.com").unwrap(),
+            servers: vec!["192.0.2.53:53".parse().unwrap()],
+            tsig: None,
+            ttl_secs: 60,
+            owner_id: "blue".into(),
+            policy: Policy::Sync,
+            deletions: DeletionBudget { names_max: 10, percent_max: NonZeroU8::MIN },
+            wildcard: None,
+        }
+    }
+
+    fn check(zones: Vec<ZoneSettings>) -> Result<(), SettingsError> {
+        Settings { zones, dry_run: false, refresh_secs: 60 }.check()
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_value() {
+        assert_eq!(check(vec![zone()]), Ok(()));
+        assert!(matches!(check(vec![zone(), zone()]), Err(SettingsError::DuplicateZone(_))));
+        let twice = vec![zone().servers[0]; 2];
+        for (broken, message) in [
+            (ZoneSettings { servers: vec![], ..zone() }, "0 servers"),
+            (ZoneSettings { servers: twice, ..zone() }, "192.0.2.53:53 twice"),
+            (ZoneSettings { owner_id: "a,b".into(), ..zone() }, "\"a,b\""),
+            (ZoneSettings { ttl_secs: 0, ..zone() }, "time to live 0"),
+            (ZoneSettings { wildcard: Some("a.b".into()), ..zone() }, "\"a.b\""),
+        ] {
+            let error = check(vec![broken]).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_secret_is_never_shown() {
+        let tsig = Tsig {
+            key_name: RecordName::parse("edge").unwrap(),
+            algorithm: TsigAlgorithm::HmacSha256,
+            secret: b"hunter2".to_vec(),
+        };
+        let shown = format!("{:?}", ZoneSettings { tsig: Some(tsig), ..zone() });
+        assert!(shown.contains("withheld") && !shown.contains("104, 117"), "{shown}");
     }
 }

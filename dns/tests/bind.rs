@@ -11,6 +11,7 @@
 //! 5. A zone that cannot be transferred is read name by name.
 //! 6. Without leadership nothing is written; a dry run writes nothing.
 //! 7. Every server of a zone is written.
+//! 8. What somebody changed is repaired; a zone of many messages is read whole.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
@@ -35,6 +36,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const ZONE: &str = "example.test";
+/// Names of the large zone: some megabytes, so dozens of messages.
+const LARGE_NAMES: usize = 50_000;
+const LARGE_TEST: &str = "a_zone_of_many_messages";
 const SECRET: &[u8] = b"a secret of thirty-two octets ok";
 const SECRET_BASE64: &str = "YSBzZWNyZXQgb2YgdGhpcnR5LXR3byBvY3RldHMgb2s=";
 
@@ -58,7 +62,8 @@ impl Bind {
         let directory = tempfile::tempdir().unwrap();
         // The port is free now; nothing else on this host hands out listeners this quickly.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        write_configuration(directory.path(), port);
+        let large = if test == LARGE_TEST { LARGE_NAMES } else { 1 };
+        write_configuration(directory.path(), port, large);
         let child = Command::new("named")
             .arg("-g")
             .arg("-c")
@@ -104,6 +109,16 @@ impl Bind {
         self.ask(name, kind).expect("named answers")
     }
 
+    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..600 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("never {what}");
+    }
+
     /// An update by somebody else.
     fn update_by_hand(&self, lines: &str) {
         let script = format!(
@@ -124,14 +139,16 @@ impl Drop for Bind {
     }
 }
 
-fn write_configuration(directory: &Path, port: u16) {
+fn write_configuration(directory: &Path, port: u16, large_names: usize) {
     let zone = |name: &str, update: &str, transfer: &str| {
+        let many = if name == "large.test" { large_names } else { 0 };
+        let hosts: String = (0..many).map(|at| format!("host{at} IN A 192.0.2.202\n")).collect();
         std::fs::write(
             directory.join(format!("{name}.zone")),
             format!(
                 "$TTL 300\n@ IN SOA ns.{name}. admin.{name}. 1 3600 600 86400 60\n\
                  @ IN NS ns.{name}.\nns IN A 127.0.0.1\nforeign IN A 192.0.2.200\n\
-                 alias IN CNAME foreign\n*.wild IN A 192.0.2.201\n"
+                 alias IN CNAME foreign\n*.wild IN A 192.0.2.201\n{hosts}"
             ),
         )
         .unwrap();
@@ -144,6 +161,7 @@ fn write_configuration(directory: &Path, port: u16) {
         zone(ZONE, "key edge", "key edge"),
         zone("closed.test", "none", "key edge"),
         zone("blind.test", "key edge", "none"),
+        zone("large.test", "key edge", "key edge"),
     ]
     .concat();
     let directory_text = directory.display();
@@ -428,6 +446,42 @@ async fn only_the_leader_writes_and_a_dry_run_never_does() {
     lab.handle.reconfigure(settings(vec![zone(ZONE, &[&bind])])).unwrap();
     lab.until_records(RecordState::Synced, 1).await;
     assert_eq!(bind.find("www.example.test", RecordType::A), ["192.0.2.1"]);
+
+    lab.leader.send_replace(false);
+    lab.until("standing by again", |status| {
+        status.zones[0].servers[0].state == ServerState::Standby
+    })
+    .await;
+    lab.want(&[("late.example.test", &["192.0.2.1"])]);
+    lab.until_records(RecordState::Pending, 1).await;
+    assert!(bind.find("late.example.test", RecordType::A).is_empty());
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn what_somebody_changed_is_repaired_at_the_next_refresh() {
+    let Some(bind) = Bind::start("what_somebody_changed_is_repaired") else { return };
+    let refreshed = Settings { refresh_secs: 1, ..settings(vec![zone(ZONE, &[&bind])]) };
+    let lab = Lab::start(refreshed, true);
+    lab.want(&[("www.example.test", &["192.0.2.1"]), ("foreign.example.test", &["192.0.2.1"])]);
+    lab.until("written", |status| status.zones[0].servers[0].owned_names == 1).await;
+    bind.update_by_hand("update delete www.example.test A");
+    bind.until("repaired", || bind.find("www.example.test", RecordType::A) == ["192.0.2.1"]).await;
+    // What was in the way is gone: the name is taken.
+    bind.update_by_hand("update delete foreign.example.test A");
+    bind.until("taken", || bind.find("foreign.example.test", RecordType::A) == ["192.0.2.1"]).await;
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_zone_of_many_messages_is_read_whole() {
+    let Some(bind) = Bind::start(LARGE_TEST) else { return };
+    let lab = Lab::start(settings(vec![zone("large.test", &[&bind])]), true);
+    let last = format!("host{}.large.test", LARGE_NAMES - 1);
+    lab.want(&[("host0.large.test", &["192.0.2.1"]), (&last, &["192.0.2.1"])]);
+    let status =
+        lab.until("two conflicts", |status| status.zones[0].servers[0].conflicts == 2).await;
+    assert_eq!(status.zones[0].servers[0].reading, Some(Reading::Transfer));
     lab.stop().await;
 }
 

@@ -1,6 +1,6 @@
 //! The kernel as the room sees it: dumps, operations and notifications, each a netlink message.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteVia,
 };
@@ -272,9 +273,10 @@ async fn read_events(
     sender: mpsc::Sender<Event>,
     overflow: Arc<AtomicBool>,
 ) {
+    let mut links = Links::default();
     while let Some((message, _)) = messages.next().await {
         let event = match message.payload {
-            NetlinkPayload::InnerMessage(message) => read_event(&message),
+            NetlinkPayload::InnerMessage(message) => read_event(&message, &mut links),
             NetlinkPayload::Overrun(_) => {
                 overflow.store(true, Ordering::Relaxed);
                 Some(Event::Link)
@@ -292,13 +294,37 @@ async fn read_events(
     }
 }
 
-fn read_event(message: &RouteNetlinkMessage) -> Option<Event> {
+/// Interfaces as they were last told of: drivers repeat themselves without a change. As many
+/// entries as the host has interfaces.
+#[derive(Default)]
+struct Links {
+    known: BTreeMap<u32, (LinkFlags, Option<String>)>,
+}
+
+impl Links {
+    /// Whether anything changed that addresses and routes depend on: name, up, carrier.
+    fn changed(&mut self, link: &LinkMessage) -> bool {
+        let flags = link.header.flags & (LinkFlags::Up | LinkFlags::LowerUp | LinkFlags::Running);
+        let name = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        });
+        let now = (flags, name);
+        self.known.insert(link.header.index, now.clone()) != Some(now)
+    }
+}
+
+fn read_event(message: &RouteNetlinkMessage, links: &mut Links) -> Option<Event> {
     match message {
         RouteNetlinkMessage::NewAddress(message) => read_address(message).map(Event::AddressNew),
         RouteNetlinkMessage::DelAddress(message) => read_address(message).map(Event::AddressGone),
         RouteNetlinkMessage::NewRoute(message) => read_route(message).map(Event::RouteNew),
         RouteNetlinkMessage::DelRoute(message) => read_route(message).map(Event::RouteGone),
-        RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => Some(Event::Link),
+        RouteNetlinkMessage::NewLink(link) => links.changed(link).then_some(Event::Link),
+        RouteNetlinkMessage::DelLink(link) => {
+            links.known.remove(&link.header.index);
+            Some(Event::Link)
+        }
         _ => None,
     }
 }
@@ -414,6 +440,19 @@ fn kernel_marks_addresses() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_that_repeats_itself_has_not_changed() {
+        let mut links = Links::default();
+        let mut link = LinkMessage::default();
+        link.header.index = 7;
+        link.attributes.push(LinkAttribute::IfName("edge0".to_owned()));
+        assert!(links.changed(&link), "it is new");
+        link.attributes.push(LinkAttribute::Mtu(1500));
+        assert!(!links.changed(&link));
+        link.header.flags |= LinkFlags::Up;
+        assert!(links.changed(&link));
+    }
 
     #[test]
     fn a_route_reads_as_it_was_written() {

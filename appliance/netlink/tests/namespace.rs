@@ -180,10 +180,24 @@ fn addresses_and_routes_of_both_families_follow_the_snapshot() {
         assert!(route("10.1.0.0/24").contains("via 192.0.2.11 dev edge0 proto 72"));
         assert!(route("fd00:1::/64").contains("via 2001:db8::11 dev edge0 proto 72"));
 
-        lab.want(&["2001:db8:f::1"], &[("10.1.0.0/24", "192.0.2.12")]);
-        lab.until_done(1, 1).await;
+        let moved = [("10.1.0.0/24", "192.0.2.12"), ("fd00:1::/64", "2001:db8::12")];
+        lab.want(&["2001:db8:f::1"], &moved);
+        lab.until("moved", |status| {
+            status.addresses.len() == 1
+                && status.routes.len() == 2
+                && status.routes.iter().all(|route| {
+                    route.state == RouteState::Installed && route.via.to_string().ends_with("12")
+                })
+        })
+        .await;
         assert!(!has_address("198.51.100.1/32") && has_address("2001:db8:f::1/128"));
-        assert!(route("10.1.0.0/24").contains("via 192.0.2.12"));
+        for (prefix, via) in moved {
+            let shown = route(prefix);
+            assert!(shown.contains(via) && shown.lines().count() == 1, "{shown}");
+        }
+
+        lab.want(&["2001:db8:f::1"], &moved[..1]);
+        lab.until_done(1, 1).await;
         assert_eq!(route("fd00:1::/64"), "");
 
         // A stopped daemon leaves everything in place.
@@ -351,7 +365,10 @@ fn switched_off_the_feature_takes_its_own_back_and_so_does_cleanup() {
             !has_address("198.51.100.1/32") && !ip("route show table all").contains("10.1.0.0/24")
         })
         .await;
-        assert!(lab.handle.status().routes.is_empty());
+        lab.until("nothing shown", |status| {
+            status.addresses.is_empty() && status.routes.is_empty()
+        })
+        .await;
 
         lab.handle.reconfigure(Settings::default()).unwrap();
         lab.until_done(1, 1).await;

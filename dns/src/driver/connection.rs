@@ -26,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time in which each message of an answer must come. Servers write their journal first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time in which a whole zone must come: two million records at a slow server's pace.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Records of a zone that are read. Beyond it the picture would cost hundreds of megabytes;
 /// the zone is then read name by name.
 pub(crate) const TRANSFER_RECORDS_MAX: usize = 2_000_000;
@@ -86,6 +89,11 @@ impl Connection {
 
     /// Transfers the zone (RFC 5936): from the first SOA record to the second.
     pub(crate) async fn transfer(&mut self, zone: &RecordName) -> Result<Transfer, ExchangeError> {
+        let late = |_| ExchangeError::Timeout(TRANSFER_TIMEOUT.as_secs());
+        timeout(TRANSFER_TIMEOUT, self.transfer_messages(zone)).await.map_err(late)?
+    }
+
+    async fn transfer_messages(&mut self, zone: &RecordName) -> Result<Transfer, ExchangeError> {
         let mut request = wire::query(rand::random(), zone.as_str(), RecordType::AXFR)?;
         let mut verifier = self.send(&mut request, true)?;
         let mut transfer = Transfer { actual: Actual::default(), serial: 0 };

@@ -135,7 +135,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Reads the zone if that is due; says whether everything must be planned anew.
+    /// Reads the zone if that is due; says whether everything is to be planned anew.
     async fn refresh(
         &mut self,
         connection: &mut Option<Connection>,
@@ -151,7 +151,8 @@ impl Round<'_> {
         let transferred = known && self.memory.reading == Some(Reading::Transfer);
         if transferred && self.memory.serial == Some(open.serial(zone).await?) {
             self.memory.read_at = Some(Instant::now());
-            return Ok(false);
+            // Nothing has changed there, but what was refused may be allowed by now.
+            return Ok(true);
         }
         let names = self.names_to_ask();
         let rules = self.config.rules();

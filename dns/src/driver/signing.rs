@@ -144,6 +144,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Message, ExchangeError> {
 mod tests {
     use hickory_proto::op::{MessageType, OpCode};
     use hickory_proto::rr::RecordType;
+    use hickory_proto::rr::rdata::TSIG;
+    use hickory_proto::rr::rdata::tsig::make_tsig_record;
 
     use super::*;
     use crate::name::RecordName;
@@ -202,6 +204,62 @@ mod tests {
         assert_eq!(check(b"another", 1000, false), KeyFault::Forged);
         assert_eq!(check(b"secret", 1301, false), KeyFault::Clock { secs: 301 });
         assert_eq!(check(b"secret", 1000, true), KeyFault::Unsigned);
+    }
+
+    /// A later message of a transfer: its signature covers the messages since the last one, and
+    /// of the signature's own fields only the times (RFC 8945 section 5.3.1).
+    fn later_answer(server: &Signer, mac: &[u8], unsigned: &[u8], now_secs: u64) -> Vec<u8> {
+        let message = Message::new(7, MessageType::Response, OpCode::Query);
+        let mut covered = u16::try_from(mac.len()).unwrap().to_be_bytes().to_vec();
+        covered.extend_from_slice(mac);
+        covered.extend_from_slice(unsigned);
+        covered.extend_from_slice(&message.to_vec().unwrap());
+        covered.extend_from_slice(&now_secs.to_be_bytes()[2..]);
+        covered.extend_from_slice(&FUDGE_SECS.to_be_bytes());
+        let code = server.signer.sign(&covered).unwrap();
+        let algorithm = server.signer.algorithm().clone();
+        let tsig = TSIG::new(algorithm, now_secs, FUDGE_SECS, code, 7, None, Vec::new());
+        let mut signed = message;
+        let name = server.signer.signer_name().clone();
+        signed.set_signature(Box::new(make_tsig_record(name, tsig)));
+        signed.to_vec().unwrap()
+    }
+
+    #[test]
+    fn unsigned_messages_of_a_transfer_are_covered_by_the_next_signature() {
+        let server = signer(b"secret");
+        let plain = Message::new(7, MessageType::Response, OpCode::Query).to_vec().unwrap();
+        let transfer = |carried: &[u8]| {
+            let mut verifier = ask(b"secret");
+            let first = answer(&server, &verifier.mac, 1000);
+            verifier.check(&first, &decode(&first).unwrap(), 1000, false).unwrap();
+            for _ in 0..2 {
+                verifier.check(carried, &decode(carried).unwrap(), 1000, false).unwrap();
+            }
+            let last = later_answer(&server, &verifier.mac, &plain.repeat(2), 1001);
+            verifier.check(&last, &decode(&last).unwrap(), 1001, true)
+        };
+        transfer(&plain).unwrap();
+        let mut changed = plain.clone();
+        changed[0] ^= 1;
+        assert!(matches!(
+            transfer(&changed),
+            Err(ExchangeError::Key { fault: KeyFault::Forged, .. })
+        ));
+    }
+
+    #[test]
+    fn a_transfer_cannot_go_on_unsigned_for_ever_nor_begin_or_end_so() {
+        let plain = Message::new(7, MessageType::Response, OpCode::Query).to_vec().unwrap();
+        let message = decode(&plain).unwrap();
+        assert!(ask(b"secret").check(&plain, &message, 1000, false).is_err(), "the first");
+        let mut verifier = ask(b"secret");
+        let first = answer(&signer(b"secret"), &verifier.mac, 1000);
+        verifier.check(&first, &decode(&first).unwrap(), 1000, false).unwrap();
+        for _ in 0..UNSIGNED_MESSAGES_MAX {
+            verifier.check(&plain, &message, 1000, false).unwrap();
+        }
+        assert!(verifier.check(&plain, &message, 1000, false).is_err(), "one too many");
     }
 
     #[test]

@@ -134,6 +134,20 @@ fn name_servers_at_the_apex_are_no_conflict() {
 }
 
 #[test]
+fn a_name_below_a_delegation_is_a_conflict_because_nobody_would_see_it() {
+    let zone = name(ZONE);
+    let mut actual = Actual::default();
+    actual.add_exclusive(ZONE, ExclusiveType::Ns);
+    actual.add_exclusive("sub.example.com", ExclusiveType::Ns);
+    let wanted = desired(&["192.0.2.1"]);
+    let decision = decide(&name("a.b.sub.example.com"), Some(&wanted), &actual, &rules(&zone));
+    let below = Conflict::Below { name: "sub.example.com".into(), kind: ExclusiveType::Ns };
+    assert_eq!(decision, Decision::Conflict(below));
+    let beside = decide(&name("a.b.example.com"), Some(&wanted), &actual, &rules(&zone));
+    assert!(matches!(beside, Decision::Change(_)), "{beside:?}");
+}
+
+#[test]
 fn text_beside_an_ownership_record_is_kept() {
     let zone = name(ZONE);
     let mut actual = settled("www.example.com", &desired(&["192.0.2.1"]), &rules(&zone));
