@@ -1,5 +1,7 @@
 //! Where requests go, and what happens when a backend fails.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use crate::support::backend::{Backend, dead_address};
 use crate::support::client::RawClient;
 use crate::support::{Lab, PATIENCE, rule, until};
@@ -145,6 +147,48 @@ async fn requests_of_one_connection_spread_and_connections_to_backends_are_kept(
     assert!(one.requests() > 5 && two.requests() > 5, "{} {}", one.requests(), two.requests());
     assert_eq!((one.connections(), two.connections()), (1, 1));
     assert_eq!(lab.metric("haflinger_proxy_upstream_connections_total", "true"), 58.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replacing_every_backend_loses_no_request_on_kept_or_new_connections() {
+    let mut backends = [Backend::start("a").await, Backend::start("b").await];
+    let mut lab = Lab::start();
+    let addresses = |backends: &[Backend; 2]| backends.each_ref().map(|b| b.address);
+    lab.serve_all(&addresses(&backends)).await;
+    let (address, stop) = (lab.address, AtomicBool::new(false));
+    let done = [const { AtomicUsize::new(0) }; 4];
+    let client = async |number: usize, keep: bool| {
+        let mut client = RawClient::connect(address).await;
+        while !stop.load(Ordering::Relaxed) {
+            let answer = client.get("/").await;
+            assert_eq!(answer.map(|(status, _)| status), Some(200), "kept: {keep}");
+            done[number].fetch_add(1, Ordering::Relaxed);
+            if !keep {
+                client = RawClient::connect(address).await;
+            }
+        }
+    };
+    let replace = async {
+        for round in 0..10 {
+            let new = Backend::start(&format!("round {round}")).await;
+            let old = std::mem::replace(&mut backends[round % 2], new);
+            lab.backends("shop", &addresses(&backends));
+            lab.publish().await;
+            // The old one goes once every request that may have reached it has been answered:
+            // each client has ended the one that it was at, and another.
+            let now = || done.each_ref().map(|count| count.load(Ordering::Relaxed));
+            let before = now();
+            until("every client goes on", || {
+                now().iter().zip(before).all(|(count, before)| *count >= before + 2)
+            })
+            .await;
+            drop(old);
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    let clients = (client(0, true), client(1, true), client(2, false), client(3, false));
+    tokio::join!(clients.0, clients.1, clients.2, clients.3, replace);
+    assert!(backends.iter().all(|backend| backend.requests() > 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -144,6 +144,20 @@ async fn requests_that_arrive_before_the_answer_are_answered_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn http_1_0_is_answered_without_a_host_and_closed() {
+    let shop = Backend::start("shop").await;
+    let mut lab = Lab::start();
+    lab.serve_all(&[shop.address]).await;
+    let mut client = RawClient::connect(lab.address).await;
+    client.send("GET /echo HTTP/1.0\r\n\r\n").await;
+    let (status, answer) = client.answer().await.unwrap();
+    assert_eq!(status, 200);
+    let seen = answer.split_once("\r\n\r\n").unwrap().1;
+    assert_eq!(field(seen, "x-forwarded-host"), None);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_passes_in_both_directions() {
     let shop = Backend::start("shop").await;
     let mut lab = Lab::start();
