@@ -195,6 +195,9 @@ async fn settings_change_while_serving() {
     assert_eq!(client.answer().await.unwrap().0, 431);
     let status = lab.handle.status();
     assert_eq!((status.workers, status.restart_needed), (2, true));
+    let shown = serde_json::to_value(status).unwrap();
+    assert_eq!(shown["listeners"][0]["state"], "bound");
+    assert_eq!(shown["listeners"][0]["address"], lab.address.to_string());
     settings.attempts_max = 0;
     assert_eq!(lab.handle.reconfigure(settings).unwrap_err().field, "attempts_max");
 }
