@@ -46,7 +46,7 @@ const SECRET_BASE64: &str = "YSBzZWNyZXQgb2YgdGhpcnR5LXR3byBvY3RldHMgb2s=";
 struct Bind {
     child: Child,
     address: SocketAddr,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Bind {
@@ -59,8 +59,12 @@ impl Bind {
             }
             return None;
         }
+        // The port was free a moment ago; if it no longer is, another one is.
+        (0..5).find_map(|_| Self::start_once(test)).or_else(|| panic!("named does not answer"))
+    }
+
+    fn start_once(test: &str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
-        // The port is free now; nothing else on this host hands out listeners this quickly.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let large = if test == LARGE_TEST { LARGE_NAMES } else { 1 };
         write_configuration(directory.path(), port, large);
@@ -73,19 +77,19 @@ impl Bind {
             .spawn()
             .unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let bind = Self { child, address, _directory: directory };
-        bind.wait_until_it_answers();
-        Some(bind)
+        let mut bind = Self { child, address, directory };
+        bind.answers().then_some(bind)
     }
 
-    fn wait_until_it_answers(&self) {
-        for _ in 0..600 {
+    /// Waits until it answers; false when it has ended instead.
+    fn answers(&mut self) -> bool {
+        while self.child.try_wait().unwrap().is_none() {
             if self.ask(ZONE, RecordType::SOA).is_some_and(|answers| !answers.is_empty()) {
-                return;
+                return true;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("named does not answer");
+        false
     }
 
     /// What a plain query finds, as text, sorted; `None` when nobody answers.
@@ -125,7 +129,7 @@ impl Bind {
             "server 127.0.0.1 {}\nkey hmac-sha256:edge {SECRET_BASE64}\n{lines}\nsend\n",
             self.address.port()
         );
-        let file = self._directory.path().join("update");
+        let file = self.directory.path().join("update");
         std::fs::write(&file, script).unwrap();
         let status = Command::new("nsupdate").arg("-v").arg(&file).status().unwrap();
         assert!(status.success(), "nsupdate: {lines}");

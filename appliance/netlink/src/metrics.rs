@@ -56,33 +56,32 @@ impl Metrics {
     }
 
     pub(crate) fn show(&self, published: &Published) {
-        let addresses = |state: AddressState| {
-            published.addresses.values().filter(|entry| entry.state == state).count()
-        };
-        for (label, state) in [
-            ("bound", AddressState::Bound),
-            ("foreign", AddressState::Foreign),
-            ("skipped", AddressState::Skipped),
-            ("failing", AddressState::Failing),
-        ] {
-            set(&self.addresses, label, addresses(state));
+        let mut addresses = [("bound", 0), ("foreign", 0), ("skipped", 0), ("failing", 0)];
+        for entry in published.addresses.values() {
+            let at = match entry.state {
+                AddressState::Bound => 0,
+                AddressState::Foreign => 1,
+                AddressState::Skipped => 2,
+                AddressState::Failing => 3,
+            };
+            addresses[at].1 += 1;
         }
-        let routes = |state: RouteState| {
-            published.routes.values().filter(|route| route.entry.state == state).count()
-        };
-        for (label, state) in [
-            ("installed", RouteState::Installed),
-            ("conflict", RouteState::Conflict),
-            ("invalid", RouteState::Invalid),
-            ("failing", RouteState::Failing),
-        ] {
-            set(&self.routes, label, routes(state));
+        let mut routes = [("installed", 0), ("conflict", 0), ("invalid", 0), ("failing", 0)];
+        for route in published.routes.values() {
+            let at = match route.entry.state {
+                RouteState::Installed => 0,
+                RouteState::Conflict => 1,
+                RouteState::Invalid => 2,
+                RouteState::Failing => 3,
+            };
+            routes[at].1 += 1;
+        }
+        for (gauge, counts) in [(&self.addresses, addresses), (&self.routes, routes)] {
+            for (state, count) in counts {
+                gauge.with_label_values(&[state]).set(count);
+            }
         }
     }
-}
-
-fn set(gauge: &IntGaugeVec, label: &str, count: usize) {
-    gauge.with_label_values(&[label]).set(i64::try_from(count).unwrap_or(i64::MAX));
 }
 
 fn register<C: Collector + Clone + 'static>(

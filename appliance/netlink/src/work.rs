@@ -257,7 +257,7 @@ impl Work {
 
     async fn change_addresses(&mut self, kernel: &Kernel, scope: &BTreeSet<IpAddr>, now_ms: u64) {
         // Beyond the limit the highest addresses stay unbound.
-        let limit = self.vips.keys().nth(ADDRESSES_MAX).copied();
+        let limit = beyond(&self.vips, ADDRESSES_MAX);
         // No interface has index 0: without one, nothing is wanted.
         let interface = self.interface.unwrap_or(0);
         let mut plan = AddressPlan::default();
@@ -390,7 +390,7 @@ impl Work {
             }
         };
         // Without a table nothing is wanted, and what was written before goes.
-        let limit = self.pod_routes.keys().nth(ROUTES_MAX).copied();
+        let limit = beyond(&self.pod_routes, ROUTES_MAX);
         let rules = RouteRules { table: table.unwrap_or(0) };
         let mut plan = RoutePlan::default();
         for prefix in scope {
@@ -509,6 +509,14 @@ impl Work {
         self.paused_until_ms.is_some()
             || (self.addresses_due.is_nothing() && self.routes_due.is_nothing())
     }
+}
+
+/// The first key that a limit leaves out.
+fn beyond<K: Ord + Copy, V>(wanted: &OrdMap<K, V>, limit: usize) -> Option<K> {
+    if wanted.len() <= limit {
+        return None;
+    }
+    wanted.keys().nth(limit).copied()
 }
 
 fn jitter() -> f64 {

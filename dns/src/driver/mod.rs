@@ -23,11 +23,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use imbl::ordmap::DiffItem;
 use prometheus::Registry;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::error;
 
 use self::metrics::Metrics;
 pub use self::read::Reading;
@@ -75,13 +77,50 @@ struct Shared {
 struct Seen {
     leader: bool,
     desired: Arc<DesiredRecords>,
+    outside: OutsideStatus,
     workers: BTreeMap<(RecordName, SocketAddr), watch::Receiver<WorkerStatus>>,
 }
 
-/// A worker as the driver holds it.
+/// A worker as the driver holds it; dropped, the worker ends.
 struct Running {
     config: watch::Sender<Arc<WorkerConfig>>,
-    stop: CancellationToken,
+    _stop: DropGuard,
+}
+
+/// Wanted names that lie in no zone, kept in proportion to what changes.
+#[derive(Default)]
+struct Outside {
+    zones: Vec<RecordName>,
+    desired: Arc<DesiredRecords>,
+    names: BTreeSet<RecordName>,
+}
+
+impl Outside {
+    fn update(&mut self, desired: &Arc<DesiredRecords>, settings: &Settings) {
+        let same_zones = self.zones.iter().eq(settings.zones.iter().map(|zone| &zone.name));
+        if !same_zones {
+            self.zones = settings.zones.iter().map(|zone| zone.name.clone()).collect();
+            self.desired = Arc::default();
+            self.names.clear();
+        }
+        for item in self.desired.names.diff(&desired.names) {
+            match item {
+                DiffItem::Add(name, _) if zone_of(name, &self.zones).is_none() => {
+                    self.names.insert(name.clone());
+                }
+                DiffItem::Remove(name, _) => {
+                    self.names.remove(name);
+                }
+                DiffItem::Add(..) | DiffItem::Update { .. } => {}
+            }
+        }
+        self.desired = Arc::clone(desired);
+    }
+
+    fn status(&self) -> OutsideStatus {
+        let examples = self.names.iter().take(EXAMPLES_MAX).cloned().collect();
+        OutsideStatus { count: self.names.len(), examples }
+    }
 }
 
 impl Writer {
@@ -108,17 +147,21 @@ impl Writer {
         mut leader: watch::Receiver<bool>,
         shutdown: CancellationToken,
     ) {
-        let mut running = BTreeMap::new();
+        let mut running: BTreeMap<_, Running> = BTreeMap::new();
         let mut tasks = JoinSet::new();
+        let mut outside = Outside::default();
         // Workers see every change at once; this copy is for the status alone.
         let (for_workers, leader_for_workers) = (desired.clone(), leader.clone());
         loop {
             let settings = Arc::clone(&self.settings.borrow_and_update());
+            let wanted = Arc::clone(&desired.borrow_and_update());
+            outside.update(&wanted, &settings);
+            self.metrics.outside.set(i64::try_from(outside.names.len()).unwrap_or(i64::MAX));
             self.shared.with_seen(|seen| {
                 seen.leader = *leader.borrow_and_update();
-                seen.desired = Arc::clone(&desired.borrow_and_update());
+                seen.desired = wanted;
+                seen.outside = outside.status();
             });
-            self.count_outside(&settings);
             self.adjust(&settings, &mut running, |worker, stop| {
                 let worker = Worker { desired: for_workers.clone(), ..worker };
                 tasks.spawn(worker.run(leader_for_workers.clone(), stop));
@@ -128,12 +171,14 @@ impl Writer {
                 changed = self.settings.changed() => if changed.is_err() { break },
                 changed = desired.changed() => if changed.is_err() { break },
                 changed = leader.changed() => if changed.is_err() { break },
-                Some(_) = tasks.join_next() => {}
+                Some(ended) = tasks.join_next() => if let Err(error) = ended {
+                    // A broken invariant in one worker: all begin anew, from what servers hold.
+                    error!(%error, "a worker failed");
+                    running.clear();
+                }
             }
         }
-        for worker in running.values() {
-            worker.stop.cancel();
-        }
+        running.clear();
         while tasks.join_next().await.is_some() {}
     }
 
@@ -169,10 +214,9 @@ impl Writer {
                 }
             }
         }
-        running.retain(|key, worker| {
+        running.retain(|key, _| {
             let keep = wanted.contains(key);
             if !keep {
-                worker.stop.cancel();
                 self.shared.with_seen(|seen| seen.workers.remove(key));
             }
             keep
@@ -202,25 +246,8 @@ impl Writer {
         let key = (zone.name.clone(), server);
         self.shared.with_seen(|seen| seen.workers.insert(key, status_receiver));
         start(worker, stop.clone());
-        Running { config: config_sender, stop }
+        Running { config: config_sender, _stop: stop.drop_guard() }
     }
-
-    fn count_outside(&self, settings: &Settings) {
-        let outside = self.shared.with_seen(|seen| outside(&seen.desired, settings));
-        self.metrics.outside.set(i64::try_from(outside.count).unwrap_or(i64::MAX));
-    }
-}
-
-fn outside(desired: &DesiredRecords, settings: &Settings) -> OutsideStatus {
-    let zones: Vec<_> = settings.zones.iter().map(|zone| zone.name.clone()).collect();
-    let mut status = OutsideStatus::default();
-    for name in desired.names.keys().filter(|name| zone_of(name, &zones).is_none()) {
-        status.count += 1;
-        if status.examples.len() < EXAMPLES_MAX {
-            status.examples.push(name.clone());
-        }
-    }
-    status
 }
 
 impl Shared {
@@ -233,7 +260,7 @@ impl WriterHandle {
     /// How every zone and record stands. Costs in proportion to the records.
     pub fn status(&self) -> Status {
         let settings = Arc::clone(&self.shared.settings.borrow());
-        let (leader, desired, workers) = self.shared.with_seen(|seen| {
+        let (leader, desired, outside, workers) = self.shared.with_seen(|seen| {
             let worker = |zone: &ZoneSettings, server: &SocketAddr| {
                 let known = seen.workers.get(&(zone.name.clone(), *server));
                 known.map_or_else(|| WorkerStatus::new(*server), |known| known.borrow().clone())
@@ -243,7 +270,7 @@ impl WriterHandle {
                 .iter()
                 .map(|zone| (&zone.name, zone.servers.iter().map(|s| worker(zone, s)).collect()))
                 .collect();
-            (seen.leader, Arc::clone(&seen.desired), workers)
+            (seen.leader, Arc::clone(&seen.desired), seen.outside.clone(), workers)
         });
         let of_zone = |zone: &RecordName| workers.get(zone).map(Vec::as_slice).unwrap_or_default();
         let names: Vec<_> = settings.zones.iter().map(|zone| zone.name.clone()).collect();
@@ -270,13 +297,7 @@ impl WriterHandle {
             policy: zone.policy,
             servers: of_zone(&zone.name).iter().map(|w| w.server.clone()).collect(),
         });
-        Status {
-            leader,
-            dry_run: settings.dry_run,
-            zones: zones.collect(),
-            records,
-            outside: outside(&desired, &settings),
-        }
+        Status { leader, dry_run: settings.dry_run, zones: zones.collect(), records, outside }
     }
 
     /// Applies new settings to the running workers; refused settings change nothing.
