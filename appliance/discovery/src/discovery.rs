@@ -1,7 +1,7 @@
 //! The room's task: one feed and one reader for each configured source.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -47,8 +47,11 @@ pub struct Discovery {
 #[derive(Clone, Debug)]
 pub struct DiscoveryHandle {
     settings: Arc<watch::Sender<Settings>>,
-    boards: Arc<Mutex<BTreeMap<SourceId, (Board, Vec<Watched>)>>>,
+    boards: Arc<Mutex<Boards>>,
 }
+
+/// What is said of each source, and which kinds it consists of.
+type Boards = BTreeMap<SourceId, (Board, Vec<Watched>)>;
 
 impl DiscoveryHandle {
     /// How every source is.
@@ -130,12 +133,9 @@ impl Discovery {
                 }
             }
             if let Some(path) = &wanted.inventory {
-                let id = SourceId::inventory();
-                if !sources.contains_key(&id) {
-                    let source =
-                        self.start_inventory(path, state_dir.as_ref(), &updates, &shutdown);
-                    sources.insert(id, source);
-                }
+                sources.entry(SourceId::inventory()).or_insert_with(|| {
+                    self.start_inventory(path, state_dir.as_ref(), &updates, &shutdown)
+                });
             }
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -173,7 +173,7 @@ impl Discovery {
 
     fn start_inventory(
         &self,
-        path: &PathBuf,
+        path: &Path,
         state_dir: Option<&PathBuf>,
         updates: &mpsc::Sender<Update>,
         shutdown: &CancellationToken,
@@ -183,9 +183,9 @@ impl Discovery {
         let stop = shutdown.child_token();
         let (heard, feed) =
             start_feed(&id, &inventory::KINDS, state_dir, updates.clone(), board.clone());
-        let reader = inventory::Reader::new(path.clone(), heard, board, self.metrics.clone());
+        let reader = inventory::Reader::new(path.to_owned(), heard, board, self.metrics.clone());
         let reader = tokio::spawn(reader.run(stop.clone()));
-        Source { stop, reader, feed, settings: SourceSettings::Inventory(path.clone()) }
+        Source { stop, reader, feed, settings: SourceSettings::Inventory(path.to_owned()) }
     }
 
     async fn retire(

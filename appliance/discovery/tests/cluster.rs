@@ -7,6 +7,8 @@
 //! 3. A restarted discovery says what it knew at once, and then exactly what had changed.
 //! 4. A cluster that is taken out of the settings is retired.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +37,15 @@ fn kubeconfig(test: &str) -> Option<PathBuf> {
     path
 }
 
+/// What the product itself signs in with, and whether that has the shipped rights only
+/// (`HAFLINGER_TEST_PRODUCT_KUBECONFIG`, with packaging/kubernetes/rbac.yaml applied).
+fn product(administrator: &Path) -> (PathBuf, bool) {
+    match std::env::var_os("HAFLINGER_TEST_PRODUCT_KUBECONFIG") {
+        Some(path) => (path.into(), true),
+        None => (administrator.to_owned(), false),
+    }
+}
+
 async fn client(kubeconfig: &Path) -> Client {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
@@ -45,7 +56,7 @@ fn settings(kubeconfig: &Path, state_dir: &Path) -> Settings {
     Settings {
         clusters: vec![ClusterSettings {
             name: "test".into(),
-            kubeconfig: kubeconfig.to_owned(),
+            kubeconfig: product(kubeconfig).0,
             context: None,
             claim_unclassed: false,
             ingress_class: "haflinger".into(),

@@ -8,6 +8,8 @@
 //! 4. Faults become events, each once.
 //! 5. A leader that stops is succeeded at once, and the address does not move.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,15 @@ fn kubeconfig(test: &str) -> Option<PathBuf> {
     path
 }
 
+/// What the product itself signs in with, and whether that has the shipped rights only
+/// (`HAFLINGER_TEST_PRODUCT_KUBECONFIG`, with packaging/kubernetes/rbac.yaml applied).
+fn product(administrator: &Path) -> (PathBuf, bool) {
+    match std::env::var_os("HAFLINGER_TEST_PRODUCT_KUBECONFIG") {
+        Some(path) => (path.into(), true),
+        None => (administrator.to_owned(), false),
+    }
+}
+
 async fn client(kubeconfig: &Path) -> Client {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
@@ -56,13 +67,15 @@ struct Host {
 
 impl Host {
     fn start(identity: &str, kubeconfig: &Path, namespace: &str) -> Self {
+        let (kubeconfig, restricted) = product(kubeconfig);
         let settings = Settings {
             identity: identity.into(),
             clusters: vec![ClusterSettings {
                 name: "test".into(),
-                kubeconfig: kubeconfig.to_owned(),
+                kubeconfig,
                 context: None,
-                lease_namespace: namespace.into(),
+                // The shipped role knows one Lease only.
+                lease_namespace: if restricted { "haflinger" } else { namespace }.into(),
                 lease_name: "haflinger".into(),
                 lease_duration_secs: 30,
                 renew_deadline_secs: 20,

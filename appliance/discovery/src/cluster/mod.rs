@@ -28,7 +28,7 @@ use watch::{SILENCE_MAX, Watch};
 
 /// Waits between attempts to reach a server that is away.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// How often a changed kubeconfig is looked for. Tokens rotate by the hour.
 const ROTATION_CHECK: Duration = Duration::from_secs(10);
