@@ -88,8 +88,7 @@ impl Index {
         let Some(entry) = self.ingresses.get_mut(object) else { return };
         let spec = entry.spec.clone();
         let in_cluster = object.source.cluster_name().is_some();
-        entry.shared = in_cluster
-            && spec.requested.is_empty()
+        entry.shared = spec.requested.is_empty()
             && spec.pool.is_none()
             && !self.policy.shared_http_addresses.is_empty();
         if entry.shared {
@@ -355,6 +354,13 @@ impl Index {
             let shared = &self.policy.shared_http_addresses;
             report.desired = shared.iter().map(|address| status_address(*address)).collect();
             report.desired.sort();
+        }
+        let fixed = object.source.cluster_name().is_none();
+        if fixed && !entry.shared && entry.spec.requested.is_empty() {
+            report.faults.push(SourceFault::new(
+                FaultReason::NoPool,
+                "neither the site nor proxy.addresses names an address: name one",
+            ));
         }
         report.faults.extend(entry.spec.faults.iter().cloned());
         report.faults.extend(entry.conflicts.values().flatten().cloned());

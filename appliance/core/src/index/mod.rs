@@ -39,6 +39,8 @@ use crate::{
 #[derive(Default)]
 pub struct Index {
     policy: Arc<Policy>,
+    /// Whether any policy has been told.
+    configured: bool,
     synced: BTreeSet<SourceId>,
     services: BTreeMap<ObjectRef, ServiceEntry>,
     ingresses: BTreeMap<ObjectRef, IngressEntry>,
@@ -86,9 +88,9 @@ impl Index {
         &self.published
     }
 
-    /// Whether every configured source has listed everything once.
+    /// Whether the configuration is known and every source in it has listed everything once.
     pub fn is_complete(&self) -> bool {
-        self.policy.sources.iter().all(|source| self.synced.contains(source))
+        self.configured && self.policy.sources.iter().all(|source| self.synced.contains(source))
     }
 
     /// Notes one change.
@@ -150,9 +152,10 @@ impl Index {
     }
 
     fn note_policy(&mut self, policy: Arc<Policy>) {
-        if *self.policy == *policy {
+        if self.configured && *self.policy == *policy {
             return;
         }
+        self.configured = true;
         let (old, new) = (&self.policy, &policy);
         self.dirty.addresses.extend(&old.shared_http_addresses);
         self.dirty.addresses.extend(&new.shared_http_addresses);
@@ -193,6 +196,7 @@ impl Index {
     /// Brings everything touched up to date. Returns the new snapshot, or nothing when it would
     /// equal the one before.
     pub fn publish(&mut self, now_secs: u64) -> Option<Arc<Snapshot>> {
+        // Before that, an object not heard of yet may hold an address that we would give away.
         let may_propose = self.is_complete();
         for object in self.claims.settle(&self.policy, may_propose) {
             self.dirty.reports.insert(object.clone());
@@ -220,6 +224,8 @@ impl Index {
         for object in std::mem::take(&mut self.dirty.reports) {
             self.publish_report(&object);
         }
+        self.dirty.changed |= self.published.complete != may_propose;
+        self.published.complete = may_propose;
         if !std::mem::take(&mut self.dirty.changed) {
             return None;
         }

@@ -20,6 +20,9 @@ use super::{
 pub struct Snapshot {
     /// Rises by one with every published snapshot.
     pub generation: u64,
+    /// Every configured source has listed once, or was restored from disk. Before that, what is
+    /// missing here may only not have been heard of yet: actuators add and take nothing away.
+    pub complete: bool,
     /// L4 services, for relay and XDP.
     pub services: OrdMap<ServiceKey, Arc<Service>>,
     /// Backends and tables of everything that a service or an L7 rule points at.

@@ -1,0 +1,184 @@
+//! The administrative interface: metrics, health, readiness and status, read-only.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/metrics` | Prometheus text format 0.0.4 |
+//! | `/healthz` | 200 while the core lives, else 503 |
+//! | `/readyz` | 200 once every source has listed (or was restored) and nothing drains, else 503 |
+//! | `/status` | JSON; `?format=text` for people |
+//!
+//! It is served on a loopback TCP address and on a unix socket for `haflinger status`.
+
+mod client;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Encoder as _, Registry, TextEncoder};
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub(crate) use client::fetch;
+
+/// What the interface shows.
+pub(crate) trait Exhibit: Send + Sync + 'static {
+    /// Whether the core lives.
+    fn is_alive(&self) -> bool;
+    /// Why the host is not ready, if so.
+    fn unready(&self) -> Option<String>;
+    /// The status as JSON.
+    fn status_json(&self) -> serde_json::Value;
+    /// The status for people.
+    fn status_text(&self) -> String;
+    /// The metrics.
+    fn registry(&self) -> &Registry;
+}
+
+/// Why the interface cannot be opened.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    /// The TCP listener.
+    #[error("admin.listen {address}: choose a free address, or \"\" to switch it off")]
+    Tcp {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The unix socket.
+    #[error("admin.socket {path}: choose a path in a directory that this user may write")]
+    Unix {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Both listeners, open.
+pub(crate) struct Admin {
+    tcp: Option<TcpListener>,
+    unix: UnixListener,
+    socket: PathBuf,
+}
+
+impl Admin {
+    /// Opens the listeners. A socket file that nobody answers on is replaced.
+    pub(crate) async fn open(listen: Option<SocketAddr>, socket: &Path) -> Result<Self, OpenError> {
+        let tcp = match listen {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(|source| OpenError::Tcp { address, source })?,
+            ),
+            None => None,
+        };
+        let unix = open_unix(socket)
+            .await
+            .map_err(|source| OpenError::Unix { path: socket.to_owned(), source })?;
+        Ok(Self { tcp, unix, socket: socket.to_owned() })
+    }
+
+    /// Serves until `shutdown`.
+    pub(crate) async fn run(self, exhibit: Arc<dyn Exhibit>, shutdown: CancellationToken) {
+        let routes = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/status", get(status))
+            .with_state(exhibit);
+        let tcp = async {
+            if let Some(listener) = self.tcp {
+                info!(address = ?listener.local_addr().ok(), "administrative interface is open");
+                let served = axum::serve(listener, routes.clone());
+                // The accept loop only ends with the signal.
+                let _ = served.with_graceful_shutdown(shutdown.clone().cancelled_owned()).await;
+            }
+        };
+        let unix = async {
+            let served = axum::serve(self.unix, routes.clone());
+            let _ = served.with_graceful_shutdown(shutdown.clone().cancelled_owned()).await;
+        };
+        tokio::join!(tcp, unix);
+        // The file may be gone already, with its directory.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+async fn open_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if tokio::net::UnixStream::connect(path).await.is_ok() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another daemon answers on it",
+                ));
+            }
+            std::fs::remove_file(path)?;
+            restrict(path, UnixListener::bind(path)?)
+        }
+        bound => restrict(path, bound?),
+    }
+}
+
+/// The status names pods and addresses: owner and group only.
+fn restrict(path: &Path, listener: UnixListener) -> io::Result<UnixListener> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+async fn metrics(State(exhibit): State<Arc<dyn Exhibit>>) -> Response {
+    let mut body = Vec::new();
+    let encoder = TextEncoder::new();
+    match encoder.encode(&exhibit.registry().gather(), &mut body) {
+        Ok(()) => {
+            ([(header::CONTENT_TYPE, encoder.format_type().to_owned())], body).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn healthz(State(exhibit): State<Arc<dyn Exhibit>>) -> (StatusCode, &'static str) {
+    if exhibit.is_alive() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the core does not answer\n")
+    }
+}
+
+async fn readyz(State(exhibit): State<Arc<dyn Exhibit>>) -> (StatusCode, String) {
+    match exhibit.unready() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+#[derive(Deserialize)]
+struct StatusQuery {
+    format: Option<String>,
+}
+
+async fn status(
+    State(exhibit): State<Arc<dyn Exhibit>>,
+    Query(query): Query<StatusQuery>,
+) -> Response {
+    if query.format.as_deref() == Some("text") {
+        exhibit.status_text().into_response()
+    } else {
+        axum::Json(exhibit.status_json()).into_response()
+    }
+}

@@ -1,0 +1,147 @@
+//! The one task that owns the index: updates in, snapshots out.
+//!
+//! Updates wait in a bounded queue; a source that outruns the core waits itself, which slows
+//! its watch and loses nothing. Updates that arrive together are published together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use haflinger_core::index::Index;
+use haflinger_core::{Snapshot, Update};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Updates folded before a snapshot is published, however many more wait: bounds the time that
+/// actuators wait during a first list.
+const BATCH_MAX: usize = 4096;
+
+/// How often the loop shows that it lives when nothing arrives.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A loop that is silent this long hangs: ten heartbeats, far above any batch's work.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// What others may know about the loop.
+pub(crate) struct Pulse {
+    started: Instant,
+    /// Milliseconds from `started` to the last beat.
+    last_beat_ms: AtomicU64,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        let started = Instant::now();
+        Self { started, last_beat_ms: AtomicU64::new(0) }
+    }
+}
+
+impl Pulse {
+    fn beat(&self) {
+        self.last_beat_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the loop went round lately.
+    pub(crate) fn is_beating(&self) -> bool {
+        let silent_ms = self.now_ms().saturating_sub(self.last_beat_ms.load(Ordering::Relaxed));
+        Duration::from_millis(silent_ms) < SILENCE_MAX
+    }
+}
+
+/// The loop with its metrics.
+pub(crate) struct Fold {
+    index: Index,
+    pulse: Arc<Pulse>,
+    updates_total: IntCounter,
+    generation: IntGauge,
+    publish_seconds: Histogram,
+}
+
+impl Fold {
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let fold = Self {
+            index: Index::new(),
+            pulse: Arc::default(),
+            updates_total: IntCounter::new(
+                "haflinger_core_updates_total",
+                "Updates folded into the index.",
+            )?,
+            generation: IntGauge::new(
+                "haflinger_core_snapshot_generation",
+                "Generation of the snapshot published last.",
+            )?,
+            publish_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "haflinger_core_publish_seconds",
+                    "Time from taking a batch of updates to the published snapshot.",
+                )
+                .buckets(vec![1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]),
+            )?,
+        };
+        registry.register(Box::new(fold.updates_total.clone()))?;
+        registry.register(Box::new(fold.generation.clone()))?;
+        registry.register(Box::new(fold.publish_seconds.clone()))?;
+        Ok(fold)
+    }
+
+    pub(crate) fn pulse(&self) -> Arc<Pulse> {
+        self.pulse.clone()
+    }
+
+    /// Runs until `shutdown`. `gather` is how long updates are gathered before publishing.
+    pub(crate) async fn run(
+        mut self,
+        mut updates: mpsc::Receiver<Update>,
+        gather: Duration,
+        snapshots: watch::Sender<Arc<Snapshot>>,
+        shutdown: CancellationToken,
+    ) {
+        let started = Instant::now();
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            self.pulse.beat();
+            batch.clear();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                received = updates.recv_many(&mut batch, BATCH_MAX) => {
+                    if received == 0 {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(HEARTBEAT) => continue,
+            }
+            if !gather.is_zero() && batch.len() < BATCH_MAX {
+                tokio::time::sleep(gather).await;
+                while batch.len() < BATCH_MAX
+                    && let Ok(update) = updates.try_recv()
+                {
+                    batch.push(update);
+                }
+            }
+            self.fold(&mut batch, started.elapsed().as_secs(), &snapshots);
+        }
+    }
+
+    fn fold(
+        &mut self,
+        batch: &mut Vec<Update>,
+        now_secs: u64,
+        snapshots: &watch::Sender<Arc<Snapshot>>,
+    ) {
+        let timer = self.publish_seconds.start_timer();
+        self.updates_total.inc_by(batch.len() as u64);
+        for update in batch.drain(..) {
+            self.index.apply(update);
+        }
+        if let Some(snapshot) = self.index.publish(now_secs) {
+            self.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+            snapshots.send_replace(snapshot);
+        }
+        timer.observe_duration();
+    }
+}

@@ -1,0 +1,79 @@
+//! When to read the configuration again: SIGHUP, or the file has changed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// An editor writes a file in several steps: wait until it has been quiet this long.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// What asked for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trigger {
+    Signal,
+    File,
+}
+
+/// Tells when to reload.
+pub(crate) struct Triggers {
+    hangup: Signal,
+    changes: mpsc::Receiver<()>,
+    /// Keeps the watch alive; absent where the file cannot be watched.
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl Triggers {
+    /// Watches the file, if there is one, and the signal.
+    pub(crate) fn open(file: Option<&Path>) -> anyhow::Result<Self> {
+        let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+        let (sender, changes) = mpsc::channel(1);
+        let watcher = file.and_then(|file| match watch(file, sender) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                warn!(%error, file = %file.display(), "the file is not watched: use SIGHUP");
+                None
+            }
+        });
+        Ok(Self { hangup, changes, _watcher: watcher })
+    }
+
+    /// Waits for the next reason to reload.
+    pub(crate) async fn next(&mut self) -> Trigger {
+        loop {
+            tokio::select! {
+                // Without a signal driver there is nothing left to wait for but the file.
+                Some(()) = self.hangup.recv() => return Trigger::Signal,
+                Some(()) = self.changes.recv() => {
+                    tokio::time::sleep(SETTLE).await;
+                    while self.changes.try_recv().is_ok() {
+                        tokio::time::sleep(SETTLE).await;
+                    }
+                    return Trigger::File;
+                }
+                else => std::future::pending::<()>().await,
+            }
+        }
+    }
+}
+
+/// Watches the directory, because editors and configuration tools replace the file.
+fn watch(file: &Path, sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let file = std::path::absolute(file)?;
+    let name = file.file_name().map(ToOwned::to_owned);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let Ok(event) = event else { return };
+        let touched = event.paths.iter().any(|path| path.file_name() == name.as_deref());
+        if touched && !event.kind.is_access() {
+            // One pending change is as good as many.
+            let _ = sender.try_send(());
+        }
+    })?;
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    watcher.watch(directory, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}

@@ -1,0 +1,215 @@
+//! From the checked configuration to each room's settings. Nothing is decided here: values that
+//! the configuration does not name come from the rooms' own constants.
+
+use std::net::Ipv4Addr;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use haflinger_bgp::model::{Community, HoldTime, RouterId};
+use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
+use haflinger_config::{Config, KeyAlgorithm, Peer, Zone, ZonePolicy};
+use haflinger_core::flow::FlowHashKey;
+use haflinger_core::{Policy, Pool, SourceId};
+use haflinger_dns::RecordName;
+
+/// What the core is told.
+pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
+    let clusters = config.clusters.iter().map(|cluster| SourceId::cluster(&cluster.name));
+    let inventory = config.inventory.iter().map(|_| SourceId::inventory());
+    let pools = config.pools.iter().map(|pool| Pool {
+        name: pool.name.as_str().into(),
+        ranges: pool.ranges.iter().map(|range| (range.first(), range.last())).collect(),
+        auto_assign: pool.auto_assign,
+    });
+    Policy {
+        sources: clusters.chain(inventory).collect(),
+        pools: pools.collect(),
+        shared_http_addresses: config.proxy.addresses.clone(),
+        http_port: config.proxy.http_port,
+        https_port: config.proxy.https_port,
+        draining,
+    }
+}
+
+pub(crate) fn discovery(config: &Config) -> haflinger_discovery::Settings {
+    let clusters = config.clusters.iter().map(|cluster| haflinger_discovery::ClusterSettings {
+        name: cluster.name.clone(),
+        kubeconfig: cluster.kubeconfig.clone(),
+        context: cluster.context.clone(),
+        claim_unclassed: cluster.claim_unclassed,
+        ingress_class: cluster.ingress_class.clone(),
+    });
+    haflinger_discovery::Settings {
+        clusters: clusters.collect(),
+        inventory: config.inventory.clone(),
+        state_dir: Some(config.host.state_dir.clone()),
+    }
+}
+
+pub(crate) fn reporter(config: &Config) -> haflinger_report::Settings {
+    let clusters = config.clusters.iter().map(|cluster| haflinger_report::ClusterSettings {
+        name: cluster.name.clone(),
+        kubeconfig: cluster.kubeconfig.clone(),
+        context: cluster.context.clone(),
+        lease_namespace: cluster.lease_namespace.clone(),
+        lease_name: cluster.lease_name.clone(),
+        lease_duration_secs: cluster.lease_duration.as_secs(),
+        // A leader that could not renew for so long stops writing well before the lease runs out.
+        renew_deadline_secs: cluster.lease_duration.as_secs() * 2 / 3,
+        retry_period_secs: cluster.lease_renew.as_secs(),
+    });
+    haflinger_report::Settings { clusters: clusters.collect(), identity: config.host.name.clone() }
+}
+
+/// Without a peer nothing is said, so that number and identifier stand for none.
+const SILENT_AS: u32 = 64_512;
+const SILENT_ID: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+pub(crate) fn bgp(config: &Config) -> anyhow::Result<haflinger_bgp::settings::Settings> {
+    let Some(bgp) = &config.bgp else {
+        return Ok(haflinger_bgp::settings::Settings {
+            local_as: SILENT_AS,
+            router_id: RouterId::new(SILENT_ID)?,
+            hold_time: HoldTime::DEFAULT,
+            connect_retry_secs: 5,
+            listen: None,
+            communities: Vec::new(),
+            peers: Vec::new(),
+        });
+    };
+    Ok(haflinger_bgp::settings::Settings {
+        local_as: bgp.local_as,
+        router_id: RouterId::new(bgp.router_id)?,
+        hold_time: HoldTime::from_secs(bgp.hold_time.secs())?,
+        connect_retry_secs: u16::try_from(bgp.connect_retry.as_secs()).unwrap_or(u16::MAX),
+        listen: bgp.listen,
+        // Each peer's list holds the general ones already.
+        communities: Vec::new(),
+        peers: bgp.peers.iter().map(peer).collect(),
+    })
+}
+
+fn peer(peer: &Peer) -> PeerSettings {
+    PeerSettings {
+        name: peer.name.clone(),
+        address: peer.address,
+        port: peer.port,
+        remote_as: peer.remote_as,
+        local_address: peer.local_address,
+        md5_password: peer
+            .password
+            .as_ref()
+            .map(|password| Secret::new(String::from_utf8_lossy(password.expose()))),
+        communities: peer.communities.iter().map(|value| Community(value.0)).collect(),
+        next_hop_v4: peer.next_hop_v4,
+        next_hop_v6: peer.next_hop_v6,
+        passive: peer.passive,
+        distance: peer.multihop.map_or(Distance::Direct, Distance::Multihop),
+    }
+}
+
+pub(crate) fn netlink(config: &Config) -> haflinger_netlink::Settings {
+    haflinger_netlink::Settings {
+        vip_interface: config.vips.bind.then(|| config.vips.interface.clone()),
+        pod_route_table: config.routes.enabled.then_some(config.routes.table),
+        remembered: Some(config.host.state_dir.join("addresses")),
+        ..haflinger_netlink::Settings::default()
+    }
+}
+
+pub(crate) fn prober(config: &Config) -> haflinger_health::Settings {
+    let probes_in_flight_max = u32::try_from(config.health.concurrent_max).unwrap_or(u32::MAX);
+    haflinger_health::Settings { probes_in_flight_max }
+}
+
+pub(crate) fn relay(config: &Config, key: FlowHashKey) -> haflinger_relay::Settings {
+    let relay = &config.relay;
+    haflinger_relay::Settings {
+        connections_max: relay.connections_max,
+        connections_per_service_max: relay.connections_per_service_max,
+        udp_flows_max: relay.udp_flows_max,
+        connect_timeout_ms: millis(relay.connect_timeout),
+        connect_attempts_max: u32::from(relay.connect_attempts_max),
+        connect_total_timeout_ms: millis(relay.connect_total_timeout),
+        idle_timeout_secs: secs(relay.idle_timeout),
+        udp_idle_secs: secs(relay.udp_idle),
+        drain_secs: secs(relay.drain),
+        affinity_entries_max: relay.affinity_entries_max,
+        pipes_max: relay.pipes_max,
+        flow_hash_key: key,
+    }
+}
+
+pub(crate) fn proxy(config: &Config, key: FlowHashKey) -> haflinger_proxy::Settings {
+    let proxy = &config.proxy;
+    let defaults = haflinger_proxy::Settings::new(key);
+    haflinger_proxy::Settings {
+        flow_hash_key: key,
+        workers: proxy.workers.and_then(NonZeroUsize::new).unwrap_or(defaults.workers),
+        connections_max: proxy.connections_max,
+        tls_handshake_timeout: proxy.tls_handshake_timeout,
+        header_timeout: proxy.request_header_timeout,
+        header_bytes_max: proxy.request_header_bytes_max,
+        client_idle_timeout: proxy.keepalive_idle,
+        client_read_timeout: proxy.client_read_timeout,
+        client_write_timeout: proxy.client_write_timeout,
+        h2_streams_max: proxy.h2_streams_max,
+        connect_timeout: proxy.upstream_connect_timeout,
+        upstream_read_timeout: proxy.upstream_read_timeout,
+        upstream_write_timeout: proxy.upstream_write_timeout,
+        upstream_idle_timeout: proxy.upstream_idle,
+        upstream_idle_max: proxy.upstream_idle_max,
+        upgraded_idle_timeout: proxy.upgraded_idle,
+        attempts_max: usize::from(proxy.retries_max) + 1,
+        retry_percent: proxy.retry_percent,
+        trusted_proxies: proxy.trusted_proxies.clone(),
+        // 0 means at once; a timer needs a little.
+        drain_timeout: proxy.drain.max(Duration::from_millis(1)),
+    }
+}
+
+pub(crate) fn dns(config: &Config) -> anyhow::Result<haflinger_dns::Settings> {
+    let zones = config.dns.zones.iter().map(zone).collect::<anyhow::Result<_>>()?;
+    Ok(haflinger_dns::Settings {
+        zones,
+        dry_run: config.dns.dry_run,
+        refresh_secs: secs(config.dns.refresh),
+    })
+}
+
+fn zone(zone: &Zone) -> anyhow::Result<haflinger_dns::ZoneSettings> {
+    let tsig = zone.key.as_ref().map(|key| {
+        anyhow::Ok(haflinger_dns::Tsig {
+            key_name: RecordName::parse(&key.name)?,
+            algorithm: match key.algorithm {
+                KeyAlgorithm::HmacSha256 => haflinger_dns::TsigAlgorithm::HmacSha256,
+                KeyAlgorithm::HmacSha512 => haflinger_dns::TsigAlgorithm::HmacSha512,
+            },
+            secret: key.secret.expose().to_vec(),
+        })
+    });
+    Ok(haflinger_dns::ZoneSettings {
+        name: RecordName::parse(&zone.name)?,
+        servers: zone.servers.clone(),
+        tsig: tsig.transpose()?,
+        ttl_secs: zone.ttl_secs,
+        owner_id: zone.owner.clone(),
+        policy: match zone.policy {
+            ZonePolicy::Sync => haflinger_dns::Policy::Sync,
+            ZonePolicy::UpsertOnly => haflinger_dns::Policy::UpsertOnly,
+        },
+        deletions: haflinger_dns::DeletionBudget {
+            names_max: usize::try_from(zone.deletes_max).unwrap_or(usize::MAX),
+            percent_max: zone.deletes_percent_max,
+        },
+        wildcard: zone.wildcard.clone(),
+    })
+}
+
+fn millis(value: Duration) -> u32 {
+    u32::try_from(value.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn secs(value: Duration) -> u32 {
+    u32::try_from(value.as_secs()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,239 @@
+//! `haflinger status`: what the host does, and why it does not do the rest.
+
+mod columns;
+mod text;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use haflinger_core::{
+    Announcement, BackendSet, BackendState, ObjectRef, ObjectReport, ServiceKey, Snapshot,
+    SourceFault, StateReason,
+};
+use prometheus::Registry;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::admin::Exhibit;
+use crate::daemon::Handles;
+use crate::fold::Pulse;
+
+/// How the configuration stands.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ConfigStatus {
+    /// Where it was read from.
+    pub(crate) source: String,
+    /// How often it was read and applied.
+    pub(crate) applied: u64,
+    /// Why the newest one was refused; the former one is in force.
+    pub(crate) refused: Option<String>,
+    /// What takes effect only after a restart.
+    pub(crate) restart_needed: Vec<String>,
+}
+
+/// Everything that the status is made of.
+pub(crate) struct Exhibition {
+    pub(crate) host: String,
+    pub(crate) zone: Option<String>,
+    pub(crate) started: Instant,
+    pub(crate) registry: Registry,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) handles: Handles,
+    pub(crate) config: Mutex<ConfigStatus>,
+    pub(crate) draining: AtomicBool,
+}
+
+/// The status as JSON. Field names are stable: a change is named in the changelog.
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    host: String,
+    zone: Option<String>,
+    uptime_secs: u64,
+    ready: bool,
+    unready_reason: Option<String>,
+    generation: u64,
+    config: ConfigStatus,
+    services: Vec<ServiceStatus>,
+    vips: Vec<VipStatus>,
+    objects: Vec<ObjectStatus>,
+    hostnames: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    discovery: haflinger_discovery::DiscoveryStatus,
+    report: haflinger_report::ReportStatus,
+    /// Absent without a peer.
+    bgp: Option<haflinger_bgp::status::SpeakerStatus>,
+    dns: haflinger_dns::driver::Status,
+    netlink: haflinger_netlink::Status,
+    relay: haflinger_relay::RelayStatus,
+    proxy: haflinger_proxy::ProxyStatus,
+    health: haflinger_health::HealthStatus,
+}
+
+/// An L4 service.
+#[derive(Serialize)]
+struct ServiceStatus {
+    service: ServiceKey,
+    object: String,
+    mode: haflinger_core::ForwardingMode,
+    announcement: Option<Announcement>,
+    table: TableStatus,
+    backends: Vec<BackendStatus>,
+}
+
+/// A forwarding table.
+#[derive(Serialize)]
+struct TableStatus {
+    generation: u64,
+    buckets: usize,
+}
+
+/// A backend of a service.
+#[derive(Serialize)]
+struct BackendStatus {
+    address: SocketAddr,
+    name: Arc<str>,
+    node: Option<Arc<str>>,
+    zone: Option<Arc<str>>,
+    weight: u32,
+    state: BackendState,
+    reasons: Vec<StateReason>,
+    buckets: u32,
+}
+
+/// A virtual address.
+#[derive(Serialize)]
+struct VipStatus {
+    address: IpAddr,
+    pool: Option<Arc<str>>,
+    announcement: Announcement,
+}
+
+/// A Service or Ingress.
+#[derive(Serialize)]
+struct ObjectStatus {
+    object: String,
+    recorded: Vec<IpAddr>,
+    desired: Vec<IpAddr>,
+    faults: Vec<SourceFault>,
+}
+
+impl Exhibition {
+    pub(crate) fn config(&self) -> MutexGuard<'_, ConfigStatus> {
+        // Plain data stays usable after a panic elsewhere.
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+
+    fn status(&self) -> Status {
+        let snapshot = self.snapshot();
+        let services = snapshot.services.values().map(|service| ServiceStatus {
+            service: service.key,
+            object: service.object.to_string(),
+            mode: service.mode,
+            announcement: announcement(&snapshot, service.key.vip),
+            table: TableStatus {
+                generation: service.backends.table.generation(),
+                buckets: service.backends.table.bucket_count(),
+            },
+            backends: backends(&service.backends),
+        });
+        let vips = snapshot.vips.values().map(|vip| VipStatus {
+            address: vip.address,
+            pool: vip.pool.clone(),
+            announcement: vip.announcement,
+        });
+        let unready_reason = self.unready();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            host: self.host.clone(),
+            zone: self.zone.clone(),
+            uptime_secs: self.started.elapsed().as_secs(),
+            ready: unready_reason.is_none(),
+            unready_reason,
+            generation: snapshot.generation,
+            config: self.config().clone(),
+            services: services.collect(),
+            vips: vips.collect(),
+            objects: snapshot.reports.iter().map(|(o, r)| object_status(o, r)).collect(),
+            hostnames: snapshot
+                .hostnames
+                .iter()
+                .map(|(name, intent)| (name.clone(), intent.addresses.clone()))
+                .collect(),
+            discovery: self.handles.discovery.status(),
+            report: self.handles.reporter.status(),
+            bgp: Some(self.handles.bgp.status()).filter(|bgp| !bgp.peers.is_empty()),
+            dns: self.handles.dns.status(),
+            netlink: self.handles.netlink.status(),
+            relay: self.handles.relay.status(),
+            proxy: self.handles.proxy.status(),
+            health: self.handles.prober.status(),
+        }
+    }
+}
+
+impl Exhibit for Exhibition {
+    fn is_alive(&self) -> bool {
+        self.pulse.is_beating()
+    }
+
+    fn unready(&self) -> Option<String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Some("the host is draining".to_owned());
+        }
+        if !self.snapshots.borrow().complete {
+            return Some("not every source has listed yet".to_owned());
+        }
+        None
+    }
+
+    fn status_json(&self) -> serde_json::Value {
+        serde_json::to_value(self.status()).unwrap_or_else(|error| {
+            // Only a map with keys that are no strings could fail, and there is none.
+            serde_json::json!({ "error": error.to_string() })
+        })
+    }
+
+    fn status_text(&self) -> String {
+        text::render(&self.status(), &self.snapshot())
+    }
+
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+fn announcement(snapshot: &Snapshot, vip: IpAddr) -> Option<Announcement> {
+    snapshot.vips.get(&vip).map(|vip| vip.announcement)
+}
+
+fn backends(set: &BackendSet) -> Vec<BackendStatus> {
+    let shares = set.table.shares();
+    let backends = set.backends.iter().map(|backend| BackendStatus {
+        address: backend.address,
+        name: backend.name.clone(),
+        node: backend.node.clone(),
+        zone: backend.zone.clone(),
+        weight: backend.weight,
+        state: backend.state,
+        reasons: backend.reasons.clone(),
+        buckets: shares.get(&backend.address).copied().unwrap_or(0),
+    });
+    backends.collect()
+}
+
+fn object_status(object: &ObjectRef, report: &ObjectReport) -> ObjectStatus {
+    ObjectStatus {
+        object: object.to_string(),
+        recorded: report.recorded.clone(),
+        desired: report.desired.iter().map(|status| status.address).collect(),
+        faults: report.faults.clone(),
+    }
+}

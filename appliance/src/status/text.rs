@@ -1,0 +1,267 @@
+//! The status for people: what is served first, what is wrong last, where the eye rests.
+
+use std::fmt::Write as _;
+
+use haflinger_bgp::fsm::State;
+use haflinger_core::{Announcement, BackendState, Snapshot, StateReason};
+
+use super::columns::{Columns, span};
+use super::{ServiceStatus, Status};
+
+pub(super) fn render(status: &Status, snapshot: &Snapshot) -> String {
+    let mut out = String::new();
+    header(status, &mut out);
+    sources(status).print(&mut out);
+    services(status).print(&mut out);
+    sites(status, snapshot).print(&mut out);
+    peers(status).print(&mut out);
+    zones(status).print(&mut out);
+    kernel(status).print(&mut out);
+    problems(status).print(&mut out);
+    out
+}
+
+fn header(status: &Status, out: &mut String) {
+    let ready = match &status.unready_reason {
+        None => "ready".to_owned(),
+        Some(reason) => format!("not ready: {reason}"),
+    };
+    // Writing into a string cannot fail.
+    let _ = writeln!(
+        out,
+        "haflinger {} on {}, up {}, generation {}, {ready}",
+        status.version,
+        status.host,
+        span(status.uptime_secs),
+        status.generation,
+    );
+    let _ = writeln!(out, "configuration: {}", status.config.source);
+    if let Some(refused) = &status.config.refused {
+        let _ = writeln!(out, "the newest one is REFUSED, the former one is in force:");
+        for line in refused.lines() {
+            let _ = writeln!(out, "  {line}");
+        }
+    }
+    for restart in &status.config.restart_needed {
+        let _ = writeln!(out, "needs a restart: {restart}");
+    }
+}
+
+fn sources(status: &Status) -> Columns {
+    let mut columns = Columns::new("SOURCES");
+    for source in &status.discovery.sources {
+        let state = match (source.connected, source.synced, source.restored_from_disk) {
+            (true, true, _) => "in step",
+            (false, true, _) => "away, its last state stands",
+            (_, false, true) => "restored from disk, not heard of yet",
+            (_, false, false) => "not heard of yet",
+        };
+        let kinds = source.kinds.iter().filter(|(_, kind)| kind.objects > 0);
+        let kinds: Vec<String> =
+            kinds.map(|(name, kind)| format!("{} {name}", kind.objects)).collect();
+        let error = source.last_error.clone().unwrap_or_default();
+        columns.row([source.source.to_string(), state.to_owned(), kinds.join(", "), error]);
+    }
+    for cluster in &status.report.clusters {
+        let writer = match (&cluster.holder, cluster.leader) {
+            (_, true) => "this host writes".to_owned(),
+            (Some(holder), false) => format!("{holder} writes"),
+            (None, false) => "nobody writes".to_owned(),
+        };
+        let error = cluster.lease_error.clone().or_else(|| cluster.write_error.clone());
+        let error = error.unwrap_or_default();
+        let pending = format!("{} writes pending", cluster.pending);
+        columns.row([format!("cluster/{}", cluster.cluster), writer, pending, error]);
+    }
+    columns
+}
+
+fn services(status: &Status) -> Columns {
+    let mut columns = Columns::new("SERVICES");
+    for service in &status.services {
+        let active = service.backends.iter().filter(|b| b.state == BackendState::Active).count();
+        columns.row([
+            service.service.to_string(),
+            service.object.clone(),
+            format!("{active}/{} active", service.backends.len()),
+            service.announcement.map_or("", |state| announcement(status, state)).to_owned(),
+            listening(status, service),
+        ]);
+        for backend in &service.backends {
+            let reasons: Vec<&str> = backend.reasons.iter().map(|r| reason(*r)).collect();
+            let place = backend.node.as_deref().or(backend.zone.as_deref()).unwrap_or_default();
+            columns.row([
+                format!("  {}", backend.address),
+                format!("{} {place}", backend.name).trim_end().to_owned(),
+                state(backend.state).to_owned(),
+                format!("{} of {} buckets", backend.buckets, service.table.buckets),
+                reasons.join(", "),
+            ]);
+        }
+    }
+    columns
+}
+
+fn listening(status: &Status, service: &ServiceStatus) -> String {
+    let relayed = status.relay.services.iter().find(|r| r.service == service.service);
+    match relayed {
+        None => "not served".to_owned(),
+        Some(relayed) => match (&relayed.error, relayed.listening) {
+            (Some(error), _) => error.clone(),
+            (None, false) => "opening".to_owned(),
+            (None, true) => format!("{} open, {} in all", relayed.active, relayed.total),
+        },
+    }
+}
+
+fn sites(status: &Status, snapshot: &Snapshot) -> Columns {
+    let mut columns = Columns::new("SITES");
+    for listener in &status.proxy.listeners {
+        let address = listener.address.ip();
+        let announced = snapshot.vips.get(&address);
+        let announced = announced.map_or("", |vip| announcement(status, vip.announcement));
+        let scheme = if listener.tls { "https" } else { "http" };
+        columns.row([
+            format!("{scheme}://{}", listener.address),
+            format!("{} rules", listener.rules),
+            announced.to_owned(),
+            format!("{} connections, {} requests", listener.connections, listener.requests),
+            listener.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    for certificate in &status.proxy.certificates {
+        let names: Vec<&str> = certificate.names.iter().map(|name| &**name).collect();
+        columns.row([
+            certificate.certificate.to_string(),
+            names.join(", "),
+            certificate.fault.clone().unwrap_or_default(),
+        ]);
+    }
+    columns
+}
+
+fn peers(status: &Status) -> Columns {
+    let mut columns = Columns::new("BGP");
+    let Some(bgp) = &status.bgp else { return columns };
+    for peer in &bgp.peers {
+        let told = format!("{} v4 and {} v6 announced", peer.announced.ipv4, peer.announced.ipv6);
+        let refused = peer.last_notification_received.as_ref().map(|n| n.text.clone());
+        let why = peer.last_error.clone().or(refused);
+        let up = peer.state == State::Established;
+        columns.row([
+            peer.name.clone(),
+            format!("{} AS {}", peer.address, peer.remote_as),
+            word(&peer.state),
+            told,
+            if up { String::new() } else { why.unwrap_or_default() },
+        ]);
+        for family in &peer.unannounced {
+            let text =
+                format!("  {} not announced: {}", family.family.name(), word(&family.reason));
+            columns.row([text]);
+        }
+    }
+    if let Some(error) = &bgp.listen_error {
+        columns.row([format!("not listening: {error}")]);
+    }
+    columns
+}
+
+/// Only what is not as it should be.
+fn kernel(status: &Status) -> Columns {
+    let mut columns = Columns::new("KERNEL");
+    let netlink = &status.netlink;
+    if let Some(error) = &netlink.error {
+        columns.row([error.clone()]);
+    }
+    for address in netlink.addresses.iter().filter(|address| address.reason.is_some()) {
+        columns.row([
+            address.address.to_string(),
+            word(&address.state),
+            address.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    for route in netlink.routes.iter().filter(|route| route.reason.is_some()) {
+        columns.row([
+            format!("{} via {}", route.prefix, route.via),
+            word(&route.state),
+            route.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    columns
+}
+
+fn zones(status: &Status) -> Columns {
+    let mut columns = Columns::new("DNS");
+    let dry = if status.dns.dry_run { " (dry run)" } else { "" };
+    for zone in &status.dns.zones {
+        for server in &zone.servers {
+            let serial = server.serial.map(|serial| format!("serial {serial}"));
+            columns.row([
+                format!("{} at {}", zone.zone, server.server),
+                format!("{}{dry}", word(&server.state)),
+                format!("{} names, {} conflicts", server.owned_names, server.conflicts),
+                serial.unwrap_or_default(),
+                server.last_error.clone().unwrap_or_default(),
+            ]);
+        }
+    }
+    for record in &status.dns.records {
+        let addresses: Vec<String> = record.addresses.iter().map(ToString::to_string).collect();
+        columns.row([
+            format!("  {}", record.name),
+            word(&record.state),
+            format!("{} {}", record.kind, addresses.join(", ")),
+            String::new(),
+            record.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    columns
+}
+
+fn problems(status: &Status) -> Columns {
+    let mut columns = Columns::new("PROBLEMS");
+    for object in &status.objects {
+        for fault in &object.faults {
+            columns.row([object.object.clone(), fault.reason.to_string(), fault.message.clone()]);
+        }
+    }
+    columns
+}
+
+fn announcement(status: &Status, announcement: Announcement) -> &'static str {
+    match announcement {
+        // Without a peer there is nobody to tell.
+        Announcement::Announced if status.bgp.is_none() => "available",
+        Announcement::Announced => "announced",
+        Announcement::NoBackend => "withdrawn: no backend",
+        Announcement::Draining => "withdrawn: draining",
+    }
+}
+
+fn state(state: BackendState) -> &'static str {
+    match state {
+        BackendState::Active => "active",
+        BackendState::Draining => "draining",
+        BackendState::Down => "down",
+    }
+}
+
+fn reason(reason: StateReason) -> &'static str {
+    match reason {
+        StateReason::NotReady => "not ready",
+        StateReason::Terminating => "terminating",
+        StateReason::Terminated => "terminated",
+        StateReason::CheckFailed => "check failed",
+        StateReason::WeightZero => "weight 0",
+        StateReason::LastResort => "last resort",
+    }
+}
+
+/// The word that a unit-like enum has in JSON, which the JSON status shows too.
+fn word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word.replace('_', " "),
+        _ => String::new(),
+    }
+}
