@@ -9,11 +9,13 @@
 //! it hears: received routes are checked, counted and dropped.
 
 #[cfg(feature = "driver")]
+#[expect(clippy::disallowed_methods, reason = "clocks, tasks and seeds belong here and only here")]
 pub mod driver;
 pub mod export;
 pub mod fsm;
 pub mod model;
 pub mod rib;
 pub mod settings;
+#[cfg(feature = "driver")]
 pub mod status;
 pub mod wire;

@@ -12,6 +12,9 @@ use crate::settings::{Distance, PASSWORD_MAX, PeerSettings, Settings};
 
 /// Connections that the kernel completes before they are accepted. More than all peers at once.
 const BACKLOG: i32 = 128;
+/// What the kernel holds for a peer that reads slowly, in octets (it doubles the number for its
+/// own use). Routes that wait here are told even when they have changed since, so it is small.
+const SEND_BUFFER: usize = 128 * 1024;
 /// `IPV6_MINHOPCOUNT` of linux/in6.h, for which libc has no name on every target.
 const IPV6_MINHOPCOUNT: libc::c_int = 73;
 
@@ -39,6 +42,7 @@ pub(super) async fn connect(peer: PeerSettings, internal: bool) -> io::Result<Tc
     let options = SockRef::from(&socket);
     limit_hops(&options, peer.address.is_ipv4(), peer.distance, internal)?;
     options.set_tcp_nodelay(true)?;
+    options.set_send_buffer_size(SEND_BUFFER)?;
     let stream = socket.connect(target).await?;
     if stream.local_addr()? == stream.peer_addr()? {
         // TCP lets a socket connect to itself when the kernel picks the port it aims at.
@@ -52,7 +56,8 @@ pub(super) fn adopt(stream: &TcpStream, peer: &PeerSettings, internal: bool) -> 
     let options = SockRef::from(stream);
     let ipv4 = stream.local_addr()?.is_ipv4();
     limit_hops(&options, ipv4, peer.distance, internal)?;
-    options.set_tcp_nodelay(true)
+    options.set_tcp_nodelay(true)?;
+    options.set_send_buffer_size(SEND_BUFFER)
 }
 
 /// Listens, with the signatures and hop limits that peers need before a connection is accepted.

@@ -17,7 +17,7 @@ use super::peer::{self, Control, Ending};
 use super::{Shared, socket};
 use crate::export::Export;
 use crate::rib::Delta;
-use crate::settings::{PeerSettings, Settings};
+use crate::settings::{Distance, PeerSettings, Secret, Settings};
 use crate::wire::{Cease, Notification};
 
 /// Most prefixes that are announced: five times the 50,000 services that one appliance is made
@@ -83,8 +83,9 @@ struct Supervisor {
     listen_at: Option<Instant>,
 }
 
-/// What a listener depends on: address, and the address, password and distance of each peer.
-type ListenKey = (SocketAddr, Vec<(IpAddr, Option<crate::settings::Secret>, bool)>);
+/// What a listener depends on: its address, and the address, password and TTL security of each
+/// peer that has one of these.
+type ListenKey = (SocketAddr, Vec<(IpAddr, Option<Secret>, bool)>);
 
 /// Runs until `shutdown` and every peer is parted from.
 pub(super) async fn run(
@@ -232,7 +233,10 @@ impl Supervisor {
             let gone = running.offers.is_closed();
             if gone {
                 shared.board().peers.remove(address);
-                shared.metrics.forget(&running.settings.name);
+                let name = &running.settings.name;
+                if !self.settings.peers.iter().any(|peer| peer.name == *name) {
+                    shared.metrics.forget(name);
+                }
             }
             !gone
         });
@@ -243,12 +247,12 @@ impl Supervisor {
     fn listen(&mut self) {
         let settings = &self.settings;
         let key = settings.listen.map(|address| {
-            let secured = |peer: &PeerSettings| {
-                matches!(peer.distance, crate::settings::Distance::Security(_))
-            };
-            let peers = settings.peers.iter();
-            let peers = peers.map(|peer| (peer.address, peer.md5_password.clone(), secured(peer)));
-            (address, peers.collect())
+            // Peers that need nothing of the listener may come and go without touching it.
+            let peers = settings.peers.iter().map(|peer| {
+                let secured = matches!(peer.distance, Distance::Security(_));
+                (peer.address, peer.md5_password.clone(), secured)
+            });
+            (address, peers.filter(|(_, signed, secured)| signed.is_some() || *secured).collect())
         });
         if key == self.listening && (self.listener.is_some() || key.is_none()) {
             return;

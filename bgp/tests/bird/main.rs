@@ -13,15 +13,18 @@
 //! 6. BIRD connects to a passive speaker; strangers are closed and counted.
 //! 7. A route refresh is answered, new communities are told without a new session.
 //! 8. Thousands of prefixes arrive whole.
+//! 9. TTL security lets a session up, and nothing less does.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::disallowed_methods, reason = "these tests run against the clock and the network")]
 
 mod lab;
 
 use std::net::{IpAddr, SocketAddr};
 
 use haflinger_bgp::fsm::State;
-use haflinger_bgp::settings::{PeerSettings, Secret};
+use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
+use haflinger_bgp::status::PeerStatus;
 use lab::{BIRD_AS, Bird, LOCAL_AS, Running, addresses, bird_or_skip, free_port, settings};
 
 const ROUTES: &str = "show route table master4";
@@ -135,7 +138,7 @@ async fn md5_signatures_let_only_the_right_password_in() {
     let mut wrong = peer(us, them, port);
     wrong.md5_password = Some(Secret::new("guess"));
     speaker.handle.reconfigure(settings(us, vec![wrong])).unwrap();
-    let failed = |peer: &haflinger_bgp::status::PeerStatus| {
+    let failed = |peer: &PeerStatus| {
         peer.last_error.as_deref().is_some_and(|error| error.starts_with("connect:"))
     };
     let status = speaker.until_peer(failed).await;
@@ -214,5 +217,30 @@ async fn thousands_of_prefixes_arrive_whole() {
     bird.until("show route count table master4", none).await;
     bird.until("show route count table master6", none).await;
     bird.until(PROTOCOL, |text| text.contains("Established")).await;
+    speaker.stop().await;
+}
+
+#[tokio::test]
+async fn ttl_security_lets_only_packets_with_a_full_ttl_in() {
+    let test = "ttl_security_lets_only_packets_with_a_full_ttl_in";
+    let Some(program) = bird_or_skip(test) else { return };
+    let secured = |peer: &mut PeerSettings| peer.distance = Distance::Security(1);
+    let (bird, speaker) = pair(program, 7, "ttl security yes;", secured, "192.0.2.1/32");
+    bird.until(ROUTES, |text| text.contains("192.0.2.1/32")).await;
+    // Longer than the hold time: BIRD hears what we say.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let status = speaker.until_peer(|peer| peer.state == State::Established).await;
+    assert_eq!((status.established_count, status.last_error), (1, None));
+
+    let (us, them) = addresses(7);
+    let mut plain = peer(us, them, speaker.handle.status().peers[0].port);
+    plain.distance = Distance::Multihop(64);
+    speaker.handle.reconfigure(settings(us, vec![plain])).unwrap();
+    // BIRD arms its check after the handshake, so the first words may pass; the session dies.
+    let unheard = |peer: &PeerStatus| {
+        let error = peer.last_error.as_deref().unwrap_or("");
+        error.starts_with("connect:") || error.contains("hold timer expired")
+    };
+    speaker.until_peer(unheard).await;
     speaker.stop().await;
 }

@@ -13,6 +13,7 @@
 //! 7. A listener that cannot be opened is tried again; metrics come and go with their peers.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::disallowed_methods, reason = "these tests run against the clock and the network")]
 
 mod by_hand;
 mod faults;

@@ -112,3 +112,31 @@ async fn two_speakers_that_connect_to_each_other_end_with_one_session() {
     third.stop().await;
     first.stop().await;
 }
+
+#[tokio::test]
+async fn over_ipv6_the_local_address_is_the_next_hop_of_ipv6_and_ipv4_needs_a_configured_one() {
+    let mut router = Router::new("r", "::1".parse().unwrap()).await;
+    let mut prefixes = (*hosts(1)).clone();
+    prefixes.insert("2001:db8::1/128".parse().unwrap());
+    for (next_hop, count) in [(None, 1), (Some("192.0.2.1".parse().unwrap()), 2)] {
+        router.settings.next_hop_v4 = next_hop;
+        let ours = settings(vec![router.settings.clone()]);
+        let speaker = Running::start(ours, prefixes.clone().into());
+        let mut conversation = router.establish().await;
+        let mut hops = Vec::new();
+        for _ in 0..count {
+            let Some(Message::Update(update)) = conversation.hear().await else {
+                panic!("no UPDATE")
+            };
+            hops.extend(update.attributes.next_hop.map(|hop| hop.to_string()));
+            hops.extend(update.next_hop_v6.map(|hop| hop.to_string()));
+        }
+        let expected = if count == 1 { &["::1"][..] } else { &["192.0.2.1", "::1"] };
+        assert_eq!(hops, expected);
+        let status = speaker.until_established("r").await;
+        let reasons: Vec<_> = status.unannounced.iter().map(|family| family.reason).collect();
+        assert_eq!(reasons, if count == 1 { vec![Unannounced::NoNextHop] } else { vec![] });
+        drop(conversation);
+        speaker.stop().await;
+    }
+}
