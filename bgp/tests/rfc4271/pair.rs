@@ -60,6 +60,7 @@ struct Side {
     outgoing: Option<Connection>,
     incoming: Option<Connection>,
     heard: Vec<Notification>,
+    said: Vec<Notification>,
     keepalives: usize,
     ups: usize,
 }
@@ -96,6 +97,7 @@ impl Pair {
             outgoing: None,
             incoming: None,
             heard: Vec::new(),
+            said: Vec::new(),
             keepalives: 0,
             ups: 0,
         };
@@ -175,6 +177,11 @@ impl Pair {
     /// NOTIFICATIONs that a side has received.
     pub(crate) fn heard(&self, side: usize) -> &[Notification] {
         &self.sides[side].heard
+    }
+
+    /// NOTIFICATIONs with which a side has ended connections.
+    pub(crate) fn said(&self, side: usize) -> &[Notification] {
+        &self.sides[side].said
     }
 
     pub(crate) fn sent_keepalives(&self, side: usize) -> usize {
@@ -267,6 +274,7 @@ impl Pair {
                 self.transmit(connection, 1 - side, None);
             }
             Output::Ended(_, Reason::Received(reason)) => self.sides[side].heard.push(reason),
+            Output::Ended(_, Reason::Sent(reason)) => self.sides[side].said.push(reason),
             Output::Up(..) => self.sides[side].ups += 1,
             _ => {}
         }
