@@ -86,6 +86,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use haflinger_core::forwarding::ForwardingTable;
+
     use super::*;
     use crate::testing::{backend_set, member};
 
@@ -100,6 +102,23 @@ mod tests {
         assert_eq!(order(&set, 99, None)[0], first);
         let other = set.backends.iter().map(|b| b.address).find(|a| *a != first).unwrap();
         assert_eq!(order(&set, 99, Some(other))[..2], [other, first]);
+    }
+
+    #[test]
+    fn the_second_hop_comes_after_the_first() {
+        let [one, two, three] = [member(1), member(2), member(3)];
+        let mut table = ForwardingTable::new([(one.0, 100), (two.0, 100)]);
+        table.update([(one.0, 100), (two.0, 100), (three.0, 100)], 0);
+        let mut set = backend_set(&[one, two, three]);
+        set.table = table.view();
+        let mut moved = 0;
+        for hash in (0..=u64::MAX).step_by(1 << 52) {
+            let hops = set.table.hops(hash).unwrap();
+            let Some(second) = hops.second else { continue };
+            moved += 1;
+            assert_eq!(order(&set, hash, None)[..2], [*hops.first, *second]);
+        }
+        assert!(moved > 0);
     }
 
     #[test]

@@ -308,3 +308,19 @@ pub(crate) fn protocol_label(protocol: Protocol) -> &'static str {
 fn gauge(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_beyond_the_limit_get_no_series_until_one_is_released() {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let claimed = (0..SERVICE_SERIES_MAX + 5).filter(|_| metrics.claim_series()).count();
+        assert_eq!(claimed, SERVICE_SERIES_MAX);
+        metrics.release_series(false);
+        assert!(!metrics.claim_series());
+        metrics.release_series(true);
+        assert!(metrics.claim_series());
+    }
+}

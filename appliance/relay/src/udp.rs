@@ -37,6 +37,10 @@ use crate::tcp::is_permitted;
 /// No UDP datagram is longer, IPv6 jumbograms aside (RFC 768; 65,507 bytes over IPv4).
 const DATAGRAM_BYTES_MAX: usize = 65_535;
 
+/// Backends that are remembered as refusing for one client. More dead ones at once are a matter
+/// for health checks; the one that refused longest ago is forgotten.
+const AVOIDED_MAX: usize = 64;
+
 /// Datagrams read before the task lets others run.
 const BATCH: usize = 32;
 
@@ -162,7 +166,8 @@ impl Listener {
                 return Ok(former);
             }
             if former.refused.load(Ordering::Relaxed) {
-                avoided.clone_from(&former.avoided);
+                let forgotten = (former.avoided.len() + 1).saturating_sub(AVOIDED_MAX);
+                avoided.extend_from_slice(&former.avoided[forgotten..]);
                 avoided.push(former.backend);
             }
             // Its task ends, and with it its place among the flows.

@@ -278,6 +278,32 @@ async fn a_reset_of_one_side_becomes_a_reset_of_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_before_a_reset_is_delivered() {
+    let relay = Running::start(settings());
+    // Answers without reading the request: closing with unread data resets the connection.
+    let hasty = backend("127.0.0.1:0", |mut stream, _| async move {
+        stream.read_u8().await?;
+        stream.write_all(b"too large").await
+    })
+    .await;
+    let vip = vip();
+    relay.serve([Arc::new(service(vip, &[hasty]))]).await;
+    let stream = TcpStream::connect(vip).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    // Ends when it is written or the connection is reset, whichever comes first.
+    let upload = tokio::spawn(async move { write.write_all(&vec![b'.'; 1 << 20]).await });
+    let mut answer = [0; 9];
+    within(read.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"too large");
+    let _ = within(upload).await.unwrap();
+    eventually("the reset is passed on", || {
+        relay.metric("haflinger_relay_flows_ended_total", "reset") == 1.0
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reset_after_the_fin_is_noticed_too() {
     let relay = Running::start(settings());
     let (report, mut reported) = tokio::sync::mpsc::channel(1);
