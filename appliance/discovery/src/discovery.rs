@@ -113,7 +113,12 @@ impl Discovery {
         loop {
             let wanted = self.settings.borrow_and_update().clone();
             for (id, source) in unwanted(&mut sources, &wanted) {
-                self.retire(id, source, state_dir.as_ref(), &updates).await;
+                self.retire(&id, source, state_dir.as_ref()).await;
+                tokio::select! {
+                    // Fails only when the core is gone, which ends the daemon.
+                    _ = updates.send(Update::Retired(id)) => {}
+                    () = shutdown.cancelled() => {}
+                }
             }
             for cluster in &wanted.clusters {
                 let id = cluster.source();
@@ -165,8 +170,7 @@ impl Discovery {
         let board = self.board(&id, &Watched::ALL);
         let (sender, receiver) = watch::channel(settings.clone());
         let stop = shutdown.child_token();
-        let (heard, feed) =
-            start_feed(&id, &Watched::ALL, state_dir, updates.clone(), board.clone());
+        let (heard, feed) = start_feed(&id, &Watched::ALL, state_dir, updates, &board, &stop);
         let reader = tokio::spawn(cluster::run(receiver, heard, board, stop.clone()));
         Source { stop, reader, feed, settings: SourceSettings::Cluster(sender) }
     }
@@ -181,32 +185,24 @@ impl Discovery {
         let id = SourceId::inventory();
         let board = self.board(&id, &inventory::KINDS);
         let stop = shutdown.child_token();
-        let (heard, feed) =
-            start_feed(&id, &inventory::KINDS, state_dir, updates.clone(), board.clone());
+        let (heard, feed) = start_feed(&id, &inventory::KINDS, state_dir, updates, &board, &stop);
         let reader = inventory::Reader::new(path.to_owned(), heard, board, self.metrics.clone());
         let reader = tokio::spawn(reader.run(stop.clone()));
         Source { stop, reader, feed, settings: SourceSettings::Inventory(path.to_owned()) }
     }
 
-    async fn retire(
-        &self,
-        id: SourceId,
-        source: Source,
-        state_dir: Option<&PathBuf>,
-        updates: &mpsc::Sender<Update>,
-    ) {
+    /// Ends a source and takes away what shows that it was there.
+    async fn retire(&self, id: &SourceId, source: Source, state_dir: Option<&PathBuf>) {
         tracing::info!(source = %id, "source is no longer configured; what it said is withdrawn");
         end(source).await;
         if let Some(directory) = state_dir
-            && let Err(error) = std::fs::remove_file(Store::path(directory, &id))
+            && let Err(error) = std::fs::remove_file(Store::path(directory, id))
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(source = %id, %error, "state file cannot be removed");
         }
-        self.handle.boards.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        self.metrics.forget(&id);
-        // Fails only when the core is gone, which ends the daemon.
-        let _ = updates.send(Update::Retired(id)).await;
+        self.handle.boards.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.metrics.forget(id);
     }
 }
 
@@ -228,11 +224,12 @@ fn start_feed(
     id: &SourceId,
     kinds: &[Watched],
     state_dir: Option<&PathBuf>,
-    updates: mpsc::Sender<Update>,
-    board: Board,
+    updates: &mpsc::Sender<Update>,
+    board: &Board,
+    stop: &CancellationToken,
 ) -> (mpsc::Sender<crate::feed::Heard>, JoinHandle<()>) {
     let (heard, receiver) = mpsc::channel(HEARD_MAX);
-    let mut feed = Feed::new(id.clone(), kinds, updates, board);
+    let mut feed = Feed::new(id.clone(), kinds, updates.clone(), board.clone(), stop.clone());
     let state_dir = state_dir.cloned();
     let task = tokio::spawn(async move {
         if let Some(directory) = state_dir

@@ -15,6 +15,7 @@ use haflinger_core::{SourceId, SourceUpdate, Update};
 use haflinger_kubernetes::Pace;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Change, Key, Ledger, Watched, is_gone};
 use crate::status::Board;
@@ -65,6 +66,7 @@ pub(crate) struct Feed {
     source: SourceId,
     ledger: Ledger,
     updates: mpsc::Sender<Update>,
+    stop: CancellationToken,
     board: Board,
     /// What must have been listed before the source counts as synced.
     awaited: Vec<Watched>,
@@ -81,11 +83,13 @@ impl Feed {
         awaited: &[Watched],
         updates: mpsc::Sender<Update>,
         board: Board,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             ledger: Ledger::new(source.clone()),
             source,
             updates,
+            stop,
             board,
             awaited: awaited.to_vec(),
             disk: Disk::Off,
@@ -222,8 +226,12 @@ impl Feed {
         self.tell(Update::Synced(self.source.clone())).await
     }
 
+    /// Once stopped, the core may no longer listen: what is left goes to disk alone.
     async fn tell(&self, update: Update) -> Result<(), Closed> {
-        self.updates.send(update).await.map_err(|_| Closed)
+        tokio::select! {
+            sent = self.updates.send(update) => sent.map_err(|_| Closed),
+            () = self.stop.cancelled() => Ok(()),
+        }
     }
 
     fn begin_write(&mut self) {

@@ -5,7 +5,8 @@
 //! 1. Objects that exist are told before the source counts as synced.
 //! 2. Objects that come, change and go are told, each once.
 //! 3. A restarted discovery says what it knew at once, and then exactly what had changed.
-//! 4. A cluster that is taken out of the settings is retired.
+//! 4. A kubeconfig that is nonsense is named in the status, and used once it is not.
+//! 5. A cluster that is taken out of the settings is retired.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -206,4 +207,30 @@ async fn a_cluster_is_told_through_changes_and_a_restart() {
     assert!(left.is_empty(), "a retired source leaves no state: {left:?}");
     let namespaces: Api<Namespace> = Api::all(client);
     namespaces.delete(&name, &DeleteParams::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bad_kubeconfig_is_named_and_used_once_it_is_good() {
+    let test = "a_bad_kubeconfig_is_named_and_used_once_it_is_good";
+    let Some(kubeconfig) = kubeconfig(test) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    std::fs::write(&path, "nonsense").unwrap();
+    let mut settings = settings(&kubeconfig, dir.path());
+    settings.clusters[0].kubeconfig.clone_from(&path);
+    let mut running = Running::start(settings);
+    let named = async {
+        loop {
+            let status = running.handle.status();
+            if let Some(error) = status.sources.first().and_then(|s| s.last_error.clone()) {
+                return error;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, named).await.expect("an error");
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    std::fs::copy(product(&kubeconfig).0, &path).unwrap();
+    running.until_synced("default").await;
+    running.stop().await;
 }

@@ -38,8 +38,8 @@ pub(crate) enum Task {
         /// Faults are left to be told when there is allowance again.
         events_left: bool,
     },
-    /// Take what was recorded out of its status, if that is still all it holds.
-    Clear { object: ObjectRef, recorded: Vec<IpAddr> },
+    /// Empty its status, if it holds exactly one of these sets of addresses.
+    Clear { object: ObjectRef, left: Vec<Vec<IpAddr>> },
 }
 
 /// How it went.
@@ -52,7 +52,7 @@ pub(crate) struct Done {
     pub(crate) told: Vec<u64>,
     pub(crate) events_left: bool,
     /// What a clearing that failed was about.
-    pub(crate) recorded: Option<Vec<IpAddr>>,
+    pub(crate) left: Option<Vec<Vec<IpAddr>>>,
     /// Why it has to be tried again.
     pub(crate) error: Option<String>,
 }
@@ -70,17 +70,17 @@ impl ObjectWriter {
 
     /// Does what the task says, once.
     pub(crate) async fn work(&self, task: Task) -> Done {
-        let (object, recorded, events_left) = match &task {
+        let (object, left, events_left) = match &task {
             Task::Report { object, events_left, .. } => (object.clone(), None, *events_left),
-            Task::Clear { object, recorded } => (object.clone(), Some(recorded.clone()), false),
+            Task::Clear { object, left } => (object.clone(), Some(left.clone()), false),
         };
         let mut done =
-            Done { object, status: None, told: Vec::new(), events_left, recorded, error: None };
+            Done { object, status: None, told: Vec::new(), events_left, left, error: None };
         let result = match task {
             Task::Report { object, report, news, .. } => {
                 self.report(&object, &report, &news, &mut done).await
             }
-            Task::Clear { object, recorded } => self.clear(&object, &recorded, &mut done).await,
+            Task::Clear { object, left } => self.clear(&object, &left, &mut done).await,
         };
         if let Err(error) = result {
             done.error = Some(describe(&error));
@@ -136,12 +136,12 @@ impl ObjectWriter {
     async fn clear(
         &self,
         object: &ObjectRef,
-        recorded: &[IpAddr],
+        left: &[Vec<IpAddr>],
         done: &mut Done,
     ) -> kube::Result<()> {
         let api = self.api(object);
         let Some(found) = api.get_opt(&object.name).await? else { return Ok(()) };
-        if !plan::is_ours_to_clear(&found.data, recorded) {
+        if !plan::is_ours_to_clear(&found.data, left) {
             return Ok(());
         }
         let version = found.resource_version().unwrap_or_default();

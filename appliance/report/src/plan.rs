@@ -34,10 +34,17 @@ pub(crate) fn plan(kind: ObjectKind, current: &Value, report: &ObjectReport) -> 
     Plan::Write(report.desired.clone())
 }
 
-/// Whether an object that is reported on no more still holds exactly what was recorded for it.
-pub(crate) fn is_ours_to_clear(current: &Value, recorded: &[IpAddr]) -> bool {
+/// What an object that is reported on no more may hold because of us: what was recorded, or
+/// what was desired and may have been written since.
+pub(crate) fn left_behind(report: &ObjectReport) -> Vec<Vec<IpAddr>> {
+    let desired: Vec<IpAddr> = report.desired.iter().map(|entry| entry.address).collect();
+    [report.recorded.clone(), desired].into_iter().filter(|held| !held.is_empty()).collect()
+}
+
+/// Whether an object that is reported on no more still holds exactly what we left there.
+pub(crate) fn is_ours_to_clear(current: &Value, left: &[Vec<IpAddr>]) -> bool {
     let now = addresses(&entries(current));
-    !now.is_empty() && now == recorded.iter().copied().collect()
+    !now.is_empty() && left.iter().any(|held| now == held.iter().copied().collect())
 }
 
 /// Whether the API has anything to be told, as far as the report itself shows.
@@ -152,8 +159,17 @@ mod tests {
         assert_eq!(plan(ObjectKind::Service, &status(&["198.51.100.1"]), &cleared), Plan::Stale);
         let patch = patch(ObjectKind::Service, "1", &[]);
         assert!(patch["status"]["loadBalancer"]["ingress"].is_null());
-        assert!(is_ours_to_clear(&status(&["192.0.2.1"]), &[ip("192.0.2.1")]));
-        assert!(!is_ours_to_clear(&status(&["192.0.2.1"]), &[]));
-        assert!(!is_ours_to_clear(&status(&[]), &[]));
+    }
+
+    #[test]
+    fn an_object_that_departs_gives_up_what_was_recorded_or_just_written_and_nothing_else() {
+        let ours = |held: &[&str], report: &ObjectReport| {
+            is_ours_to_clear(&status(held), &left_behind(report))
+        };
+        assert!(ours(&["192.0.2.1"], &report(&[], &["192.0.2.1"])));
+        assert!(ours(&["192.0.2.1"], &report(&["192.0.2.1"], &[])));
+        assert!(!ours(&["192.0.2.1"], &report(&[], &[])));
+        assert!(!ours(&["192.0.2.1", "192.0.2.2"], &report(&[], &["192.0.2.1"])));
+        assert!(!ours(&[], &report(&["192.0.2.1"], &["192.0.2.2"])));
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::book::{Allowance, Book};
 use crate::object::{Done, ObjectWriter, Task};
-use crate::plan::has_news;
+use crate::plan::{has_news, left_behind};
 use crate::queue::Queue;
 use crate::status::Board;
 
@@ -43,8 +43,8 @@ pub(crate) struct Writer {
     book: Book,
     allowance: Allowance,
     seen: Arc<Snapshot>,
-    /// Objects that are reported on no more, and what was recorded for them.
-    departed: HashMap<ObjectRef, Vec<IpAddr>>,
+    /// Objects that are reported on no more, and what they may hold because of us.
+    departed: HashMap<ObjectRef, Vec<Vec<IpAddr>>>,
     running: Running,
 }
 
@@ -133,8 +133,9 @@ impl Writer {
                     }
                 }
                 DiffItem::Remove(object, report) => {
-                    if object.source == self.source && !report.recorded.is_empty() {
-                        self.departed.insert(object.clone(), report.recorded.clone());
+                    let left = left_behind(report);
+                    if object.source == self.source && !left.is_empty() {
+                        self.departed.insert(object.clone(), left);
                         self.queue.add(object, now);
                     }
                 }
@@ -155,12 +156,11 @@ impl Writer {
     /// What there is to do about an object, as of the newest snapshot.
     fn task(&mut self, object: &ObjectRef, now: Instant) -> Option<Task> {
         let Some(report) = self.seen.reports.get(object).map(Arc::clone) else {
-            let recorded = self.departed.remove(object);
-            if recorded.is_none() {
+            let left = self.departed.remove(object);
+            if left.is_none() {
                 self.queue.succeeded(object, now);
             }
-            let recorded = recorded?;
-            return Some(Task::Clear { object: object.clone(), recorded });
+            return left.map(|left| Task::Clear { object: object.clone(), left });
         };
         self.departed.remove(object);
         let news: Vec<_> = report
@@ -205,8 +205,8 @@ impl Writer {
                 }
             }
             Some(error) => {
-                if let Some(recorded) = done.recorded {
-                    self.departed.insert(done.object.clone(), recorded);
+                if let Some(left) = done.left {
+                    self.departed.insert(done.object.clone(), left);
                 }
                 let wait = self.queue.failed(&done.object, now, rand::random());
                 tracing::warn!(

@@ -6,7 +6,9 @@
 //! 2. An address is written with its mode; one that is no longer desired is taken out.
 //! 3. A status that says something else than the report was made from is left alone.
 //! 4. Faults become events, each once.
-//! 5. A leader that stops is succeeded at once, and the address does not move.
+//! 5. An object that is no longer reported on gives up exactly what was recorded for it.
+//! 6. An Ingress gets the address without a mode.
+//! 7. A leader that stops is succeeded at once, and the address does not move.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -20,6 +22,7 @@ use haflinger_core::{
 use haflinger_report::{ClusterSettings, Reporter, ReporterHandle, Settings};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use prometheus::Registry;
@@ -97,6 +100,13 @@ impl Host {
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
+    fn withdraw(&self, object: &ObjectRef) {
+        let mut snapshot = Snapshot::clone(&self.snapshots.borrow());
+        snapshot.generation += 1;
+        snapshot.reports.remove(object);
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
     async fn elected(&mut self) {
         let elected = self.leader.wait_for(|leads| *leads);
         tokio::time::timeout(PATIENCE, elected).await.expect("an election").unwrap();
@@ -118,12 +128,18 @@ fn report(desired: &[&str], recorded: &[&str]) -> ObjectReport {
     }
 }
 
-async fn ingress_of(services: &Api<Service>, name: &str) -> Value {
-    let service = serde_json::to_value(services.get(name).await.unwrap()).unwrap();
-    service.pointer("/status/loadBalancer/ingress").cloned().unwrap_or(Value::Null)
+/// A kind with a status that holds addresses.
+trait Balanced: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned {}
+
+impl Balanced for Service {}
+impl Balanced for Ingress {}
+
+async fn ingress_of<K: Balanced>(objects: &Api<K>, name: &str) -> Value {
+    let object = serde_json::to_value(objects.get(name).await.unwrap()).unwrap();
+    object.pointer("/status/loadBalancer/ingress").cloned().unwrap_or(Value::Null)
 }
 
-async fn until_ingress(services: &Api<Service>, name: &str, wanted: &Value) {
+async fn until_ingress<K: Balanced>(services: &Api<K>, name: &str, wanted: &Value) {
     let reached = async {
         while ingress_of(services, name).await != *wanted {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -207,6 +223,19 @@ async fn the_elected_host_writes_and_is_succeeded() {
     let regarding = full[0].regarding.as_ref().unwrap();
     assert_eq!(regarding.uid, services.get("faulty").await.unwrap().metadata.uid);
     assert_eq!(ingress_of(&services, "foreign").await, theirs);
+
+    let ingresses: Api<Ingress> = Api::namespaced(client.clone(), &namespace);
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let site = json!({"metadata": {"name": "site"}, "spec": {"defaultBackend": backend}});
+    let site = serde_json::from_value(site).unwrap();
+    ingresses.create(&PostParams::default(), &site).await.unwrap();
+    let of_site = ObjectRef::ingress(&source, &namespace, "site");
+    let bare = json!([{"ip": "192.0.2.5"}]);
+    first.publish(&of_site, &report(&["192.0.2.5"], &[]));
+    until_ingress(&ingresses, "site", &bare).await;
+    first.publish(&of_site, &report(&["192.0.2.5"], &["192.0.2.5"]));
+    first.withdraw(&of_site);
+    until_ingress(&ingresses, "site", &Value::Null).await;
 
     // What the second host should say once it leads.
     second.publish(&of("web"), &report(&[], &[]));
