@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use haflinger_config::{Config, FileSource, Flag, Loaded, Sources};
 
 use crate::demo::backend::Backend;
-use crate::{admin, daemon, demo};
+use crate::{admin, daemon, demo, settings};
 
 /// Edge load balancer for Kubernetes on bare metal: discovers pods, announces VIPs by BGP,
 /// keeps DNS, and sends every flow straight to a pod.
@@ -35,6 +35,8 @@ enum Command {
     Config(ConfigCommand),
     /// Show what a running daemon does
     Status(StatusArgs),
+    /// Take back the addresses and routes that a stopped daemon left in the kernel
+    Cleanup(FileArgs),
     /// Run the daemon unprivileged with an inventory of two sample backends
     Demo {
         /// Loopback address to listen on
@@ -134,6 +136,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Schema) => show(&(haflinger_config::schema() + "\n")),
         Command::Config(ConfigCommand::Default) => show(haflinger_config::DEFAULT),
         Command::Status(args) => runtime()?.block_on(status(&args)),
+        Command::Cleanup(args) => runtime()?.block_on(cleanup(&args)),
         Command::Demo { address } => demo::run(address).map(|()| ExitCode::SUCCESS),
         Command::Backend { name, listen } => runtime()?.block_on(sample_backend(&name, listen)),
         Command::Manual { page: ManualPage::File } => show(&haflinger_config::manual()),
@@ -208,6 +211,19 @@ async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
             show(&(serde_json::to_string_pretty(&value)? + "\n"))
         }
     }
+}
+
+/// Removes what carries our mark in the kernel. The configuration says where addresses are
+/// remembered on old kernels; without one, the mark alone has to do.
+async fn cleanup(args: &FileArgs) -> anyhow::Result<ExitCode> {
+    let sources = Sources::system(FileSource::Path(args.config.clone()));
+    let remembered = match Config::load(&sources) {
+        Ok(loaded) => settings::netlink(&loaded.config).remembered,
+        Err(_) => None,
+    };
+    let what = haflinger_netlink::Cleanup { addresses: true, routes: true, remembered };
+    let removed = haflinger_netlink::cleanup(&what).await?;
+    show(&format!("removed {} addresses and {} routes\n", removed.addresses, removed.routes))
 }
 
 async fn sample_backend(name: &str, listen: SocketAddr) -> anyhow::Result<ExitCode> {

@@ -36,6 +36,8 @@ pub(crate) fn install(level: &str, format: LogFormat) -> anyhow::Result<LevelHan
     Ok(LevelHandle(handle))
 }
 
+/// The configured level, less the libraries that log every broken connection as an error.
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(level).with_context(|| format!("log level {level:?}"))
+    let quiet = haflinger_proxy::NOISY_LOG_TARGETS.map(|target| format!(",{target}=off")).concat();
+    EnvFilter::try_new(format!("{level}{quiet}")).with_context(|| format!("log level {level:?}"))
 }

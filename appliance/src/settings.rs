@@ -118,8 +118,7 @@ pub(crate) fn netlink(config: &Config) -> haflinger_netlink::Settings {
 }
 
 pub(crate) fn prober(config: &Config) -> haflinger_health::Settings {
-    let probes_in_flight_max = u32::try_from(config.health.concurrent_max).unwrap_or(u32::MAX);
-    haflinger_health::Settings { probes_in_flight_max }
+    haflinger_health::Settings { probes_in_flight_max: config.health.concurrent_max }
 }
 
 pub(crate) fn relay(config: &Config, key: FlowHashKey) -> haflinger_relay::Settings {
