@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use haflinger_bgp::driver::DESIRED_MAX;
 use haflinger_bgp::export::Unannounced;
 use haflinger_bgp::fsm::State;
 use haflinger_bgp::model::{Family, PerFamily};
@@ -139,4 +140,15 @@ async fn over_ipv6_the_local_address_is_the_next_hop_of_ipv6_and_ipv4_needs_a_co
         drop(conversation);
         speaker.stop().await;
     }
+}
+
+#[tokio::test]
+async fn prefixes_beyond_the_limit_are_refused_and_shown() {
+    let limit = u32::try_from(DESIRED_MAX).unwrap();
+    let speaker = Running::start(settings(Vec::new()), hosts(limit + 3));
+    let status = speaker.until(|status| status.refused_prefixes == 3).await;
+    assert_eq!(status.desired_prefixes, DESIRED_MAX);
+    speaker.desired.send_replace(hosts(limit));
+    speaker.until(|status| status.refused_prefixes == 0).await;
+    speaker.stop().await;
 }
