@@ -176,7 +176,6 @@ fn addresses_and_routes_of_both_families_follow_the_snapshot() {
         );
         lab.until_done(2, 2).await;
         assert!(has_address("198.51.100.1/32") && has_address("2001:db8:f::1/128"));
-        assert!(!ip("-6 addr show dev lo").contains("tentative"));
         assert!(route("10.1.0.0/24").contains("via 192.0.2.11 dev edge0 proto 72"));
         assert!(route("fd00:1::/64").contains("via 2001:db8::11 dev edge0 proto 72"));
 
@@ -257,6 +256,8 @@ fn what_a_crash_left_behind_is_adopted_or_removed_once_sources_have_spoken() {
             crashing.settled.send_replace(false);
             crashing.want(vips, &[]);
             crashing.until_done(vips.len(), 0).await;
+            // Duplicate address detection would keep an address unusable for a second or more.
+            assert_eq!(ip("-6 addr show to 2001:db8:f::2/128 tentative"), "");
             crashing.task.abort();
         }
         ip("route add 10.1.0.0/24 via 192.0.2.11 proto 72 metric 1024");
