@@ -9,6 +9,7 @@
 
 mod instructions;
 mod random;
+mod relay;
 mod report;
 mod table;
 
@@ -26,13 +27,16 @@ type Benchmark = (&'static str, fn(&mut Report) -> Result<()>);
 
 /// All benchmarks, in the order in which they run.
 const BENCHMARKS: &[Benchmark] =
-    &[("table", table::run), ("table-instructions", instructions::run)];
+    &[("table", table::run), ("table-instructions", instructions::run), ("relay", relay::run)];
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let only = arguments.next().filter(|only| !only.is_empty());
     if only.as_deref() == Some(instructions::COUNTED) {
         return instructions::counted(arguments);
+    }
+    if only.as_deref() == Some(relay::UNDER_TEST) {
+        return relay::under_test(arguments);
     }
     let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
     let chosen: Vec<_> = BENCHMARKS.iter().filter(|(name, _)| wanted(name)).collect();
