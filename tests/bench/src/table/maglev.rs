@@ -2,6 +2,8 @@
 //! filling the table along permutations of their own. A member of less than the largest weight
 //! sits out turns in proportion, as in Katran's second version.
 
+#![expect(clippy::cast_possible_truncation, reason = "bucket numbers are small")]
+
 use std::hash::Hasher;
 use std::net::SocketAddr;
 

@@ -2,6 +2,8 @@
 //! `-weight / ln(hash)`. Best scores are kept, so that a change looks only at the members that
 //! changed and at the buckets that they lose.
 
+#![expect(clippy::cast_possible_truncation, reason = "bucket numbers are small")]
+
 use std::net::SocketAddr;
 
 use haflinger_core::Weight;
