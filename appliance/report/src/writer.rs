@@ -125,6 +125,7 @@ impl Writer {
             return;
         }
         let now = Instant::now();
+        let mut departed = Vec::new();
         for change in former.reports.diff(&self.seen.reports) {
             match change {
                 DiffItem::Add(object, report) | DiffItem::Update { new: (object, report), .. } => {
@@ -135,12 +136,24 @@ impl Writer {
                 DiffItem::Remove(object, report) => {
                     let left = left_behind(report);
                     if object.source == self.source && !left.is_empty() {
-                        self.departed.insert(object.clone(), left);
-                        self.queue.add(object, now);
+                        departed.push((object.clone(), left));
                     }
                 }
             }
         }
+        if departed.is_empty() || !self.is_reported_on() {
+            return;
+        }
+        for (object, left) in departed {
+            self.queue.add(&object, now);
+            self.departed.insert(object, left);
+        }
+    }
+
+    /// Whether anything of the cluster is reported on. If nothing is, the cluster was taken out
+    /// of this host's configuration: others may still serve what its statuses say.
+    fn is_reported_on(&self) -> bool {
+        self.seen.reports.keys().any(|object| object.source == self.source)
     }
 
     fn start_work(&mut self) {

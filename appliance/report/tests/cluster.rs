@@ -8,7 +8,8 @@
 //! 4. Faults become events, each once.
 //! 5. An object that is no longer reported on gives up exactly what was recorded for it.
 //! 6. An Ingress gets the address without a mode.
-//! 7. A leader that stops is succeeded at once, and the address does not move.
+//! 7. A cluster that leaves the configuration keeps its statuses: other hosts may serve them.
+//! 8. A leader that stops is succeeded at once, and the address does not move.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -253,6 +254,15 @@ async fn the_elected_host_writes_and_is_succeeded() {
     assert_eq!(ingress_of(&services, "last").await, kept);
     let status = second.handle.status();
     assert_eq!(status.clusters[0].holder.as_deref(), Some("host-2"));
+    // A cluster of which nothing is reported on any more was taken out of the configuration.
+    second.publish(&of("web"), &report(&["192.0.2.1"], &["192.0.2.1"]));
+    second.snapshots.send_replace(Arc::default());
+    // One thread: whoever was woken by that runs before we do again, and so sees it.
+    tokio::task::yield_now().await;
+    second.publish(&of("faulty"), &report(&["192.0.2.6"], &[]));
+    let sign = json!([{"ip": "192.0.2.6", "ipMode": "Proxy"}]);
+    until_ingress(&services, "faulty", &sign).await;
+    assert_eq!(ingress_of(&services, "web").await, wanted);
     second.stop().await;
     namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
 }

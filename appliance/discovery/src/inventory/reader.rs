@@ -6,6 +6,7 @@
 //! the ledger sees to that.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Inventory, InventoryError, KINDS, load};
+use super::{INVENTORY_BYTES_MAX, Inventory, InventoryError, KINDS, load, read};
 use crate::feed::Heard;
 use crate::ledger::Key;
 use crate::metrics::Metrics;
@@ -37,6 +38,10 @@ pub(crate) struct Reader {
     watched: BTreeSet<PathBuf>,
     /// The last refusal, so that it is logged once.
     refused: Option<String>,
+    /// Certificate and key files of the content in use.
+    files: Vec<PathBuf>,
+    /// What the content in use looks like: the same bytes are not checked again.
+    used: Option<u64>,
 }
 
 impl Reader {
@@ -67,6 +72,8 @@ impl Reader {
             watcher,
             watched: BTreeSet::new(),
             refused: None,
+            files: Vec::new(),
+            used: None,
         }
     }
 
@@ -75,21 +82,40 @@ impl Reader {
         loop {
             // Before reading, so that a change while reading is not missed.
             self.watch_directories(&[]);
-            let path = self.path.clone();
-            let Ok(loaded) = tokio::task::spawn_blocking(move || load(&path)).await else { return };
-            match loaded {
-                Ok(inventory) => {
-                    self.watch_directories(&inventory.files);
-                    if self.say(inventory).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => self.refuse(&error),
+            if self.read().await.is_err() {
+                return;
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(READ_EVERY) => {}
                 () = self.settled() => {}
+            }
+        }
+    }
+
+    /// Reads the files, and says what they hold if that is new.
+    async fn read(&mut self) -> Result<(), mpsc::error::SendError<Heard>> {
+        let (path, files, used) = (self.path.clone(), self.files.clone(), self.used);
+        let task = tokio::task::spawn_blocking(move || {
+            // Taken first: a change while loading is then found the next time.
+            let now = fingerprint(&path, &files);
+            (used != Some(now)).then(|| (load(&path), now))
+        });
+        // Cancelled only while the daemon is torn down.
+        let Ok(Some((loaded, now))) = task.await else { return Ok(()) };
+        match loaded {
+            Ok(inventory) => {
+                // With other files the fingerprint is of other things: once more, to be sure.
+                self.used = (inventory.files == self.files).then_some(now);
+                self.files.clone_from(&inventory.files);
+                self.watch_directories(&inventory.files);
+                self.say(inventory).await
+            }
+            Err(error) => {
+                // What it lacks may be a file that is not known yet: always looked at again.
+                self.used = None;
+                self.refuse(&error);
+                Ok(())
             }
         }
     }
@@ -165,6 +191,15 @@ impl Reader {
         }
         self.watched = now;
     }
+}
+
+/// One number for the bytes of all files; a file that cannot be read counts as one, too.
+fn fingerprint(path: &Path, files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for file in std::iter::once(path).chain(files.iter().map(PathBuf::as_path)) {
+        read(file, INVENTORY_BYTES_MAX).ok().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn directory(file: &Path) -> Option<PathBuf> {
