@@ -54,11 +54,11 @@ impl Tally {
                 open = false;
             } else if let Some(rest) = line.strip_prefix("test ") {
                 tally.count(rest);
-            } else if let Some(skip) = line.strip_prefix("SKIPPED ") {
-                if !tally.skipped.iter().any(|known| known == skip) {
-                    tally.skipped.push(skip.to_owned());
-                    tally.passed = tally.passed.saturating_sub(1);
-                }
+            } else if let Some(skip) = line.strip_prefix("SKIPPED ")
+                && !tally.skipped.iter().any(|known| known == skip)
+            {
+                tally.skipped.push(skip.to_owned());
+                tally.passed = tally.passed.saturating_sub(1);
             }
         }
         if open {
