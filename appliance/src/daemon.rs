@@ -27,7 +27,7 @@ use haflinger_netlink::Cleanup;
 use prometheus::{IntCounterVec, IntGauge, Opts};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -84,7 +84,7 @@ async fn serve(loaded: Loaded, sources: Sources, level: LevelHandle) -> anyhow::
         FileSource::Embedded | FileSource::Text { .. } => None,
     };
     let mut triggers = Triggers::open(file.as_deref())?;
-    let Assembly { stages, exhibition, updates, flow_key } =
+    let Assembly { stages, exhibition, updates, gather, flow_key } =
         assemble(&loaded.config, &sources).await?;
     let metrics = ReloadMetrics::new(&exhibition.registry)?;
     let mut daemon = Daemon {
@@ -95,6 +95,7 @@ async fn serve(loaded: Loaded, sources: Sources, level: LevelHandle) -> anyhow::
         stages,
         exhibition,
         updates,
+        gather,
         flow_key,
         metrics,
     };
@@ -127,6 +128,7 @@ struct Daemon {
     stages: Stages,
     exhibition: Arc<Exhibition>,
     updates: mpsc::Sender<Update>,
+    gather: watch::Sender<Duration>,
     flow_key: haflinger_core::flow::FlowHashKey,
     metrics: ReloadMetrics,
 }
@@ -176,6 +178,7 @@ impl Daemon {
             self.level.set(&config.log.level).map_err(|error| format!("{error:#}"))?;
         }
         converted.apply(&self.exhibition.handles).map_err(|e| format!("{e:#}"))?;
+        self.gather.send_replace(config.limits.publish_delay);
         let policy = Arc::new(crate::settings::policy(&config, false));
         // The core lives as long as the daemon.
         let _ = self.updates.send(Update::Policy(policy)).await;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use haflinger_core::index::Index;
+use haflinger_core::index::{Index, Movement};
 use haflinger_core::{Snapshot, Update};
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,8 @@ pub(crate) struct Fold {
     updates_total: IntCounter,
     generation: IntGauge,
     publish_seconds: Histogram,
+    buckets: IntCounterVec,
+    movement: Movement,
 }
 
 impl Fold {
@@ -82,10 +84,22 @@ impl Fold {
                 )
                 .buckets(vec![1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]),
             )?,
+            buckets: IntCounterVec::new(
+                Opts::new(
+                    "haflinger_core_table_changes_total",
+                    "Changes of the forwarding tables: buckets moved; of these at_risk, moved a \
+                     second time within the hold time; second hops cleared; tables doubled; \
+                     backends refused because a table is full.",
+                ),
+                &["change"],
+            )?,
+            movement: Movement::default(),
         };
         registry.register(Box::new(fold.updates_total.clone()))?;
         registry.register(Box::new(fold.generation.clone()))?;
         registry.register(Box::new(fold.publish_seconds.clone()))?;
+        registry.register(Box::new(fold.buckets.clone()))?;
+        fold.count(Movement::default());
         Ok(fold)
     }
 
@@ -93,11 +107,11 @@ impl Fold {
         self.pulse.clone()
     }
 
-    /// Runs until `shutdown`. `gather` is how long updates are gathered before publishing.
+    /// Runs until `shutdown`. `gather` says how long updates are gathered before publishing.
     pub(crate) async fn run(
         mut self,
         mut updates: mpsc::Receiver<Update>,
-        gather: Duration,
+        gather: watch::Receiver<Duration>,
         snapshots: watch::Sender<Arc<Snapshot>>,
         shutdown: CancellationToken,
     ) {
@@ -115,8 +129,9 @@ impl Fold {
                 }
                 () = tokio::time::sleep(HEARTBEAT) => continue,
             }
-            if !gather.is_zero() && batch.len() < BATCH_MAX {
-                tokio::time::sleep(gather).await;
+            let wait = *gather.borrow();
+            if !wait.is_zero() && batch.len() < BATCH_MAX {
+                tokio::time::sleep(wait).await;
                 while batch.len() < BATCH_MAX
                     && let Ok(update) = updates.try_recv()
                 {
@@ -143,5 +158,20 @@ impl Fold {
             snapshots.send_replace(snapshot);
         }
         timer.observe_duration();
+        self.count(self.index.movement());
+        self.movement = self.index.movement();
+    }
+
+    fn count(&self, now: Movement) {
+        let before = self.movement;
+        for (change, by) in [
+            ("moved", now.moved - before.moved),
+            ("at_risk", now.at_risk - before.at_risk),
+            ("cleared", now.cleared - before.cleared),
+            ("doubled", now.doubled - before.doubled),
+            ("refused", now.refused - before.refused),
+        ] {
+            self.buckets.with_label_values(&[change]).inc_by(by);
+        }
     }
 }

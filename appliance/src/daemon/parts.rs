@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use haflinger_bgp::driver::{Speaker, SpeakerHandle};
@@ -98,6 +98,7 @@ pub(super) struct Assembly {
     pub(super) stages: Stages,
     pub(super) exhibition: Arc<Exhibition>,
     pub(super) updates: mpsc::Sender<Update>,
+    pub(super) gather: watch::Sender<Duration>,
     pub(super) flow_key: FlowHashKey,
 }
 
@@ -135,8 +136,8 @@ pub(super) async fn assemble(config: &Config, sources: &Sources) -> anyhow::Resu
     });
 
     let mut stages = Stages::default();
-    let gather = config.limits.publish_delay;
-    stages.core.spawn("core", |stop| fold.run(queue, gather, publisher, stop));
+    let (gather, gathering) = watch::channel(config.limits.publish_delay);
+    stages.core.spawn("core", |stop| fold.run(queue, gathering, publisher, stop));
     rooms.start(&mut stages, &snapshots, &updates);
     let exhibit = exhibition.clone();
     stages.admin.spawn("admin", |stop| admin.run(exhibit, stop));
@@ -146,7 +147,7 @@ pub(super) async fn assemble(config: &Config, sources: &Sources) -> anyhow::Resu
         // Without a watchdog there is nothing to do until the end.
         stop.cancelled().await;
     });
-    Ok(Assembly { stages, exhibition, updates, flow_key })
+    Ok(Assembly { stages, exhibition, updates, gather, flow_key })
 }
 
 struct Rooms {

@@ -28,6 +28,7 @@ use imbl::OrdMap;
 use self::claims::{Claims, Want};
 use self::http::IngressEntry;
 use self::network::{Hostnames, PodNetworks};
+pub use self::services::Movement;
 use self::services::ServiceEntry;
 use crate::forwarding::ForwardingTable;
 use crate::{
@@ -47,6 +48,7 @@ pub struct Index {
     certificates: BTreeMap<CertificateRef, CertificateEntry>,
     health: BTreeMap<ProbeKey, bool>,
     tables: BTreeMap<Target, ForwardingTable<SocketAddr>>,
+    movement: Movement,
     claims: Claims,
     networks: PodNetworks,
     hostnames: Hostnames,
@@ -91,6 +93,11 @@ impl Index {
     /// Whether the configuration is known and every source in it has listed everything once.
     pub fn is_complete(&self) -> bool {
         self.configured && self.policy.sources.iter().all(|source| self.synced.contains(source))
+    }
+
+    /// What the forwarding tables have changed since the start.
+    pub fn movement(&self) -> Movement {
+        self.movement
     }
 
     /// Notes one change.

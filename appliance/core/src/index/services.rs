@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::backends::{Gathered, gather};
 use super::{Index, put, want};
-use crate::forwarding::{ForwardingTable, TableView};
+use crate::forwarding::{Change, ForwardingTable, TableView};
 use crate::{
     Backend, BackendSet, BackendSlice, BackendState, Exposure, Family, FaultReason, HealthCheck,
     ObjectRef, ObjectReport, ProbeKey, Service, ServiceKey, ServicePort, ServiceSpec, SourceFault,
@@ -165,7 +165,7 @@ impl Index {
     }
 
     fn update_target(&mut self, target: &Target, backends: Vec<Backend>, now_secs: u64) {
-        let table = update_table(&mut self.tables, target, &backends, now_secs);
+        let table = update_table(&mut self.tables, target, &backends, now_secs, &mut self.movement);
         let known = self.published.targets.get(target);
         let same = known.is_some_and(|set| {
             set.backends == backends && set.table.generation() == table.generation()
@@ -326,6 +326,32 @@ fn unmatched(port: &ServicePort) -> SourceFault {
     )
 }
 
+/// What all service tables together have changed since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Movement {
+    /// Buckets whose first hop went from one backend to another.
+    pub moved: u64,
+    /// Of these, buckets that had moved within the hold time before: flows that have lived
+    /// through both moves may be cut off.
+    pub at_risk: u64,
+    /// Second hops cleared, because their backend was found dead or slots ran out.
+    pub cleared: u64,
+    /// Tables doubled.
+    pub doubled: u64,
+    /// Backends given nothing because their table had too many.
+    pub refused: u64,
+}
+
+impl Movement {
+    fn add(&mut self, change: Change) {
+        self.moved += u64::from(change.moved);
+        self.at_risk += u64::from(change.at_risk);
+        self.cleared += u64::from(change.cleared);
+        self.doubled += u64::from(change.doubled);
+        self.refused += change.refused as u64;
+    }
+}
+
 /// Moves the target's table to the active backends. A backend that failed our check is dead:
 /// its buckets fall back to the hop before it. Every other change is planned.
 fn update_table(
@@ -333,6 +359,7 @@ fn update_table(
     target: &Target,
     backends: &[Backend],
     now_secs: u64,
+    movement: &mut Movement,
 ) -> TableView<SocketAddr> {
     let active = || {
         let active = backends.iter().filter(|backend| backend.state == BackendState::Active);
@@ -346,10 +373,10 @@ fn update_table(
             let table = occupied.into_mut();
             for backend in backends {
                 if backend.reasons.contains(&StateReason::CheckFailed) {
-                    table.fail(&backend.address, now_secs);
+                    movement.add(table.fail(&backend.address, now_secs));
                 }
             }
-            table.update(active(), now_secs);
+            movement.add(table.update(active(), now_secs));
             table
         }
     };

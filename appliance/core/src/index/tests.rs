@@ -242,6 +242,22 @@ fn a_failed_check_takes_a_backend_out_and_is_forgotten_with_its_probe() {
 }
 
 #[test]
+fn moved_buckets_are_counted_and_repeated_moves_are_at_risk() {
+    let mut index = index([
+        set_service("web", Some(service(&["192.0.2.7"]))),
+        set_slice("web", Some(slice(&[(1, true)]))),
+    ]);
+    assert_eq!(index.movement(), Movement::default());
+    index.apply(set_slice("web", Some(slice(&[(1, true), (2, true)]))));
+    index.publish(10);
+    let grown = index.movement();
+    assert_eq!((grown.moved, grown.at_risk), (128, 0));
+    index.apply(set_slice("web", Some(slice(&[(1, true)]))));
+    index.publish(20);
+    assert_eq!((index.movement().moved, index.movement().at_risk), (256, 128));
+}
+
+#[test]
 fn an_ingress_is_served_on_the_shared_address_with_the_service_s_target() {
     let inner = ServiceSpec { exposure: None, ..service(&[]) };
     let index = index([
