@@ -90,7 +90,7 @@ async fn claims(run: &mut Run) -> Result<()> {
 
 /// Restarts each host while the API is away, and has it carry flows alone.
 async fn from_disk(lab: &mut Lab, sample: &Sample) -> Result<()> {
-    for index in 0..EDGES.len() {
+    for (index, host) in EDGES.iter().enumerate() {
         lab.edges[index].stop().await?;
         sample.routed(lab, 1).await?;
         lab.edges[index].start().await?;
@@ -101,7 +101,7 @@ async fn from_disk(lab: &mut Lab, sample: &Sample) -> Result<()> {
         for (family, vip) in sample.vips.into_iter().enumerate() {
             let report = lab.clients.tcp(vip, LINE, 40).await?;
             report.ensure_flawless()?;
-            let wanted = EDGES[index].addresses()[family].to_string();
+            let wanted = host.addresses()[family].to_string();
             ensure!(report.peers.keys().eq([&wanted]), "pods saw {:?}", report.peers);
             ensure!(report.pods.len() > 1, "only {:?} answered", report.pods);
         }

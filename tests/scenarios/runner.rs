@@ -31,8 +31,11 @@ pub(crate) struct Scenario {
     /// The claims, numbered from 1.
     pub(crate) claims: &'static [&'static str],
     /// Tries the claims in order.
-    pub(crate) run: for<'a> fn(&'a mut Run) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>,
+    pub(crate) run: for<'a> fn(&'a mut Run) -> Claims<'a>,
 }
+
+/// A scenario trying its claims.
+pub(crate) type Claims<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// What a scenario needs of the lab.
 #[derive(Clone, Copy, PartialEq, Eq)]

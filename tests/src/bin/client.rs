@@ -98,6 +98,7 @@ fn record(report: &Shared, answer: Result<Answer>) {
     let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
     match answer {
         Ok(answer) => {
+            *report.ways.entry(format!("{} {}", answer.peer, answer.pod)).or_default() += 1;
             *report.pods.entry(answer.pod).or_default() += 1;
             *report.peers.entry(answer.peer).or_default() += 1;
             if answer.body.is_some() {

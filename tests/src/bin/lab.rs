@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use haflinger_tests::lab::{
     Api, Lab, LedgerEntry, Place, control_plane_binary, demo, end, haflinger_binary,
-    namespace_names, page, sweep,
+    namespace_names, page, sweep, tail,
 };
 use reqwest::Method;
 use tokio::signal::unix::{SignalKind, signal};
@@ -99,7 +99,7 @@ async fn up(place: &Place) -> Result<()> {
         return status(place);
     }
     let why = fs::read_to_string(place.path("failure.txt"))
-        .unwrap_or_else(|_| haflinger_tests::lab::tail(&place.log("keeper")));
+        .unwrap_or_else(|_| format!("its keeper died; {}", tail(&place.log("keeper"))));
     end(place).await;
     bail!("the lab did not come up: {why}")
 }

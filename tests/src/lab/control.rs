@@ -13,6 +13,8 @@ use super::{Namespace, Place, Process};
 
 /// The Kubernetes version that tests/controlplane/go.mod names.
 const KUBERNETES: (&str, &str, &str) = ("v1.36.3", "1", "36");
+/// Environment variable that names the built program, when it should not be built here.
+pub(super) const BINARY_VARIABLE: &str = "HAFLINGER_CONTROLPLANE";
 /// Port of the API server.
 pub(super) const PORT: u16 = 6443;
 
@@ -54,13 +56,12 @@ impl ControlPlane {
         let name = format!("apiserver-{}", self.starts);
         self.api = spawn(&self.place, &self.namespace, &self.binary, "etcd+apiserver", &name)?;
         self.api.wait_for_output("READY", START_MAX).await?;
-        // The controller manager gives up when the API is away for long.
-        if !self.controllers.is_running() {
-            let log = format!("controller-manager-{}", self.starts);
-            let command = "controller-manager";
-            self.controllers = spawn(&self.place, &self.namespace, &self.binary, command, &log)?;
-            self.controllers.wait_for_output("READY", START_MAX).await?;
-        }
+        // It would come back by itself, but only after its own backoff of up to a minute.
+        self.controllers.kill();
+        let log = format!("controller-manager-{}", self.starts);
+        let command = "controller-manager";
+        self.controllers = spawn(&self.place, &self.namespace, &self.binary, command, &log)?;
+        self.controllers.wait_for_output("READY", START_MAX).await?;
         Ok(())
     }
 
@@ -105,9 +106,9 @@ fn spawn(
 /// Where the program is, or why it cannot be had. Building it takes minutes the first time;
 /// Go's own cache makes the next ones short.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("HAFLINGER_CONTROLPLANE") {
+    if let Some(path) = env::var_os(BINARY_VARIABLE) {
         let path = PathBuf::from(path);
-        ensure!(path.exists(), "HAFLINGER_CONTROLPLANE names {}, not there", path.display());
+        ensure!(path.exists(), "{BINARY_VARIABLE} names {}, not there", path.display());
         return Ok(path);
     }
     let path = checkout().join("target/controlplane");

@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -21,12 +21,18 @@ use super::topology::{
 };
 use super::{Namespace, Place, Process};
 
+/// Environment variable that names the daemon's binary, when it is not beside the lab's own.
+const BINARY_VARIABLE: &str = "HAFLINGER_BIN";
 /// Route protocol number of Haflinger's pod routes (the shipped default).
-pub const ROUTE_PROTOCOL: u8 = 141;
+pub const ROUTE_PROTOCOL: u8 = 72;
+/// Shared by both hosts, so that they send a client to the same pod.
+const FLOW_HASH_KEY: &str = "000102030405060708090a0b0c0d0e0f\n";
 /// Where the daemon's HTTP port listens inside its namespace.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9410);
 /// Generous: a start takes well under a second on an idle machine.
 const START_MAX: Duration = Duration::from_secs(30);
+/// How often it is asked whether it is ready.
+const READY_POLL: Duration = Duration::from_millis(50);
 /// Longer than the lab's drain times together.
 const STOP_MAX: Duration = Duration::from_secs(40);
 
@@ -51,7 +57,7 @@ pub enum Source {
 
 /// The daemon's binary, and why there is none.
 pub fn binary() -> Result<PathBuf> {
-    let path = match env::var_os("HAFLINGER_BIN") {
+    let path = match env::var_os(BINARY_VARIABLE) {
         Some(path) => PathBuf::from(path),
         None => binaries()?.join("haflinger"),
     };
@@ -70,6 +76,7 @@ impl Edge {
             starts: 0,
         };
         fs::create_dir_all(edge.directory())?;
+        fs::write(place.path("flow-hash-key"), FLOW_HASH_KEY)?;
         edge.write(&configuration(place, index, source)?)?;
         Ok(edge)
     }
@@ -88,6 +95,7 @@ impl Edge {
     pub async fn start(&mut self) -> Result<()> {
         self.starts += 1;
         let mut command = self.namespace.command(&binary()?.display().to_string())?;
+        without_own_variables(&mut command);
         command.arg("run").arg("--config").arg(self.config());
         let name = format!("{}-{}", self.name(), self.starts);
         self.process = Some(Process::spawn(&self.place, &name, command)?);
@@ -96,15 +104,19 @@ impl Edge {
 
     /// Waits until /readyz answers 200.
     pub async fn wait_ready(&mut self) -> Result<()> {
-        let log = self.log();
-        let answer = super::eventually(START_MAX, "the daemon to be ready", async || {
-            let (status, body) = self.fetch("/readyz")?;
-            ensure!(status == 200, "/readyz says {status}: {body}");
-            Ok(())
-        });
-        answer
-            .await
-            .with_context(|| format!("{} said:\n{}", self.name(), super::process::tail(&log)))
+        let end = Instant::now() + START_MAX;
+        loop {
+            let answer = match self.fetch("/readyz") {
+                Ok((200, _)) => return Ok(()),
+                Ok((status, body)) => format!("/readyz says {status}: {body}"),
+                Err(error) => format!("{error:#}"),
+            };
+            if !self.is_running() || Instant::now() > end {
+                let log = super::process::tail(&self.log());
+                bail!("{} is not ready ({answer}); it said:\n{log}", self.name());
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
     }
 
     /// Stops the daemon as systemd would.
@@ -149,12 +161,10 @@ impl Edge {
 
     /// What `haflinger status -o json` says.
     pub fn status(&self) -> Result<Value> {
-        let output = self
-            .namespace
-            .command(&binary()?.display().to_string())?
-            .args(["status", "-o", "json", "--config"])
-            .arg(self.config())
-            .output()?;
+        let mut command = self.namespace.command(&binary()?.display().to_string())?;
+        without_own_variables(&mut command);
+        command.args(["status", "-o", "json", "--config"]).arg(self.config());
+        let output = command.output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "haflinger status: {stderr}");
         serde_json::from_slice(&output.stdout).context("read the status")
@@ -235,7 +245,9 @@ impl Edge {
 /// What `haflinger check` says about a configuration: `Ok` with its output when it is accepted,
 /// `Err` with its complaint when it is refused.
 pub fn check(file: &std::path::Path) -> Result<std::result::Result<String, String>> {
-    let output = Command::new(binary()?).arg("check").arg(file).output()?;
+    let mut command = Command::new(binary()?);
+    without_own_variables(&mut command);
+    let output = command.arg("check").arg(file).output()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() {
         return Ok(Ok(text(&output.stdout)));
@@ -244,6 +256,11 @@ pub fn check(file: &std::path::Path) -> Result<std::result::Result<String, Strin
         bail!("haflinger check died: {}", text(&output.stderr));
     }
     Ok(Err(text(&output.stdout) + &text(&output.stderr)))
+}
+
+/// The daemon refuses `HAFLINGER_` variables that name no key, and the lab has some of its own.
+fn without_own_variables(command: &mut Command) {
+    command.env_remove(BINARY_VARIABLE).env_remove(super::control::BINARY_VARIABLE);
 }
 
 fn configuration(place: &Place, index: usize, source: Source) -> Result<Table> {
@@ -276,16 +293,16 @@ fn configuration(place: &Place, index: usize, source: Source) -> Result<Table> {
          local_address = \"{v4}\"\nnext_hop_v6 = \"{v6}\"\npassword = \"{BGP_PASSWORD}\"\n\
          [dns]\nrefresh_secs = 10\n\
          {zones}\
-         [relay]\ndrain_secs = 3\nudp_idle_secs = 10\n\
+         [relay]\nflow_hash_key_file = \"{key}\"\ndrain_secs = 3\nudp_idle_secs = 10\n\
          [proxy]\naddresses = [\"{shared4}\", \"{shared6}\"]\nworkers = 1\ndrain_secs = 3\n\
-         [health]\ninterval_ms = 500\ntimeout_ms = 400\n\
-         [limits]\npersist_secs = 1\nwithdraw_wait_ms = 1500\nstop_secs = 20\n",
+         [limits]\nwithdraw_wait_ms = 1500\nstop_secs = 20\n",
         name = host.name,
         v4 = host.v4(),
         v6 = host.v6(),
         router = ROUTER.v4(),
         shared4 = SHARED_HTTP.0,
         shared6 = SHARED_HTTP.1,
+        key = place.path("flow-hash-key").display(),
         zones = [ZONE, REFUSING_ZONE].map(zone).concat(),
     );
     text.parse().context("parse the configuration")
@@ -312,15 +329,24 @@ fn sum_metric(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use haflinger_config::{FileSource, Sources};
+
     use super::*;
 
     #[test]
-    fn configurations_of_the_lab_are_accepted_by_the_checker() {
+    fn configurations_of_the_lab_are_good() {
         for source in [Source::Cluster, Source::Inventory] {
-            let place = Place::of("unit-test");
-            let config = configuration(&place, 1, source).expect("valid TOML");
+            let config = configuration(&Place::of("unit-test"), 1, source).expect("valid TOML");
             let text = toml::to_string(&config).expect("TOML again");
-            assert!(text.contains("10.20.0.12"), "{text}");
+            let sources = Sources {
+                file: FileSource::Text { name: "lab".into(), text },
+                environment: Vec::new(),
+                flags: Vec::new(),
+                host_name: "lab".into(),
+            };
+            if let Err(errors) = haflinger_config::Config::load(&sources) {
+                panic!("{errors}");
+            }
         }
     }
 

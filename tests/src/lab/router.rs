@@ -123,6 +123,7 @@ fn configuration() -> String {
     for family in ["ipv4", "ipv6"] {
         text += &format!(
             "protocol kernel kernel_{family} {{\n  persist;\n  merge paths on;\n  \
+             graceful restart on;\n  \
              {family} {{ import none; export where source = RTS_BGP; }};\n}}\n"
         );
     }

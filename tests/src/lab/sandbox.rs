@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::netns::join;
 use super::place::binaries;
-use super::topology::pod_addresses;
+use super::topology::{pod_addresses, pod_mac};
 use super::{Namespace, Place, Process};
 
 /// A running pod. Dropping it removes its namespace and ends its server.
@@ -50,9 +50,13 @@ impl Sandbox {
         let addresses = pod_addresses(index, slot);
         let gateways = pod_addresses(index, 1);
         namespace.ip(&format!(
-            "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
+            "link set eth0 address {}\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
              route add default via {}\nroute add default via {}\n",
-            addresses[0], addresses[1], gateways[0], gateways[1]
+            pod_mac(index, slot),
+            addresses[0],
+            addresses[1],
+            gateways[0],
+            gateways[1]
         ))?;
         let process = spawn(place, &namespace, pod)?;
         Ok(Self {

@@ -90,6 +90,12 @@ pub fn pod_addresses(index: usize, pod: u8) -> [IpAddr; 2] {
     ]
 }
 
+/// The link-layer address that goes with [`pod_addresses`]: the same for every pod that gets
+/// them, so that neighbours need not learn anew.
+pub(super) fn pod_mac(index: usize, pod: u8) -> String {
+    format!("02:00:00:00:{:02x}:{pod:02x}", index + 1)
+}
+
 /// The namespaces of a lab.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -154,9 +160,12 @@ impl Network {
         }
         for (index, node) in self.nodes.iter().enumerate() {
             let [v4, v6] = pod_addresses(index, 1);
+            // A bridge without an address of its own takes one of its ports', and so another
+            // one whenever pods come and go.
             node.ip(&format!(
-                "link add pods type bridge\nlink set pods up\n\
-                 addr add {v4}/24 dev pods\naddr add {v6}/64 dev pods nodad\n"
+                "link add pods address {} type bridge\nlink set pods up\n\
+                 addr add {v4}/24 dev pods\naddr add {v6}/64 dev pods nodad\n",
+                pod_mac(index, 1)
             ))?;
             // Nodes know each other's pods and the control plane knows all, as with any CNI;
             // edge hosts have to learn them from the API.

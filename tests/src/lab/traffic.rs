@@ -64,6 +64,8 @@ pub struct Report {
     pub failures: BTreeMap<String, u64>,
     /// Peers that pods saw, without ports.
     pub peers: BTreeMap<String, u64>,
+    /// Peers and pods together, as `PEER POD`: which host led where.
+    pub ways: BTreeMap<String, u64>,
     /// Milliseconds since 1970 of the first and the last failure.
     pub failed_between_ms: Option<(u64, u64)>,
     /// Held connections, in the order in which they were opened.
