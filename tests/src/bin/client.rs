@@ -6,11 +6,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
-use haflinger_tests::lab::{Held, Kind, Plan, Report};
+use haflinger_tests::lab::{FAILURES_MAX, Failure, Held, Kind, Plan, Report, now_ms};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
@@ -77,12 +77,13 @@ async fn exchange(plan: Plan, stop: CancellationToken) -> Result<Report> {
         let target = plan.targets[made % plan.targets.len()];
         let (plan_of_task, report) = (Arc::clone(&plan), Arc::clone(&report));
         tasks.spawn(async move {
+            let began_ms = now_ms();
             let limit = Duration::from_millis(plan_of_task.timeout_ms);
             let answer = match timeout(limit, once(&plan_of_task.kind, target)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(anyhow::anyhow!("no answer in time")),
             };
-            record(&report, answer);
+            record(&report, began_ms, answer);
         });
         made += 1;
         if plan.count > 0 && u64::try_from(made)? >= plan.count {
@@ -94,7 +95,7 @@ async fn exchange(plan: Plan, stop: CancellationToken) -> Result<Report> {
     Ok(report)
 }
 
-fn record(report: &Shared, answer: Result<Answer>) {
+fn record(report: &Shared, began_ms: u64, answer: Result<Answer>) {
     let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
     match answer {
         Ok(answer) => {
@@ -106,17 +107,13 @@ fn record(report: &Shared, answer: Result<Answer>) {
             }
         }
         Err(error) => {
-            *report.failures.entry(format!("{error:#}")).or_default() += 1;
-            let now = now_ms();
-            let (first, _) = report.failed_between_ms.unwrap_or((now, now));
-            report.failed_between_ms = Some((first, now));
+            let reason = format!("{error:#}");
+            *report.failures.entry(reason.clone()).or_default() += 1;
+            if report.failed_exchanges.len() < FAILURES_MAX {
+                report.failed_exchanges.push(Failure { reason, began_ms, ended_ms: now_ms() });
+            }
         }
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn once(kind: &Kind, target: SocketAddr) -> Result<Answer> {

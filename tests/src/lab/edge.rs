@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -76,7 +77,7 @@ impl Edge {
             starts: 0,
         };
         fs::create_dir_all(edge.directory())?;
-        fs::write(place.path("flow-hash-key"), FLOW_HASH_KEY)?;
+        write_secret(&place.path("flow-hash-key"), FLOW_HASH_KEY)?;
         edge.write(&configuration(place, index, source)?)?;
         Ok(edge)
     }
@@ -163,7 +164,9 @@ impl Edge {
     pub fn status(&self) -> Result<Value> {
         let mut command = self.namespace.command(&binary()?.display().to_string())?;
         without_own_variables(&mut command);
-        command.args(["status", "-o", "json", "--config"]).arg(self.config());
+        // By its socket, so that it can be asked with a bad file in place too.
+        let socket = self.directory().join("run/admin.sock");
+        command.args(["status", "-o", "json", "--socket"]).arg(socket);
         let output = command.output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "haflinger status: {stderr}");
@@ -216,7 +219,7 @@ impl Edge {
     /// Replaces its configuration file, which the daemon watches.
     pub fn write(&self, config: &Table) -> Result<()> {
         let new = self.directory().join("haflinger.toml.new");
-        fs::write(&new, toml::to_string(config)?).context("write the configuration")?;
+        write_secret(&new, &toml::to_string(config)?)?;
         // As a whole, so that no reader sees half of it.
         fs::rename(new, self.config()).context("replace the configuration")
     }
@@ -261,6 +264,13 @@ pub fn check(file: &std::path::Path) -> Result<std::result::Result<String, Strin
 /// The daemon refuses `HAFLINGER_` variables that name no key, and the lab has some of its own.
 fn without_own_variables(command: &mut Command) {
     command.env_remove(BINARY_VARIABLE).env_remove(super::control::BINARY_VARIABLE);
+}
+
+/// Writes a file that only root may read, as the daemon asks for.
+fn write_secret(path: &std::path::Path, text: &str) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
 }
 
 fn configuration(place: &Place, index: usize, source: Source) -> Result<Table> {

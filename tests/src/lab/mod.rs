@@ -45,7 +45,7 @@ pub use place::{LedgerEntry, Place, binaries, checkout};
 pub use process::{Process, tail};
 pub use router::{HOLD_TIME_SECS, Router, host_prefix};
 pub use topology::Network;
-pub use traffic::{Client, Clients, Held, Kind, Plan, Report};
+pub use traffic::{Client, Clients, FAILURES_MAX, Failure, Held, Kind, Plan, Report, now_ms};
 pub use wait::{always, eventually};
 
 /// Ports on which every pod's echo server listens.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -66,12 +66,26 @@ pub struct Report {
     pub peers: BTreeMap<String, u64>,
     /// Peers and pods together, as `PEER POD`: which host led where.
     pub ways: BTreeMap<String, u64>,
-    /// Milliseconds since 1970 of the first and the last failure.
-    pub failed_between_ms: Option<(u64, u64)>,
+    /// Failed exchanges one by one, the first [`FAILURES_MAX`].
+    pub failed_exchanges: Vec<Failure>,
     /// Held connections, in the order in which they were opened.
     pub held: Vec<Held>,
     /// The last HTTP answer's body, where the client speaks HTTPS.
     pub last_body: Option<String>,
+}
+
+/// Failures that are told one by one: more than any test looks at.
+pub const FAILURES_MAX: usize = 10_000;
+
+/// One exchange that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Why.
+    pub reason: String,
+    /// When it began, in milliseconds since 1970.
+    pub began_ms: u64,
+    /// When it had failed, in milliseconds since 1970.
+    pub ended_ms: u64,
 }
 
 /// One held connection.
@@ -132,6 +146,12 @@ impl Report {
         );
         Ok(())
     }
+}
+
+/// Now, in milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A client at work.
