@@ -175,6 +175,7 @@ mod tests {
         HealthCheck {
             kind: HealthCheckKind::Tcp,
             port: None,
+            proxy_protocol: crate::ProxyProtocol::Off,
             interval_ms,
             timeout_ms: interval_ms,
             rise,

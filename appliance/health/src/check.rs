@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use haflinger_core::{HealthCheck, HealthCheckKind};
+use haflinger_core::{HealthCheck, HealthCheckKind, ProxyProtocol};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -59,21 +59,33 @@ const ENOBUFS: i32 = 105;
 pub(crate) async fn probe(backend: SocketAddr, check: &HealthCheck) -> Result<(), CheckError> {
     let within = Duration::from_millis(u64::from(check.timeout_ms));
     let address = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
-    timeout(within, ask(address, &check.kind)).await.unwrap_or(Err(CheckError::Timeout(within)))
+    timeout(within, ask(address, check)).await.unwrap_or(Err(CheckError::Timeout(within)))
 }
 
-async fn ask(address: SocketAddr, kind: &HealthCheckKind) -> Result<(), CheckError> {
-    let request = match kind {
+async fn ask(address: SocketAddr, check: &HealthCheck) -> Result<(), CheckError> {
+    let request = match &check.kind {
         HealthCheckKind::Tcp => None,
         HealthCheckKind::Http { path, host } => Some(request(address, path, host.as_deref())?),
     };
     let mut stream = TcpStream::connect(address).await.map_err(CheckError::Connect)?;
     // Closed by a reset: thousands of probes a second must leave no TIME_WAIT on either side.
     let _ = stream.set_zero_linger();
+    stream.write_all(proxy_header(check.proxy_protocol)).await.map_err(CheckError::Broken)?;
     let Some(request) = request else { return Ok(()) };
     stream.write_all(request.as_bytes()).await.map_err(CheckError::Broken)?;
     let status = status_of(&read_line(&mut stream).await?).ok_or(CheckError::NotHttp)?;
     if (200..400).contains(&status) { Ok(()) } else { Err(CheckError::Status(status)) }
+}
+
+/// The header of a connection that has no client (PROXY protocol specification, sections 2.1 and
+/// 2.2): the backend takes the connection's own addresses.
+fn proxy_header(version: ProxyProtocol) -> &'static [u8] {
+    match version {
+        ProxyProtocol::Off => b"",
+        ProxyProtocol::V1 => b"PROXY UNKNOWN\r\n",
+        // Signature; version 2 and command LOCAL; family and protocol unspecified; no addresses.
+        ProxyProtocol::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00",
+    }
 }
 
 fn request(address: SocketAddr, path: &str, host: Option<&str>) -> Result<String, CheckError> {

@@ -129,7 +129,7 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
-    use haflinger_core::{HealthCheckKind, ObjectRef, SourceId};
+    use haflinger_core::{HealthCheckKind, ObjectRef, ProxyProtocol, SourceId};
 
     use super::*;
 
@@ -140,7 +140,15 @@ mod tests {
 
     fn check(interval_ms: u32, port: Option<u16>) -> Arc<HealthCheck> {
         let kind = HealthCheckKind::Tcp;
-        Arc::new(HealthCheck { kind, port, interval_ms, timeout_ms: 1, rise: 1, fall: 1 })
+        Arc::new(HealthCheck {
+            kind,
+            port,
+            proxy_protocol: ProxyProtocol::Off,
+            interval_ms,
+            timeout_ms: 1,
+            rise: 1,
+            fall: 1,
+        })
     }
 
     fn at(millis: u64) -> Duration {

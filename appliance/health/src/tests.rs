@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use haflinger_core::health::Health;
 use haflinger_core::{
-    HealthCheck, HealthCheckKind, ObjectRef, ProbeKey, Snapshot, SourceId, Update,
+    HealthCheck, HealthCheckKind, ObjectRef, ProbeKey, ProxyProtocol, Snapshot, SourceId, Update,
 };
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -106,6 +106,7 @@ fn tcp() -> HealthCheck {
     HealthCheck {
         kind: HealthCheckKind::Tcp,
         port: None,
+        proxy_protocol: ProxyProtocol::Off,
         interval_ms: 20,
         timeout_ms: 20_000,
         rise: 2,
@@ -216,6 +217,25 @@ async fn a_check_can_have_a_port_of_its_own_and_ipv6_works() {
     let check = HealthCheck { port: Some(listening.port()), ..tcp() };
     prober.publish([(key(nobody), check)]);
     assert_eq!(prober.update(nobody, None).await, Some(true));
+    prober.stop().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_expects_a_proxy_header_gets_one_without_a_client() {
+    let mut prober = Running::start(8);
+    let cases = [
+        (ProxyProtocol::V1, "PROXY UNKNOWN\r\nGET "),
+        (ProxyProtocol::V2, "\r\n\r\n\0\r\nQUIT\n \0\0\0GET "),
+    ];
+    for (proxy_protocol, beginning) in cases {
+        let strict = move |request: &str| match request.starts_with(beginning) {
+            true => "HTTP/1.1 200 OK\r\n\r\n".into(),
+            false => "HTTP/1.1 400 Bad Request\r\n\r\n".into(),
+        };
+        let (address, _task) = backend("127.0.0.1:0", strict).await;
+        prober.publish([(key(address), HealthCheck { proxy_protocol, ..http() })]);
+        assert_eq!(prober.update(address, None).await, Some(true), "{proxy_protocol:?}");
+    }
     prober.stop().await;
 }
 

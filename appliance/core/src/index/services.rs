@@ -9,8 +9,8 @@ use super::{Index, put, want};
 use crate::forwarding::{Change, ForwardingTable, TableView};
 use crate::{
     Backend, BackendSet, BackendSlice, BackendState, Exposure, Family, FaultReason, HealthCheck,
-    ObjectRef, ObjectReport, ProbeKey, Service, ServiceKey, ServicePort, ServiceSpec, SourceFault,
-    StateReason, Target,
+    ObjectRef, ObjectReport, ProbeKey, ProxyProtocol, Service, ServiceKey, ServicePort,
+    ServiceSpec, SourceFault, StateReason, Target,
 };
 
 /// Everything known about one service object.
@@ -133,7 +133,7 @@ impl Index {
                 if gathered.port_unmatched {
                     next.faults.push(unmatched(port));
                 }
-                self.note_probes(object, spec.health_check.as_ref(), &gathered, next);
+                self.note_probes(object, spec, &gathered, next);
                 self.update_target(&target, gathered.backends, now_secs);
                 next.targets.insert(target);
             }
@@ -148,11 +148,14 @@ impl Index {
     fn note_probes(
         &mut self,
         object: &ObjectRef,
-        check: Option<&HealthCheck>,
+        spec: &ServiceSpec,
         gathered: &Gathered,
         next: &mut Derived,
     ) {
-        let Some(check) = check else { return };
+        let Some(check) = &spec.health_check else { return };
+        let own_port = check.port.is_none();
+        let proxy_protocol = if own_port { spec.proxy_protocol } else { ProxyProtocol::Off };
+        let check = HealthCheck { proxy_protocol, ..check.clone() };
         for backend in &gathered.backends {
             if backend.reasons.contains(&StateReason::Terminated) {
                 continue;

@@ -215,18 +215,24 @@ fn a_failed_check_takes_a_backend_out_and_is_forgotten_with_its_probe() {
     let check = HealthCheck {
         kind: HealthCheckKind::Tcp,
         port: None,
+        proxy_protocol: ProxyProtocol::Off,
         interval_ms: 1000,
         timeout_ms: 500,
         rise: 1,
         fall: 1,
     };
-    let checked = ServiceSpec { health_check: Some(check), ..service(&["192.0.2.7"]) };
+    let checked = ServiceSpec {
+        health_check: Some(check),
+        proxy_protocol: ProxyProtocol::V2,
+        ..service(&["192.0.2.7"])
+    };
     let mut index = index([
         set_service("web", Some(checked)),
         set_slice("web", Some(slice(&[(1, true), (2, true)]))),
     ]);
     let probe = ProbeKey { object: object("web"), backend: "10.0.0.1:8080".parse().unwrap() };
-    assert!(index.current().probes.contains_key(&probe));
+    let probed = index.current().probes.get(&probe).unwrap();
+    assert_eq!(probed.proxy_protocol, ProxyProtocol::V2);
     index.apply(Update::Health { probe: probe.clone(), healthy: Some(false) });
     index.publish(1);
     let served = index.current().services.get(&key("192.0.2.7")).unwrap();

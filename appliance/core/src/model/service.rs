@@ -43,7 +43,9 @@ pub enum Affinity {
 }
 
 /// PROXY protocol header sent to the backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyProtocol {
     /// None.
@@ -62,6 +64,10 @@ pub struct HealthCheck {
     pub kind: HealthCheckKind,
     /// The port to probe, when it is not the backend's own.
     pub port: Option<u16>,
+    /// The header that a backend expects which gets its clients' addresses this way. The probe
+    /// sends it without an address (`LOCAL`, `UNKNOWN`). The index takes it from the service, for
+    /// checks of the backend's own port.
+    pub proxy_protocol: ProxyProtocol,
     /// Time between the starts of two probes.
     pub interval_ms: u32,
     /// A probe that takes longer has failed. Never above the interval.

@@ -436,6 +436,7 @@ impl<'a> Check<'a> {
         Ok(Some(HealthCheck {
             kind,
             port,
+            proxy_protocol: ProxyProtocol::Off,
             interval_ms,
             timeout_ms: number(
                 "timeout_ms",

@@ -142,6 +142,7 @@ impl<B> Annotations<'_, B> {
         Some(HealthCheck {
             kind,
             port: self.health_check_port(),
+            proxy_protocol: ProxyProtocol::Off,
             interval_ms,
             timeout_ms,
             rise: self.count("health-check-rise").unwrap_or(RISE_DEFAULT),
