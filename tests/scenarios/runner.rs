@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use haflinger_tests::lab::{
     Lab, binaries, checkout, control_plane_binary, demo, haflinger_binary, sweep_orphans, tail,
+    tools_are_installed,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -171,12 +172,7 @@ async fn run_all(chosen: &[&'static Scenario]) -> Totals {
 /// Why the group cannot be tried on this machine.
 fn possible(needs: Needs) -> Result<()> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "needs root, for network namespaces");
-    for tool in ["ip", "bird", "birdc", "named", "dig"] {
-        let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .chain(["/usr/sbin".into(), "/sbin".into()])
-            .any(|directory: PathBuf| directory.join(tool).exists());
-        anyhow::ensure!(found, "{tool} is not installed (bird2, bind9, bind9-dnsutils, iproute2)");
-    }
+    tools_are_installed()?;
     if needs == Needs::Cluster {
         control_plane_binary()?;
     }

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use anyhow::{Result, ensure};
 use haflinger_tests::lab::echo_ports::{LINE, READY};
 use haflinger_tests::lab::manifests::core;
-use haflinger_tests::lab::topology::{EDGES, NODES, POOL_V4, POOL_V6, pod_networks};
+use haflinger_tests::lab::topology::{EDGES, NODES, POOL_NETWORKS, pod_networks};
 use haflinger_tests::lab::{Lab, Report, ZONE, eventually};
 use ipnet::IpNet;
 use reqwest::Method;
@@ -127,7 +127,7 @@ async fn set_ready(lab: &Lab, pod: &Pod, ready: bool) -> Result<()> {
 }
 
 async fn status_names_addresses(lab: &Lab, sample: &Sample) -> Result<()> {
-    for (vip, pool) in sample.vips.iter().zip([POOL_V4, POOL_V6]) {
+    for (vip, pool) in sample.vips.iter().zip(POOL_NETWORKS) {
         let pool: IpNet = pool.parse()?;
         ensure!(pool.contains(vip), "{vip} is not of the pool {pool}");
     }

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "it talks to people")]
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use haflinger_tests::lab::{
     Api, Lab, LedgerEntry, Place, control_plane_binary, demo, end, haflinger_binary,
-    namespace_names, page, sweep, tail,
+    namespace_names, page, sweep, tail, tools_are_installed,
 };
 use reqwest::Method;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,6 +74,7 @@ async fn main() -> ExitCode {
 async fn up(place: &Place) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "the lab needs root: sudo make lab");
     haflinger_binary()?;
+    tools_are_installed()?;
     if is_up(place) {
         println!("The lab is up already.\n");
         return status(place);
@@ -208,6 +210,10 @@ async fn api(place: &Place, method: &str, path: &str, body: Option<String>) -> R
     };
     let answer = api.request(method, path, kind, body.map(String::into_bytes)).await;
     inside.shutdown_background();
-    println!("{}", serde_json::to_string_pretty(&answer?)?);
-    Ok(())
+    let text = serde_json::to_string_pretty(&answer?)?;
+    match writeln!(std::io::stdout(), "{text}") {
+        // A reader that has seen enough is no error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }

@@ -24,6 +24,7 @@ pub mod topology;
 mod traffic;
 mod wait;
 
+use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -145,6 +146,30 @@ impl Drop for Lab {
     fn drop(&mut self) {
         sweep(&self.place);
     }
+}
+
+/// Programs that a lab runs, and Debian's packages of them.
+const TOOLS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("bird", "bird2"),
+    ("birdc", "bird2"),
+    ("named", "bind9"),
+    ("dig", "bind9-dnsutils"),
+];
+
+/// Fails with the packages to install when a program of another project is missing.
+pub fn tools_are_installed() -> Result<()> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories: Vec<PathBuf> =
+        env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
+    let mut missing: Vec<&str> = TOOLS
+        .iter()
+        .filter(|(tool, _)| !directories.iter().any(|directory| directory.join(tool).exists()))
+        .map(|(_, package)| *package)
+        .collect();
+    missing.dedup();
+    ensure!(missing.is_empty(), "not installed: apt-get install {}", missing.join(" "));
+    Ok(())
 }
 
 /// What [`sweep`] found.

@@ -13,8 +13,8 @@ pub fn page(lab: &Lab, vip: Option<&str>) -> String {
     let haflinger =
         haflinger_binary().map_or_else(|_| "haflinger".into(), |path| path.display().to_string());
     let mut text = format!(
-        "\
- client ───── router ──┬── edge1 {e1:<12} Haflinger, BGP to the router
+        " \
+client ───── router ──┬── edge1 {e1:<12} Haflinger, BGP to the router
  10.10.0.2    BIRD 2   ├── edge2 {e2:<12} Haflinger, BGP to the router
               {r:<9}├── node1 {n1:<12} pods in 10.244.1.0/24, fd00:244:0:1::/64
               ECMP     ├── node2 {n2:<12} pods in 10.244.2.0/24, fd00:244:0:2::/64
@@ -28,7 +28,7 @@ pub fn page(lab: &Lab, vip: Option<&str>) -> String {
 
  Try:
    {client} curl -s http://{vip}/
-   {client} bash -c 'for i in {{1..8}}; do echo | nc -N -w1 {vip} 7000 | head -1; done'
+   {client} bash -c 'for i in {{1..8}}; do head -1 </dev/tcp/{vip}/7000; done'
    {client} curl -s --cacert {ca} --resolve {HOST}:443:{shared} https://{HOST}/
    {client} dig +short @{d} {HOST}
    ip netns exec {prefix}router birdc -s {bird} show route

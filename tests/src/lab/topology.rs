@@ -46,9 +46,11 @@ pub const ROUTER_AS: u32 = 65000;
 pub const EDGE_AS: u32 = 65001;
 
 /// Pool `main`, IPv4: from which Services get their addresses.
-pub const POOL_V4: &str = "10.50.0.0/28";
+pub const POOL_V4: &str = "10.50.0.1-10.50.0.14";
 /// Pool `main`, IPv6.
-pub const POOL_V6: &str = "fd00:50::/124";
+pub const POOL_V6: &str = "fd00:50::1-fd00:50::e";
+/// The networks that hold those two.
+pub const POOL_NETWORKS: [&str; 2] = ["10.50.0.0/28", "fd00:50::/124"];
 /// Pool `sites`: from which nothing is assigned unless asked for.
 pub const SITES_V4: &str = "10.51.0.0/28";
 /// Pool `sites`, IPv6.
