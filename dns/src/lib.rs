@@ -26,7 +26,7 @@ mod settings;
 mod wire;
 
 pub use budget::DeletionBudget;
-pub use driver::{Writer, WriterHandle};
+pub use driver::{TransferError, Writer, WriterHandle, read_transfer};
 pub use name::{NameError, RecordName};
 pub use record::{DesiredName, DesiredRecords};
 pub use settings::{

@@ -31,3 +31,4 @@ pub use inventory::{InventoryError, check as check_inventory};
 pub use ledger::Watched;
 pub use settings::{ClusterSettings, INGRESS_CLASS_DEFAULT, Settings};
 pub use status::{DiscoveryStatus, KindStatus, SourceStatus};
+pub use translate::update::translate_object;

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 use super::error::ExchangeError;
 use super::signing::{Signer, Verifier, decode};
+use super::transfer::{Transfer, TransferReader, must_answer};
 use crate::name::RecordName;
-use crate::record::Actual;
 use crate::wire;
 
 /// Time in which a server must accept a connection. Servers are near the edge; a longer wait
@@ -29,10 +29,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time in which a whole zone must come: two million records at a slow server's pace.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Records of a zone that are read. Beyond it the picture would cost hundreds of megabytes;
-/// the zone is then read name by name.
-pub(crate) const TRANSFER_RECORDS_MAX: usize = 2_000_000;
-
 /// Queries under way at once on one connection: as many as the transport queues.
 const PIPELINE_MAX: usize = 32;
 
@@ -42,12 +38,6 @@ pub(crate) struct Connection {
     sender: BufDnsStreamHandle,
     server: SocketAddr,
     signer: Option<Signer>,
-}
-
-/// What a transfer brought.
-pub(crate) struct Transfer {
-    pub(crate) actual: Actual,
-    pub(crate) serial: u32,
 }
 
 impl Connection {
@@ -95,41 +85,10 @@ impl Connection {
 
     async fn transfer_messages(&mut self, zone: &RecordName) -> Result<Transfer, ExchangeError> {
         let mut request = wire::query(rand::random(), zone.as_str(), RecordType::AXFR)?;
-        let mut verifier = self.send(&mut request, true)?;
-        let mut transfer = Transfer { actual: Actual::default(), serial: 0 };
-        let (mut records, mut soas) = (0_usize, 0);
-        loop {
-            let (bytes, answer) = self.next_answer(&request).await?;
-            let refused = answer.metadata.response_code != ResponseCode::NoError;
-            let soas_here = answer.answers.iter().filter(|r| r.record_type() == RecordType::SOA);
-            soas += soas_here.count();
-            let last = soas >= 2 || refused;
-            match &mut verifier {
-                // Believing it costs no more than reading name by name.
-                Some(_) if refused && answer.signature().is_none() => {}
-                Some(verifier) => verifier.check(&bytes, &answer, now_secs(), last)?,
-                None => {}
-            }
-            if refused {
-                return Err(ExchangeError::Refused(answer.metadata.response_code));
-            }
-            if answer.answers.is_empty() || soas == 0 {
-                return Err(ExchangeError::Malformed("a transfer without SOA record".to_owned()));
-            }
-            records += answer.answers.len();
-            if records > TRANSFER_RECORDS_MAX {
-                return Err(ExchangeError::ZoneTooLarge(TRANSFER_RECORDS_MAX));
-            }
-            for record in &answer.answers {
-                if let RData::SOA(soa) = &record.data {
-                    transfer.serial = soa.serial;
-                }
-                wire::note(record, &mut transfer.actual);
-            }
-            if last {
-                return Ok(transfer);
-            }
-        }
+        let verifier = self.send(&mut request, true)?;
+        let mut reader = TransferReader::new(request, verifier);
+        while !reader.take(&self.next_bytes().await?, now_secs())? {}
+        Ok(reader.into_transfer())
     }
 
     /// Asks several plain queries at once; answers come in the order of the questions.
@@ -146,7 +105,7 @@ impl Connection {
             }
             let mut slots: Vec<Option<Message>> = vec![None; chunk.len()];
             for _ in chunk {
-                let (_, answer) = self.next_message().await?;
+                let answer = decode(&self.next_bytes().await?)?;
                 let at = usize::from(answer.metadata.id.wrapping_sub(first_id));
                 let slot = slots.get_mut(at).filter(|slot| slot.is_none());
                 let slot = slot.ok_or_else(|| {
@@ -193,25 +152,20 @@ impl Connection {
         &mut self,
         request: &Message,
     ) -> Result<(Vec<u8>, Message), ExchangeError> {
-        let (bytes, answer) = self.next_message().await?;
-        if answer.metadata.id != request.metadata.id
-            || answer.metadata.op_code != request.metadata.op_code
-        {
-            return Err(ExchangeError::Malformed("an answer to another question".to_owned()));
-        }
+        let bytes = self.next_bytes().await?;
+        let answer = decode(&bytes)?;
+        must_answer(request, &answer)?;
         Ok((bytes, answer))
     }
 
-    async fn next_message(&mut self) -> Result<(Vec<u8>, Message), ExchangeError> {
+    async fn next_bytes(&mut self) -> Result<Vec<u8>, ExchangeError> {
         let waited = timeout(ANSWER_TIMEOUT, self.stream.next()).await;
         let message = match waited {
             Err(_) => return Err(ExchangeError::Timeout(ANSWER_TIMEOUT.as_secs())),
             Ok(None) => return Err(ExchangeError::Closed),
             Ok(Some(message)) => message.map_err(ExchangeError::Io)?,
         };
-        let (bytes, _) = message.into_parts();
-        let answer = decode(&bytes)?;
-        Ok((bytes, answer))
+        Ok(message.into_parts().0)
     }
 }
 

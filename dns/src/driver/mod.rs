@@ -16,6 +16,7 @@ mod read;
 mod round;
 mod signing;
 mod status;
+mod transfer;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ use self::status::{EXAMPLES_MAX, WorkerStatus, record_rows};
 pub use self::status::{
     OutsideStatus, RecordState, RecordStatus, ServerState, ServerStatus, Status, ZoneStatus,
 };
+pub use self::transfer::{TransferError, read_transfer};
 use self::worker::Worker;
 use crate::name::RecordName;
 use crate::record::DesiredRecords;

@@ -11,7 +11,7 @@ mod watch;
 
 use std::time::Duration;
 
-use haflinger_core::{ObjectRef, SourceId, SourceUpdate};
+use haflinger_core::SourceId;
 use haflinger_kubernetes::{Pace, describe};
 use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
@@ -20,10 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::feed::Heard;
 use crate::ledger::{Key, Watched};
-use crate::objects::{IngressBody, Kind, NodeBody, Object, SecretBody, ServiceBody, SliceBody};
+use crate::objects::{Kind, Object};
 use crate::settings::ClusterSettings;
 use crate::status::Board;
-use crate::translate::{self, Claims, SERVICE_NAME_LABEL};
+use crate::translate::update::{self, Translate};
+use crate::translate::{Claims, SERVICE_NAME_LABEL};
 use watch::{SILENCE_MAX, Watch};
 
 /// Waits between attempts to reach a server that is away.
@@ -55,7 +56,7 @@ pub(crate) async fn run(
                 let watches = Watches {
                     client,
                     streaming,
-                    claims: claims(&current),
+                    claims: Claims::of(&current),
                     source: current.source(),
                     heard: heard.clone(),
                     board: board.clone(),
@@ -83,10 +84,6 @@ pub(crate) async fn run(
             }
         }
     }
-}
-
-fn claims(settings: &ClusterSettings) -> Claims {
-    Claims { unclassed: settings.claim_unclassed, ingress_class: settings.ingress_class.clone() }
 }
 
 /// A client that has reached its server once, and whether the server streams lists.
@@ -148,60 +145,13 @@ struct Watches {
 impl Watches {
     fn start(self) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        let (source, claims) = (self.source.clone(), self.claims.clone());
-        self.spawn(&mut tasks, Watched::Services, None, {
-            let source = source.clone();
-            let claims = claims.clone();
-            move |object: &Object<ServiceBody>| {
-                Some(SourceUpdate::Service {
-                    object: ObjectRef::service(&source, object.namespace(), object.name()),
-                    spec: Some(Box::new(translate::service(object, &claims))),
-                })
-            }
-        });
-        self.spawn(&mut tasks, Watched::Slices, Some(Selector::Label(SERVICE_NAME_LABEL)), {
-            let source = source.clone();
-            move |object: &Object<SliceBody>| {
-                let service = object.label(SERVICE_NAME_LABEL)?;
-                Some(SourceUpdate::Slice {
-                    service: ObjectRef::service(&source, object.namespace(), service),
-                    slice: object.name().into(),
-                    content: Some(Box::new(translate::slice(object))),
-                })
-            }
-        });
-        self.spawn(&mut tasks, Watched::Nodes, None, {
-            let source = source.clone();
-            move |object: &Object<NodeBody>| {
-                Some(SourceUpdate::Node {
-                    source: source.clone(),
-                    name: object.name().into(),
-                    spec: Some(Box::new(translate::node(object))),
-                })
-            }
-        });
-        self.spawn(&mut tasks, Watched::Ingresses, None, {
-            let source = source.clone();
-            move |object: &Object<IngressBody>| {
-                Some(SourceUpdate::Ingress {
-                    object: ObjectRef::ingress(&source, object.namespace(), object.name()),
-                    spec: Some(Box::new(translate::ingress(object, &source, &claims)?)),
-                })
-            }
-        });
+        let of_services = Some(Selector::Label(SERVICE_NAME_LABEL));
         let tls = Some(Selector::Field("type=kubernetes.io/tls"));
-        self.spawn(&mut tasks, Watched::Certificates, tls, {
-            move |object: &Object<SecretBody>| {
-                Some(SourceUpdate::Certificate {
-                    certificate: haflinger_core::CertificateRef {
-                        source: source.clone(),
-                        namespace: object.namespace().into(),
-                        name: object.name().into(),
-                    },
-                    material: Some(Box::new(translate::certificate(object))),
-                })
-            }
-        });
+        self.spawn(&mut tasks, Watched::Services, None, update::service);
+        self.spawn(&mut tasks, Watched::Slices, of_services, update::slice);
+        self.spawn(&mut tasks, Watched::Nodes, None, update::node);
+        self.spawn(&mut tasks, Watched::Ingresses, None, update::ingress);
+        self.spawn(&mut tasks, Watched::Certificates, tls, update::certificate);
         tasks
     }
 
@@ -210,14 +160,15 @@ impl Watches {
         tasks: &mut JoinSet<()>,
         watched: Watched,
         selector: Option<Selector>,
-        translate: impl Fn(&Object<B>) -> Option<SourceUpdate> + Send + Sync + 'static,
+        translate: Translate<B>,
     ) {
+        let (source, claims) = (self.source.clone(), self.claims.clone());
         let watch = Watch {
             api: kube::Api::<Object<B>>::all(self.client.clone()),
             watched,
             selector,
             streaming: self.streaming,
-            translate,
+            translate: move |object: &Object<B>| translate(object, &source, &claims),
             heard: self.heard.clone(),
             board: self.board.clone(),
         };

@@ -11,6 +11,7 @@ mod service;
 mod slice;
 #[cfg(test)]
 mod tests;
+pub(crate) mod update;
 
 use std::net::IpAddr;
 
@@ -25,6 +26,7 @@ pub(crate) use slice::{SERVICE_NAME_LABEL, slice};
 
 use crate::objects::LoadBalanced;
 use crate::objects::lax::Lax;
+use crate::settings::ClusterSettings;
 
 /// More faults than this at one object are summed up: its status and events stay readable,
 /// and an object cannot grow without bound by being wrong.
@@ -40,6 +42,13 @@ pub(crate) struct Claims {
     pub(crate) unclassed: bool,
     /// The Ingress class that is ours.
     pub(crate) ingress_class: String,
+}
+
+impl Claims {
+    /// What a cluster's settings claim.
+    pub(crate) fn of(cluster: &ClusterSettings) -> Self {
+        Self { unclassed: cluster.claim_unclassed, ingress_class: cluster.ingress_class.clone() }
+    }
 }
 
 /// Collects what is wrong with one object.

@@ -5,11 +5,23 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::annotations::duration_ms;
+use super::update::translate_object;
 use super::*;
-use crate::objects::{IngressBody, Kind, NodeBody, Object, SecretBody, ServiceBody, SliceBody};
+use crate::ledger::Watched;
+use crate::objects::{Kind, NodeBody, Object, SecretBody, ServiceBody};
+
+fn cluster() -> ClusterSettings {
+    ClusterSettings {
+        name: "c".into(),
+        kubeconfig: "kubeconfig".into(),
+        context: None,
+        claim_unclassed: false,
+        ingress_class: "haflinger".into(),
+    }
+}
 
 fn claims() -> Claims {
-    Claims { unclassed: false, ingress_class: "haflinger".into() }
+    Claims::of(&cluster())
 }
 
 fn source() -> SourceId {
@@ -600,17 +612,33 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+#[test]
+fn an_object_tells_what_it_is_about_or_nothing() {
+    let told = |watched, json: Value| {
+        translate_object(watched, json.to_string().as_bytes(), &cluster()).unwrap()
+    };
+    let named = |labels: Value| json!({"name": "web", "namespace": "shop", "labels": labels});
+    let slice = json!({"metadata": named(json!({SERVICE_NAME_LABEL: "store"}))});
+    let Some(SourceUpdate::Slice { service, slice, .. }) = told(Watched::Slices, slice) else {
+        panic!("no slice");
+    };
+    assert_eq!((service, &*slice), (ObjectRef::service(&source(), "shop", "store"), "web"));
+    let unlabelled = json!({"metadata": named(json!({}))});
+    assert_eq!(told(Watched::Slices, unlabelled.clone()), None);
+    assert_eq!(told(Watched::Ingresses, unlabelled.clone()), None, "of no class");
+    assert_eq!(told(Watched::Services, json!({"metadata": {"name": ""}})), None);
+    for watched in [Watched::Services, Watched::Nodes, Watched::Certificates] {
+        assert!(told(watched, unlabelled.clone()).is_some(), "{watched:?}");
+    }
+    assert!(translate_object(Watched::Nodes, b"{", &cluster()).is_err());
+}
+
 proptest! {
     #[test]
     fn no_json_stops_a_list_or_panics(json in any_json()) {
-        let text = json.to_string();
-        super::service(&serde_json::from_str::<Object<ServiceBody>>(&text).unwrap(), &claims());
-        super::slice(&serde_json::from_str::<Object<SliceBody>>(&text).unwrap());
-        super::node(&serde_json::from_str::<Object<NodeBody>>(&text).unwrap());
-        ingress(
-            &serde_json::from_str::<Object<IngressBody>>(&text).unwrap(), &source(), &claims(),
-        );
-        certificate(&serde_json::from_str::<Object<SecretBody>>(&text).unwrap());
+        for watched in Watched::ALL {
+            translate_object(watched, json.to_string().as_bytes(), &cluster()).unwrap();
+        }
     }
 
     #[test]
