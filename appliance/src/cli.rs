@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -190,13 +190,7 @@ fn check(sources: &Sources) -> ExitCode {
 async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let socket = match &args.socket {
         Some(socket) => socket.clone(),
-        None => {
-            let sources = Sources::system(FileSource::Path(args.file.config.clone()));
-            let loaded = Config::load(&sources).map_err(|errors| {
-                anyhow::anyhow!("{errors}\nname the daemon's socket by --socket instead")
-            })?;
-            loaded.config.admin.socket
-        }
+        None => configured_socket(&args.file.config)?,
     };
     let target = match args.output {
         Output::Text => "/status?format=text",
@@ -224,6 +218,20 @@ async fn cleanup(args: &FileArgs) -> anyhow::Result<ExitCode> {
     let what = haflinger_netlink::Cleanup { addresses: true, routes: true, remembered };
     let removed = haflinger_netlink::cleanup(&what).await?;
     show(&format!("removed {} addresses and {} routes\n", removed.addresses, removed.routes))
+}
+
+/// The socket of the daemon that runs on a configuration. A file that the daemon has refused is
+/// when its status is wanted most: then the socket's key, or that of its directory, is taken from
+/// the file as it is, and what is wrong is said as a warning.
+fn configured_socket(file: &Path) -> anyhow::Result<PathBuf> {
+    let errors = match Config::load(&Sources::system(FileSource::Path(file.to_owned()))) {
+        Ok(loaded) => return Ok(loaded.config.admin.socket),
+        Err(errors) => errors,
+    };
+    complain(&format!("warning: {} cannot be used: {errors}\n", file.display()));
+    let default = Config::load(&Sources::system(FileSource::Embedded))
+        .map_err(|errors| anyhow::anyhow!("{errors}\nname the daemon's socket by --socket"))?;
+    Ok(haflinger_config::socket_of(file).unwrap_or(default.config.admin.socket))
 }
 
 async fn sample_backend(name: &str, listen: SocketAddr) -> anyhow::Result<ExitCode> {

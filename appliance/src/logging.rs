@@ -38,6 +38,8 @@ pub(crate) fn install(level: &str, format: LogFormat) -> anyhow::Result<LevelHan
 
 /// The configured level, less the libraries that log every broken connection as an error.
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+    // The API client logs each failed attempt as an error; discovery says it once, with a reason.
     let quiet = haflinger_proxy::NOISY_LOG_TARGETS.map(|target| format!(",{target}=off")).concat();
-    EnvFilter::try_new(format!("{level}{quiet}")).with_context(|| format!("log level {level:?}"))
+    EnvFilter::try_new(format!("{level},kube_client=off{quiet}"))
+        .with_context(|| format!("log level {level:?}"))
 }

@@ -27,6 +27,7 @@ pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
         shared_http_addresses: config.proxy.addresses.clone(),
         http_port: config.proxy.http_port,
         https_port: config.proxy.https_port,
+        bind_vips: config.vips.bind,
         draining,
     }
 }

@@ -4,16 +4,19 @@
 //! snapshots ─┐
 //! settings  ─┼─> Work (pictures, plans) ─> kernel
 //! events    ─┤        │
-//! timers    ─┘        └─> status, metrics
+//! timers    ─┘        └─> status, metrics, which VIPs this host has
 //! ```
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use haflinger_core::Snapshot;
+use haflinger_core::{Snapshot, Update};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use prometheus::Registry;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -21,7 +24,7 @@ use tracing::warn;
 use crate::kernel::{Event, Events};
 use crate::metrics::Metrics;
 use crate::settings::{Settings, SettingsError};
-use crate::status::{AddressStatus, Published, RouteStatus, Status};
+use crate::status::{AddressState, AddressStatus, Entry, Published, RouteStatus, Status};
 use crate::work::Work;
 
 /// Least time between two rounds, so that a storm of changes becomes few of them.
@@ -85,6 +88,7 @@ impl Reconciler {
         mut self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
         mut settled: watch::Receiver<bool>,
+        updates: mpsc::Sender<Update>,
         shutdown: CancellationToken,
     ) {
         let started = Instant::now();
@@ -93,6 +97,7 @@ impl Reconciler {
         let mut work = Work::new(settings, self.metrics.clone()).await;
         let mut events = open_events();
         let mut resynced = Instant::now();
+        let mut told = OrdMap::new();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             work.observe(&snapshot, *settled.borrow_and_update());
@@ -103,6 +108,11 @@ impl Reconciler {
                 () = round => {}
             }
             self.shared.publish(&work.published);
+            let telling = tell(&mut told, &work.published.addresses, &updates);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = telling => {}
+            }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(PAUSE) => {}
@@ -133,6 +143,35 @@ impl Reconciler {
                 resynced = Instant::now();
                 work.resync("timer");
             }
+        }
+    }
+}
+
+/// Tells the core which VIPs this host has got or lost. The core takes updates as long as it
+/// lives; without it there is nobody to tell.
+async fn tell(
+    told: &mut OrdMap<IpAddr, Entry<AddressState>>,
+    now: &OrdMap<IpAddr, Entry<AddressState>>,
+    updates: &mpsc::Sender<Update>,
+) {
+    let has = |entry: &Entry<AddressState>| entry.state != AddressState::Failing;
+    let mut news = Vec::new();
+    for change in told.diff(now) {
+        let (address, before, after) = match change {
+            DiffItem::Add(address, new) => (address, false, has(new)),
+            DiffItem::Remove(address, old) => (address, has(old), false),
+            DiffItem::Update { old: (_, old), new: (address, new) } => {
+                (address, has(old), has(new))
+            }
+        };
+        if before != after {
+            news.push(Update::Bound { address: *address, bound: after });
+        }
+    }
+    *told = now.clone();
+    for update in news {
+        if updates.send(update).await.is_err() {
+            return;
         }
     }
 }

@@ -24,14 +24,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::{Announcement, PodRoute, Snapshot, SourceId, Vip};
+use haflinger_core::{Announcement, PodRoute, Snapshot, SourceId, Update, Vip};
 use haflinger_netlink::{
     AddressState, Cleanup, Reconciler, ReconcilerHandle, Removed, RouteState, Settings, Status,
     cleanup,
 };
 use prometheus::Registry;
 use rustix::thread::{CapabilitySet, UnshareFlags};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +86,7 @@ struct Lab {
     handle: ReconcilerHandle,
     snapshots: watch::Sender<Arc<Snapshot>>,
     settled: watch::Sender<bool>,
+    updates: mpsc::Receiver<Update>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -97,8 +98,11 @@ impl Lab {
         let (snapshots, receiver) = watch::channel(Arc::default());
         let (settled, settled_receiver) = watch::channel(true);
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(reconciler.run(receiver, settled_receiver, shutdown.clone()));
-        Self { handle, snapshots, settled, shutdown, task }
+        // As many as any test causes, so that none waits.
+        let (told, updates) = mpsc::channel(64);
+        let running = reconciler.run(receiver, settled_receiver, told, shutdown.clone());
+        let task = tokio::spawn(running);
+        Self { handle, snapshots, settled, updates, shutdown, task }
     }
 
     fn want(&self, vips: &[&str], routes: &[(&str, &str)]) {
@@ -169,13 +173,16 @@ const NODE6: &str = "2001:db8::11";
 #[test]
 fn addresses_and_routes_of_both_families_follow_the_snapshot() {
     in_namespace("addresses_and_routes_of_both_families", || async {
-        let lab = Lab::start(Settings::default());
+        let mut lab = Lab::start(Settings::default());
         lab.want(
             &["198.51.100.1", "2001:db8:f::1"],
             &[("10.1.0.0/24", NODE4), ("fd00:1::/64", NODE6)],
         );
         lab.until_done(2, 2).await;
         assert!(has_address("198.51.100.1/32") && has_address("2001:db8:f::1/128"));
+        for _ in 0..2 {
+            assert!(matches!(lab.updates.recv().await, Some(Update::Bound { bound: true, .. })));
+        }
         assert!(route("10.1.0.0/24").contains("via 192.0.2.11 dev edge0 proto 72"));
         assert!(route("fd00:1::/64").contains("via 2001:db8::11 dev edge0 proto 72"));
 
@@ -190,6 +197,12 @@ fn addresses_and_routes_of_both_families_follow_the_snapshot() {
         })
         .await;
         assert!(!has_address("198.51.100.1/32") && has_address("2001:db8:f::1/128"));
+        match lab.updates.recv().await {
+            Some(Update::Bound { address, bound: false }) => {
+                assert_eq!(address.to_string(), "198.51.100.1");
+            }
+            other => panic!("{other:?}"),
+        }
         for (prefix, via) in moved {
             let shown = route(prefix);
             assert!(shown.contains(via) && shown.lines().count() == 1, "{shown}");

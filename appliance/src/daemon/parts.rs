@@ -210,8 +210,8 @@ impl Rooms {
         let seen = snapshots.clone();
         stages.outward.spawn("announcer", |stop| announcer.run(seen, stop));
         stages.outward.spawn("bgp", |stop| self.bgp.run(announced, stop));
-        let seen = snapshots.clone();
-        stages.outward.spawn("netlink", |stop| self.netlink.run(seen, settled, stop));
+        let (seen, told) = (snapshots.clone(), updates.clone());
+        stages.outward.spawn("netlink", |stop| self.netlink.run(seen, settled, told, stop));
         let seen = snapshots.clone();
         stages.writers.spawn("report", |stop| self.reporter.run(seen, stop));
         stages.writers.spawn("dns", |stop| self.dns.run(named, leader, stop));

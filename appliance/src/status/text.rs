@@ -235,6 +235,7 @@ fn announcement(status: &Status, announcement: Announcement) -> &'static str {
         Announcement::Announced if status.bgp.is_none() => "available",
         Announcement::Announced => "announced",
         Announcement::NoBackend => "withdrawn: no backend",
+        Announcement::NotBound => "withdrawn: address not bound",
         Announcement::Draining => "withdrawn: draining",
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn admin(
     }
     let socket = match &file.socket {
         Some(socket) => path(context, "admin.socket", socket),
-        None => host.map(|host| host.run_dir.join("admin.sock")),
+        None => host.map(|host| host.run_dir.join(crate::socket::SOCKET_NAME)),
     };
     // sockaddr_un holds 108 bytes with the final zero.
     const SOCKET_BYTES_MAX: usize = 107;

@@ -47,6 +47,8 @@ pub struct Index {
     ingresses: BTreeMap<ObjectRef, IngressEntry>,
     certificates: BTreeMap<CertificateRef, CertificateEntry>,
     health: BTreeMap<ProbeKey, bool>,
+    /// VIPs that this host has.
+    bound: BTreeSet<IpAddr>,
     tables: BTreeMap<Target, ForwardingTable<SocketAddr>>,
     movement: Movement,
     claims: Claims,
@@ -111,6 +113,15 @@ impl Index {
             }
             Update::Retired(source) => self.retire(&source),
             Update::Health { probe, healthy } => self.note_health(probe, healthy),
+            Update::Bound { address, bound } => {
+                let changed = match bound {
+                    true => self.bound.insert(address),
+                    false => self.bound.remove(&address),
+                };
+                if changed {
+                    self.dirty.vips.insert(address);
+                }
+            }
             Update::Certificate { certificate, fault } => {
                 let entry = self.certificates.entry(certificate).or_default();
                 if entry.fault != fault {

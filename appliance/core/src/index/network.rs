@@ -149,10 +149,12 @@ impl Index {
         } else {
             let announcement = if self.policy.draining {
                 Announcement::Draining
-            } else if services == Some(true) || sites == Some(true) {
-                Announcement::Announced
-            } else {
+            } else if services != Some(true) && sites != Some(true) {
                 Announcement::NoBackend
+            } else if self.policy.bind_vips && !self.bound.contains(&address) {
+                Announcement::NotBound
+            } else {
+                Announcement::Announced
             };
             let mut pools = self.policy.pools.iter();
             let pool = pools.find(|pool| pool.contains(address)).map(|pool| pool.name.clone());

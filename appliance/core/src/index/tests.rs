@@ -27,6 +27,7 @@ fn policy() -> Arc<Policy> {
         shared_http_addresses: vec![SHARED.parse().unwrap()],
         http_port: 80,
         https_port: 443,
+        bind_vips: false,
         draining: false,
     })
 }
@@ -362,6 +363,23 @@ fn draining_withdraws_every_vip_and_keeps_serving() {
     let vip = index.current().vips.get(&"192.0.2.7".parse::<IpAddr>().unwrap()).unwrap();
     assert_eq!(vip.announcement, Announcement::Draining);
     assert!(index.current().services.contains_key(&key("192.0.2.7")));
+}
+
+#[test]
+fn a_vip_is_announced_once_the_host_has_it_and_not_when_it_loses_it() {
+    let mut index = index([
+        set_service("web", Some(service(&["192.0.2.7"]))),
+        set_slice("web", Some(slice(&[(1, true)]))),
+        Update::Policy(Arc::new(Policy { bind_vips: true, ..(*policy()).clone() })),
+    ]);
+    let address = "192.0.2.7".parse::<IpAddr>().unwrap();
+    let announcement = |index: &Index| index.current().vips.get(&address).unwrap().announcement;
+    assert_eq!(announcement(&index), Announcement::NotBound);
+    for (bound, expected) in [(true, Announcement::Announced), (false, Announcement::NotBound)] {
+        index.apply(Update::Bound { address, bound });
+        index.publish(1);
+        assert_eq!(announcement(&index), expected);
+    }
 }
 
 /// Everything of a snapshot that does not depend on history.

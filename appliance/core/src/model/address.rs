@@ -41,6 +41,9 @@ pub struct Policy {
     pub http_port: u16,
     /// Port of HTTPS on an Ingress's VIP.
     pub https_port: u16,
+    /// VIPs are bound on this host by netlink, and announced only once they are: a router that
+    /// is told earlier sends packets that the host would send back.
+    pub bind_vips: bool,
     /// The host announces nothing: it is draining.
     pub draining: bool,
 }
@@ -64,6 +67,8 @@ pub enum Announcement {
     Announced,
     /// No service on it has one.
     NoBackend,
+    /// This host does not have the address yet, or cannot have it.
+    NotBound,
     /// This host is draining.
     Draining,
 }

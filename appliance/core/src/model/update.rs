@@ -1,5 +1,6 @@
 //! What sources say.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,13 @@ pub enum Update {
         probe: ProbeKey,
         /// `None` when the probe has ended: nothing is known any more.
         healthy: Option<bool>,
+    },
+    /// Whether this host has a VIP among its addresses.
+    Bound {
+        /// The VIP.
+        address: IpAddr,
+        /// Packets for it are taken.
+        bound: bool,
     },
     /// The proxy could, or could no longer, use a certificate.
     Certificate {
