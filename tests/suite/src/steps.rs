@@ -60,9 +60,11 @@ pub(crate) fn build(suite: &Suite) -> Tally {
     cargo(suite, "build", &["build", "--workspace", "--all-targets", "--locked"])
 }
 
-/// The tests of every package.
+/// The tests of every package, beside a control plane for those that need one.
 pub(crate) fn tests(suite: &Suite) -> Tally {
     let arguments = [
+        "tests/with-controlplane",
+        "cargo",
         "test",
         "--workspace",
         "--all-targets",
@@ -71,17 +73,17 @@ pub(crate) fn tests(suite: &Suite) -> Tally {
         "--",
         "--show-output",
     ];
-    let mut tally = counted(suite, "tests", &arguments);
+    let mut tally = counted(suite, "tests", "bash", &arguments);
     let arguments = ["test", "--workspace", "--doc", "--no-fail-fast", "--locked"];
-    tally.add(counted(suite, "doc-tests", &arguments));
+    tally.add(counted(suite, "doc-tests", "cargo", &arguments));
     tally
 }
 
-fn counted(suite: &Suite, name: &str, arguments: &[&str]) -> Tally {
-    let done = suite.run(name, &mut suite.command("cargo", arguments));
+fn counted(suite: &Suite, name: &str, program: &str, arguments: &[&str]) -> Tally {
+    let done = suite.run(name, &mut suite.command(program, arguments));
     let mut tally = Tally::of_libtest(&done.output);
     if !done.succeeded && tally.failures.is_empty() {
-        tally.failures.push(format!("cargo {}", arguments.join(" ")));
+        tally.failures.push(format!("{program} {}", arguments.join(" ")));
     }
     tally
 }
