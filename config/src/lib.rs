@@ -21,9 +21,10 @@ mod manual;
 mod problem;
 mod secrecy;
 mod shape;
-mod socket;
 mod source;
 mod suggest;
+
+use std::sync::LazyLock;
 
 use figment::Figment;
 use figment::value::Value;
@@ -32,7 +33,6 @@ pub use checked::*;
 pub use diff::{Change, changes};
 pub use manual::manual;
 pub use problem::{Errors, Place, Problem, Warning};
-pub use socket::socket_of;
 pub use source::{
     ENVIRONMENT_PREFIX, ENVIRONMENT_RESERVED, FILE_BYTES_MAX, FileSource, Flag, Sources,
 };
@@ -60,8 +60,7 @@ impl Config {
     /// Everything that is wrong, each with its place, field, value and remedy.
     pub fn load(sources: &Sources) -> Result<Loaded, Errors> {
         let mut problems = Vec::new();
-        let schema = schema_value();
-        let secrets = secrecy::SecretKeys::of(&schema);
+        let secrets = secrecy::SecretKeys::of(&SCHEMA);
         let mut layers = sources.layers(&mut problems);
         layers.iter_mut().for_each(|layer| layer.mask(&secrets));
         let mut figment = Figment::new();
@@ -71,7 +70,7 @@ impl Config {
         let mut root =
             figment.find_value("").expect("layers hold plain values, whose merge cannot fail");
         let mut context = context::Context::new(layers, figment, sources.directory(), problems);
-        shape::check(&mut context, &mut root, &schema);
+        shape::check(&mut context, &mut root, &SCHEMA);
         let file = written(&mut context, &root);
         let config = check::config(&mut context, &file, &sources.host_name);
         let context::Context { mut problems, warnings, .. } = context;
@@ -97,15 +96,16 @@ fn written(context: &mut context::Context, root: &Value) -> file::File {
     }
 }
 
-fn schema_value() -> serde_json::Value {
+/// Made once: it takes ten times as long as reading a file.
+static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(|| {
     let mut schema = schemars::schema_for!(file::File);
     schema.insert("title".into(), "haflinger.toml".into());
     schema.to_value()
-}
+});
 
 /// The JSON schema of the file, indented.
 pub fn schema() -> String {
-    serde_json::to_string_pretty(&schema_value()).expect("a JSON value always has a text form")
+    serde_json::to_string_pretty(&*SCHEMA).expect("a JSON value always has a text form")
 }
 
 #[cfg(test)]
