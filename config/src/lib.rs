@@ -21,6 +21,7 @@ mod manual;
 mod problem;
 mod secrecy;
 mod shape;
+mod socket;
 mod source;
 mod suggest;
 
@@ -33,6 +34,7 @@ pub use checked::*;
 pub use diff::{Change, changes};
 pub use manual::manual;
 pub use problem::{Errors, Place, Problem, Warning};
+pub use socket::socket_of;
 pub use source::{
     ENVIRONMENT_PREFIX, ENVIRONMENT_RESERVED, FILE_BYTES_MAX, FileSource, Flag, Sources,
 };
