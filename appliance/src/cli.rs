@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use haflinger_config::{Config, FileSource, Flag, Loaded, Sources};
 
 use crate::demo::backend::Backend;
-use crate::{admin, daemon, demo, settings};
+use crate::{admin, daemon, demo, manual, settings};
 
 /// Edge load balancer for Kubernetes on bare metal: discovers pods, announces VIPs by BGP,
 /// keeps DNS, and sends every flow straight to a pod.
@@ -140,11 +140,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo { address } => demo::run(address).map(|()| ExitCode::SUCCESS),
         Command::Backend { name, listen } => runtime()?.block_on(sample_backend(&name, listen)),
         Command::Manual { page: ManualPage::File } => show(&haflinger_config::manual()),
-        Command::Manual { page: ManualPage::Command } => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).section("8").render(&mut page)?;
-            show(&String::from_utf8(page)?)
-        }
+        Command::Manual { page: ManualPage::Command } => show(&manual::page(&Cli::command())),
     }
 }
 

@@ -7,6 +7,7 @@ mod daemon;
 mod demo;
 mod fold;
 mod logging;
+mod manual;
 mod reload;
 mod settings;
 mod status;
