@@ -98,7 +98,7 @@ fn written(context: &mut context::Context, root: &Value) -> file::File {
     }
 }
 
-/// Made once: it takes ten times as long as reading a file.
+/// Made once: it takes longer than reading a short file.
 static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(|| {
     let mut schema = schemars::schema_for!(file::File);
     schema.insert("title".into(), "haflinger.toml".into());
