@@ -99,7 +99,8 @@ async fn serve(loaded: Loaded, sources: Sources, level: LevelHandle) -> anyhow::
         flow_key,
         metrics,
     };
-    supervisor::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    let snapshots = daemon.exhibition.snapshots.clone();
+    tokio::spawn(supervisor::tell_ready(snapshots, stop.clone()));
     info!(version = env!("CARGO_PKG_VERSION"), host = %daemon.running.host.name, "started");
     let fault = loop {
         tokio::select! {
@@ -269,6 +270,9 @@ fn monotonic_micros() -> i128 {
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         warn!(%error, "the limit on descriptors cannot be raised");

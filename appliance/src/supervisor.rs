@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use haflinger_core::Snapshot;
 use sd_notify::NotifyState;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -14,6 +16,26 @@ pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         debug!(%error, "the service manager could not be told");
     }
+}
+
+/// A source that has not listed by then is away, and the rest is served without it.
+const LIST_WAIT: Duration = Duration::from_secs(20);
+
+/// Tells that the daemon is ready: once every source has listed or was restored from disk, or has
+/// had its time.
+pub(crate) async fn tell_ready(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    stop: CancellationToken,
+) {
+    let complete = snapshots.wait_for(|snapshot| snapshot.complete);
+    let status = tokio::select! {
+        () = stop.cancelled() => return,
+        listed = tokio::time::timeout(LIST_WAIT, complete) => match listed {
+            Ok(_) => "serving",
+            Err(_) => "serving what is known; not every source has listed",
+        },
+    };
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Feeds the watchdog while the core loop beats: a loop that hangs ends in a restart.

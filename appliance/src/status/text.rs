@@ -86,6 +86,7 @@ fn services(status: &Status) -> Columns {
             format!("{active}/{} active", service.backends.len()),
             service.announcement.map_or("", |state| announcement(status, state)).to_owned(),
             listening(status, service),
+            format!("table generation {}", service.table.generation),
         ]);
         for backend in &service.backends {
             let reasons: Vec<&str> = backend.reasons.iter().map(|r| reason(*r)).collect();
@@ -96,6 +97,7 @@ fn services(status: &Status) -> Columns {
                 state(backend.state).to_owned(),
                 format!("{} of {} buckets", backend.buckets, service.table.buckets),
                 reasons.join(", "),
+                String::new(),
             ]);
         }
     }
