@@ -44,4 +44,7 @@ fmt: ## formats everything
 
 fuzz: ## every fuzz target for SECONDS_EACH seconds (needs cargo-fuzz and a nightly toolchain)
 	cd tests/fuzz && for target in $$(cargo +nightly fuzz list); do \
-	    cargo +nightly fuzz run $$target -- -max_total_time=$(SECONDS_EACH) || exit 1; done
+	    mkdir -p corpus/$$target && \
+	    cargo +nightly fuzz run $$target corpus/$$target \
+	        $$(ls -d seeds/$$target 2>/dev/null) -- \
+	        -max_total_time=$(SECONDS_EACH) -max_len=65536 || exit 1; done
