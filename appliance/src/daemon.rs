@@ -183,6 +183,7 @@ impl Daemon {
         let policy = Arc::new(crate::settings::policy(&config, false));
         // The core lives as long as the daemon.
         let _ = self.updates.send(Update::Policy(policy)).await;
+        self.exhibition.zone().clone_from(&config.host.zone);
         let mut status = self.exhibition.config();
         status.applied += 1;
         status.restart_needed = haflinger_config::changes(&self.initial, &config)

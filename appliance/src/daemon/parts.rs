@@ -120,7 +120,7 @@ pub(super) async fn assemble(config: &Config, sources: &Sources) -> anyhow::Resu
 
     let exhibition = Arc::new(Exhibition {
         host: config.host.name.clone(),
-        zone: config.host.zone.clone(),
+        zone: Mutex::new(config.host.zone.clone()),
         started: Instant::now(),
         registry,
         pulse: fold.pulse(),

@@ -37,7 +37,8 @@ pub(crate) struct ConfigStatus {
 /// Everything that the status is made of.
 pub(crate) struct Exhibition {
     pub(crate) host: String,
-    pub(crate) zone: Option<String>,
+    /// Follows the configuration.
+    pub(crate) zone: Mutex<Option<String>>,
     pub(crate) started: Instant,
     pub(crate) registry: Registry,
     pub(crate) pulse: Arc<Pulse>,
@@ -122,9 +123,13 @@ struct ObjectStatus {
 }
 
 impl Exhibition {
+    // Plain data stays usable after a panic elsewhere.
     pub(crate) fn config(&self) -> MutexGuard<'_, ConfigStatus> {
-        // Plain data stays usable after a panic elsewhere.
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn zone(&self) -> MutexGuard<'_, Option<String>> {
+        self.zone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -153,7 +158,7 @@ impl Exhibition {
         Status {
             version: env!("CARGO_PKG_VERSION"),
             host: self.host.clone(),
-            zone: self.zone.clone(),
+            zone: self.zone().clone(),
             uptime_secs: self.started.elapsed().as_secs(),
             ready: unready_reason.is_none(),
             unready_reason,
