@@ -58,6 +58,7 @@ pub(crate) struct Fold {
     index: Index,
     pulse: Arc<Pulse>,
     updates_total: IntCounter,
+    waiting: IntGauge,
     generation: IntGauge,
     publish_seconds: Histogram,
     buckets: IntCounterVec,
@@ -72,6 +73,10 @@ impl Fold {
             updates_total: IntCounter::new(
                 "haflinger_core_updates_total",
                 "Updates folded into the index.",
+            )?,
+            waiting: IntGauge::new(
+                "haflinger_core_updates_waiting",
+                "Updates in the queue when a batch was taken; at limits.updates_max sources wait.",
             )?,
             generation: IntGauge::new(
                 "haflinger_core_snapshot_generation",
@@ -96,6 +101,7 @@ impl Fold {
             movement: Movement::default(),
         };
         registry.register(Box::new(fold.updates_total.clone()))?;
+        registry.register(Box::new(fold.waiting.clone()))?;
         registry.register(Box::new(fold.generation.clone()))?;
         registry.register(Box::new(fold.publish_seconds.clone()))?;
         registry.register(Box::new(fold.buckets.clone()))?;
@@ -138,6 +144,7 @@ impl Fold {
                     batch.push(update);
                 }
             }
+            self.waiting.set(i64::try_from(updates.len()).unwrap_or(i64::MAX));
             self.fold(&mut batch, started.elapsed().as_secs(), &snapshots);
         }
     }
