@@ -98,11 +98,16 @@ pub(crate) fn load(path: &Path) -> Result<Inventory, InventoryError> {
     check::Check::new(path, &text).file(&file)
 }
 
-/// Reads a file of at most `limit` bytes.
+/// Reads a regular file of at most `limit` bytes; anything else could keep the reader waiting.
 fn read(path: &Path, limit: u64) -> Result<Vec<u8>, InventoryError> {
     use std::io::Read as _;
     let mut content = Vec::new();
-    let result = std::fs::File::open(path)
+    let regular = std::fs::metadata(path).and_then(|metadata| match metadata.is_file() {
+        true => Ok(()),
+        false => Err(std::io::Error::other("not a regular file")),
+    });
+    let result = regular
+        .and_then(|()| std::fs::File::open(path))
         .and_then(|file| file.take(limit + 1).read_to_end(&mut content))
         .and_then(|bytes| {
             if bytes as u64 > limit {

@@ -228,6 +228,14 @@ fn a_missing_certificate_file_is_named() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = load(dir.path()).unwrap_err();
+    let InventoryError::Read { source, .. } = refused else { panic!("{refused}") };
+    assert_eq!(source.to_string(), "not a regular file");
+}
+
+#[test]
 fn an_empty_file_is_an_empty_inventory() {
     assert!(load_text("").unwrap().is_empty());
 }
