@@ -223,7 +223,8 @@ impl Index {
                 crate::ObjectKind::Ingress => self.dirty.ingresses.insert(object),
             };
         }
-        for object in std::mem::take(&mut self.dirty.services) {
+        // One at a time: a service that gives up a port brings back those that wait for it.
+        while let Some(object) = self.dirty.services.pop_first() {
             self.publish_service(&object, now_secs);
         }
         for object in std::mem::take(&mut self.dirty.ingresses) {

@@ -366,6 +366,20 @@ fn draining_withdraws_every_vip_and_keeps_serving() {
 }
 
 #[test]
+fn two_services_can_swap_their_addresses_in_one_step() {
+    let (one, two) = ("192.0.2.1", "192.0.2.2");
+    let mut index =
+        index([set_service("a", Some(service(&[one]))), set_service("b", Some(service(&[two])))]);
+    index.apply(set_service("a", Some(service(&[two]))));
+    index.apply(set_service("b", Some(service(&[one]))));
+    index.publish(1);
+    for (name, address) in [("a", two), ("b", one)] {
+        assert_eq!(&*index.current().services.get(&key(address)).unwrap().object.name, name);
+        assert!(index.current().reports.get(&object(name)).unwrap().faults.is_empty());
+    }
+}
+
+#[test]
 fn a_vip_is_announced_once_the_host_has_it_and_not_when_it_loses_it() {
     let mut index = index([
         set_service("web", Some(service(&["192.0.2.7"]))),
@@ -441,7 +455,7 @@ fn subject(update: &Update) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     /// However events arrive, the end is that of a fresh list of the final facts.
     #[test]
