@@ -31,6 +31,7 @@ const STEPS: &[Step] = &[
     ("build", steps::build),
     ("tests", steps::tests),
     ("scenarios", steps::scenarios),
+    ("lab", steps::lab),
     ("quickstart", steps::quickstart),
     ("packages", steps::packages),
     ("fuzz", steps::fuzz),

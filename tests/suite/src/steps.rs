@@ -101,6 +101,11 @@ pub(crate) fn scenarios(suite: &Suite) -> Tally {
     tally
 }
 
+/// `make lab` and `make lab-down`.
+pub(crate) fn lab(suite: &Suite) -> Tally {
+    script(suite, "lab", "tests/lab-commands")
+}
+
 /// The first command of the README.
 pub(crate) fn quickstart(suite: &Suite) -> Tally {
     script(suite, "quickstart", "tests/quickstart")
