@@ -82,12 +82,11 @@ impl Fixture {
         let directory = tempfile::tempdir().expect("a directory");
         let (admin, vip, backend) = (free_port(), free_port(), free_port());
         let listen = format!("127.0.0.1:{backend}");
-        let sample = Process::start(
-            Command::new(PROGRAM).args(["backend", "--name", "sample", "--listen", &listen]),
-        );
+        let sample =
+            Process::start(program().args(["backend", "--name", "sample", "--listen", &listen]));
         write(&directory, "haflinger.toml", &configuration(&directory, admin, ""));
         write(&directory, "inventory.toml", &inventory(vip, backend));
-        let mut command = Command::new(PROGRAM);
+        let mut command = program();
         command.arg("run").arg("--config").arg(directory.path().join("haflinger.toml"));
         adjust(&mut command);
         let daemon = Process::start(&mut command);
@@ -124,8 +123,18 @@ impl Fixture {
     }
 }
 
+/// The program without the configuration of whoever runs the tests.
+fn program() -> Command {
+    let mut command = Command::new(PROGRAM);
+    let ours = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("HAFLINGER_");
+    for name in std::env::vars_os().map(|(name, _)| name).filter(ours) {
+        command.env_remove(name);
+    }
+    command
+}
+
 fn run(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).args(arguments).output().expect("the program runs")
+    program().args(arguments).output().expect("the program runs")
 }
 
 fn write(directory: &tempfile::TempDir, name: &str, text: &str) {

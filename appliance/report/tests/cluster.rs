@@ -151,6 +151,15 @@ async fn until_ingress<K: Balanced>(services: &Api<K>, name: &str, wanted: &Valu
     }
 }
 
+async fn until_event(client: &Client, namespace: &str, reason: &str) {
+    let told = async {
+        while events_of(client, namespace, reason).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("an event");
+}
+
 async fn events_of(client: &Client, namespace: &str, reason: &str) -> Vec<Event> {
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
     let list = events.list(&ListParams::default()).await.unwrap();
@@ -192,6 +201,8 @@ async fn the_elected_host_writes_and_is_succeeded() {
     second.publish(&of("web"), &report(&["192.0.2.99"], &[]));
     first.publish(&of("web"), &report(&["192.0.2.1"], &[]));
     until_ingress(&services, "web", &wanted).await;
+    // The event follows the status.
+    until_event(&client, &namespace, "AddressAssigned").await;
     assert_eq!(events_of(&client, &namespace, "AddressAssigned").await.len(), 1);
 
     // The status of "foreign" is not what its report was made from.
@@ -211,12 +222,7 @@ async fn the_elected_host_writes_and_is_succeeded() {
     // Cleared when nothing is desired any more; done after all of the above.
     first.publish(&of("web"), &report(&[], &["192.0.2.1"]));
     until_ingress(&services, "web", &Value::Null).await;
-    let told = async {
-        while events_of(&client, &namespace, "PortUnmatched").await.is_empty() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, told).await.expect("an event");
+    until_event(&client, &namespace, "PortUnmatched").await;
     let full = events_of(&client, &namespace, "PoolFull").await;
     assert_eq!(full.len(), 1);
     assert_eq!(full[0].note.as_deref(), Some("pool p: no address is free"));
