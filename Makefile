@@ -28,7 +28,7 @@ lab-down: ## removes all of it
 	@"$${CARGO_TARGET_DIR:-target}/debug/lab" down
 
 bench: ## benchmarks against peers (ONLY=name for one), also in target/bench.json
-	@packaging/need cc cmake
+	@packaging/need cc cmake haproxy
 	$(CARGO) run --release --package haflinger-bench -- $(ONLY)
 
 packages: ## .deb and .rpm in target/packages
