@@ -138,7 +138,7 @@ impl Index {
             SourceUpdate::Service { object, spec } => self.note_service(object, spec),
             SourceUpdate::Slice { service, slice, content } => {
                 let entry = self.services.entry(service.clone()).or_default();
-                if entry.note_slice(slice, content) {
+                if entry.note_slice(slice, content) || entry.is_empty() {
                     self.dirty.services.insert(service);
                 }
             }
@@ -196,6 +196,8 @@ impl Index {
             if let Some(entry) = self.services.get_mut(&object) {
                 entry.slices.clear();
             }
+            // Also where only slices were known.
+            self.dirty.services.insert(object.clone());
             self.note_service(object, None);
         }
         let ingresses: Vec<ObjectRef> = self.ingresses.keys().filter(of_source).cloned().collect();

@@ -45,7 +45,7 @@ impl ServiceEntry {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.spec.is_none() && self.slices.is_empty() && self.users.is_empty()
     }
 
@@ -72,6 +72,10 @@ impl Index {
         let entry = self.services.entry(object.clone()).or_default();
         let spec = spec.map(|spec| Arc::new(*spec));
         if entry.spec == spec {
+            if entry.is_empty() {
+                // Nothing is known: publishing takes the entry away, with what is left of it.
+                self.dirty.services.insert(object);
+            }
             return;
         }
         let wanted = spec.as_ref().and_then(|spec| {

@@ -353,6 +353,18 @@ fn a_retired_source_leaves_nothing_behind() {
 }
 
 #[test]
+fn what_was_never_known_or_never_whole_leaves_no_entry() {
+    let mut index = index([set_slice("orphan", Some(slice(&[(1, true)])))]);
+    index.apply(set_service("unknown", None));
+    index.apply(set_slice("unheard", None));
+    index.publish(1);
+    assert_eq!(index.services.keys().map(|o| &*o.name).collect::<Vec<_>>(), ["orphan"]);
+    index.apply(Update::Retired(cluster()));
+    index.publish(2);
+    assert!(index.services.is_empty());
+}
+
+#[test]
 fn draining_withdraws_every_vip_and_keeps_serving() {
     let mut index = index([
         set_service("web", Some(service(&["192.0.2.7"]))),
