@@ -14,7 +14,7 @@ pub struct Change {
 /// What differs between two configurations, in the order of the file.
 pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let restarts = [
-        ("host.name", old.host.name != new.host.name, "leases and ownership carry the name"),
+        ("host.name", old.host.name != new.host.name, "the lease carries the name"),
         ("host.state_dir", old.host.state_dir != new.host.state_dir, "state is open there"),
         ("host.run_dir", old.host.run_dir != new.host.run_dir, "sockets are open there"),
         ("admin", old.admin != new.admin, "its listeners are opened once"),
