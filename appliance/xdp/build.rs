@@ -1,0 +1,47 @@
+//! Compiles the XDP program and generates its skeleton: the object as bytes, its maps, and a Rust
+//! type for every type in its BTF.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use libbpf_cargo::SkeletonBuilder;
+
+const SOURCE: &str = "program/haflinger.bpf.c";
+
+fn main() {
+    println!("cargo:rerun-if-changed=program");
+    println!("cargo:rerun-if-env-changed=CLANG");
+    let clang = env::var_os("CLANG").map_or_else(|| PathBuf::from("clang"), PathBuf::from);
+    if let Err(error) = Command::new(&clang).arg("--version").output() {
+        panic!(
+            "{} compiles the XDP program and cannot be run ({error}): install the Debian \
+             packages clang, llvm, libelf-dev, zlib1g-dev and linux-libc-dev, or name another \
+             compiler in the environment variable CLANG",
+            clang.display()
+        );
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    SkeletonBuilder::new()
+        .source(SOURCE)
+        .clang(&clang)
+        .clang_args(arguments())
+        .build_and_generate(out.join("haflinger.skel.rs"))
+        .unwrap_or_else(|error| panic!("{SOURCE}: {error:#}"));
+}
+
+/// The instruction set is the third, for atomic exchanges (kernel 5.12); warnings are errors.
+fn arguments() -> Vec<String> {
+    let mut arguments: Vec<String> =
+        ["-mcpu=v3", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
+            .map(String::from)
+            .into();
+    // Debian keeps <asm/types.h> in a folder that clang does not search for the BPF target.
+    if let Ok(machine) = env::var("CARGO_CFG_TARGET_ARCH") {
+        let folder = format!("/usr/include/{machine}-linux-gnu");
+        if Path::new(&folder).is_dir() {
+            arguments.push(format!("-I{folder}"));
+        }
+    }
+    arguments
+}

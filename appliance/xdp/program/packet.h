@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * What is known of the packet in hand. Offsets, not pointers: a pointer into the packet does not
+ * outlive a call that may move it. Whoever uses an offset bounds it again (`at`).
+ */
+#ifndef HAFLINGER_PACKET_H
+#define HAFLINGER_PACKET_H
+
+#include "maps.h"
+
+/* No offset that the parser finds is larger: link layer, two tags, the longest IPv6 chain. */
+#define OFFSET_MAX 255
+
+enum fragment_kind {
+	WHOLE,
+	FIRST_FRAGMENT, /* has the ports */
+	LATER_FRAGMENT, /* has none */
+};
+
+struct packet {
+	struct flow_key key;   /* as received; ports 0 in a later fragment */
+	__u16 network;	       /* offset of the IP header */
+	__u16 transport;       /* offset of what follows it and its extension headers */
+	__u16 length;	       /* of the network layer in bytes, as its header says */
+	__u8 family;	       /* 4 or 6 */
+	__u8 ttl;
+	__u8 traffic_class;
+	__u8 tcp_flags;
+	__u8 fragment;	       /* enum fragment_kind */
+	__u8 zero;
+	__be32 identification; /* of the datagram that it is a fragment of; IPv4 at the front */
+	__u32 now;	       /* seconds */
+	/* What happened to it: for counters and traces. */
+	__u32 stages;
+	__u32 reason;
+	__u32 service;
+	__u32 backend;
+	__u32 record;
+	__u32 egress;
+};
+
+/* `size` bytes at `offset`, or NULL when the frame ends before. */
+static __always_inline void *at(struct xdp_md *context, __u32 offset, __u32 size)
+{
+	void *data = (void *)(long)context->data;
+	void *end = (void *)(long)context->data_end;
+
+	if (offset > OFFSET_MAX)
+		return NULL;
+	data += offset;
+	return data + size > end ? NULL : data;
+}
+
+/* Every stage ends with a verdict and its reason. */
+static __always_inline int decided(struct packet *packet, enum reason reason, int verdict)
+{
+	packet->reason = reason;
+	return verdict;
+}
+
+#endif
