@@ -29,6 +29,9 @@ pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
         https_port: config.proxy.https_port,
         bind_vips: config.vips.bind,
         draining,
+        default_mode: haflinger_core::ForwardingMode::Proxy,
+        timeouts: haflinger_core::FlowTimeouts::default(),
+        xdp: false,
     }
 }
 

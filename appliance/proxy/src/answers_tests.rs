@@ -22,6 +22,7 @@ fn backends(state: BackendState) -> Arc<BackendSet> {
         node: None,
         zone: None,
         weight: 100,
+        backup: false,
         state,
         reasons: Vec::new(),
     };

@@ -22,6 +22,7 @@ fn set(states: &[BackendState]) -> BackendSet {
             node: None,
             zone: None,
             weight: 100,
+            backup: false,
             state: *state,
             reasons: Vec::new(),
         })

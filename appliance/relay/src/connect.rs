@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use haflinger_core::flow::{client_hash, flow_hash};
-use haflinger_core::{Affinity, Service};
+use haflinger_core::{Algorithm, Service};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -70,9 +70,9 @@ pub(crate) fn hash_of(shared: &Shared, service: &Service, client: SocketAddr) ->
     let settings = shared.settings.load();
     let (key, vip) = (&settings.flow_hash_key, service.key.socket_addr());
     let protocol = service.key.protocol;
-    match service.affinity {
-        Affinity::None => flow_hash(key, protocol, client, vip),
-        Affinity::ClientIp { .. } => client_hash(key, protocol, client.ip(), vip),
+    match service.algorithm {
+        Algorithm::Source { .. } => client_hash(key, protocol, client.ip(), vip),
+        _ => flow_hash(key, protocol, client, vip),
     }
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn remembered(
     client: IpAddr,
     hash: u64,
 ) -> Option<SocketAddr> {
-    let Affinity::ClientIp { timeout_secs } = service.affinity else { return None };
+    let Algorithm::Source { timeout_secs } = service.algorithm else { return None };
     let timeout = Duration::from_secs(u64::from(timeout_secs));
     let now = shared.uptime();
     shared.affinity_shard(hash).recall(&(service.key, client), timeout, now)
@@ -97,7 +97,7 @@ pub(crate) fn remember(
     hash: u64,
     backend: SocketAddr,
 ) {
-    if matches!(service.affinity, Affinity::ClientIp { .. }) {
+    if matches!(service.algorithm, Algorithm::Source { .. }) {
         let most = shared.affinity_entries_per_shard();
         let client = (service.key, client);
         let evicted = shared.affinity_shard(hash).note(client, backend, shared.uptime(), most);

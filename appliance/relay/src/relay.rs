@@ -131,11 +131,24 @@ impl Relay {
         let applied = std::mem::replace(&mut self.applied, snapshot.services.clone());
         for item in applied.diff(&snapshot.services) {
             match item {
-                DiffItem::Add(_, service) => self.add(service),
-                DiffItem::Update { old: (key, _), new: (_, service) } => match service.mode {
-                    ForwardingMode::Proxy => self.update(key, service),
-                },
-                DiffItem::Remove(key, _) => self.remove(key),
+                DiffItem::Add(_, service) => {
+                    if service.mode == ForwardingMode::Proxy {
+                        self.add(service);
+                    }
+                }
+                DiffItem::Update { old: (key, old), new: (_, service) } => {
+                    match (old.mode, service.mode) {
+                        (ForwardingMode::Proxy, ForwardingMode::Proxy) => self.update(key, service),
+                        (ForwardingMode::Proxy, _) => self.remove(key),
+                        (_, ForwardingMode::Proxy) => self.add(service),
+                        _ => {}
+                    }
+                }
+                DiffItem::Remove(key, service) => {
+                    if service.mode == ForwardingMode::Proxy {
+                        self.remove(key);
+                    }
+                }
             }
         }
     }

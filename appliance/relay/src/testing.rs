@@ -6,8 +6,9 @@ use std::sync::Arc;
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::forwarding::ForwardingTable;
 use haflinger_core::{
-    Affinity, Backend, BackendSet, BackendState, DEFAULT_WEIGHT, Family, ForwardingMode, ObjectRef,
-    Protocol, ProxyProtocol, Service, ServiceKey, SourceId, Target,
+    Algorithm, Backend, BackendSet, BackendState, ConnectionLimits, DEFAULT_WEIGHT, Family,
+    FlowTimeouts, ForwardingMode, ObjectRef, Protocol, ProxyProtocol, Service, ServiceKey,
+    SourceId, Target,
 };
 
 use crate::Settings;
@@ -42,7 +43,11 @@ pub(crate) fn tcp_service(port: u16, members: &[(SocketAddr, BackendState)]) -> 
         key: ServiceKey { vip: [127, 0, 0, 1].into(), port, protocol: Protocol::Tcp },
         object: backends.target.object.clone(),
         mode: ForwardingMode::Proxy,
-        affinity: Affinity::None,
+        asked_mode: ForwardingMode::Proxy,
+        mode_reason: None,
+        algorithm: Algorithm::Hash,
+        limits: ConnectionLimits::default(),
+        timeouts: FlowTimeouts::default(),
         source_ranges: Vec::new(),
         proxy_protocol: ProxyProtocol::Off,
         backends,
@@ -59,6 +64,7 @@ pub(crate) fn backend_set(members: &[(SocketAddr, BackendState)]) -> BackendSet 
             node: None,
             zone: None,
             weight: DEFAULT_WEIGHT,
+            backup: false,
             state: *state,
             reasons: Vec::new(),
         })

@@ -237,6 +237,7 @@ fn announcement(status: &Status, announcement: Announcement) -> &'static str {
         Announcement::Announced if status.bgp.is_none() => "available",
         Announcement::Announced => "announced",
         Announcement::NoBackend => "withdrawn: no backend",
+        Announcement::NotServed => "withdrawn: port not open",
         Announcement::NotBound => "withdrawn: address not bound",
         Announcement::Draining => "withdrawn: draining",
     }
@@ -258,6 +259,7 @@ fn reason(reason: StateReason) -> &'static str {
         StateReason::CheckFailed => "check failed",
         StateReason::WeightZero => "weight 0",
         StateReason::LastResort => "last resort",
+        StateReason::Backup => "backup, stands by",
     }
 }
 

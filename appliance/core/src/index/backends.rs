@@ -45,6 +45,7 @@ pub(super) fn gather<'a>(
         }
     }
     let mut backends: Vec<Backend> = merged.into_values().collect();
+    hold_back_backups(&mut backends);
     keep_last_resort(&mut backends);
     Gathered { backends, port_unmatched: populated && !matched }
 }
@@ -87,12 +88,27 @@ fn assess(
         node: entry.node.clone(),
         zone: entry.zone.clone(),
         weight: entry.weight,
+        backup: entry.backup,
         state,
         reasons,
     }
 }
 
-/// When no backend is active, those that terminate but still serve are used (KEP-1669).
+/// While a primary is active, backups take no new flow. They keep those that they got while
+/// none was.
+fn hold_back_backups(backends: &mut [Backend]) {
+    if !backends.iter().any(|backend| backend.state == BackendState::Active && !backend.backup) {
+        return;
+    }
+    for backend in backends.iter_mut().filter(|backend| backend.backup) {
+        if backend.state == BackendState::Active {
+            backend.state = BackendState::Draining;
+            backend.reasons.push(StateReason::Backup);
+        }
+    }
+}
+
+/// When no backend is active, backups included, those that terminate but still serve are used (KEP-1669).
 fn keep_last_resort(backends: &mut [Backend]) {
     if backends.iter().any(|backend| backend.state == BackendState::Active) {
         return;
@@ -116,7 +132,9 @@ mod tests {
             exposure: None,
             created_secs: 0,
             families: vec![Family::V4],
-            affinity: crate::Affinity::None,
+            algorithm: crate::Algorithm::Hash,
+            limits: crate::ConnectionLimits::default(),
+            timeouts: crate::TimeoutRequest::default(),
             publish_not_ready: false,
             proxy_protocol: crate::ProxyProtocol::Off,
             health_check: None,
@@ -138,6 +156,7 @@ mod tests {
             ready,
             serving,
             terminating,
+            backup: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::forwarding::Reach;
 use super::{Index, put, status_address, want};
 use crate::{
     CertificateRef, Family, FaultReason, HttpListener, HttpRule, IngressBackend, IngressPort,
@@ -317,9 +318,9 @@ impl Index {
         Ok(entry.http_target(service, port))
     }
 
-    /// Whether any site on the address leads to a backend for new flows.
-    pub(super) fn site_available_on(&self, address: IpAddr) -> Option<bool> {
-        let mut any = None;
+    /// How far a request gets on the address at best; `None` without a site.
+    pub(super) fn site_reach_on(&self, address: IpAddr) -> Option<Reach> {
+        let mut best = None;
         let from = SocketAddr::new(address, 0);
         for (at, listener) in self.published.http.range(from..) {
             if at.ip() != address {
@@ -329,12 +330,13 @@ impl Index {
             let available = rules.chain(&listener.default_target).any(|target| {
                 self.published.targets.get(target).is_some_and(|set| set.is_available())
             });
-            if available {
-                return Some(true);
+            let key = ServiceKey { vip: address, port: at.port(), protocol: Protocol::Tcp };
+            best = best.max(Some(Reach::of(available, self.unserved(&key).is_none())));
+            if best == Some(Reach::Backend) {
+                break;
             }
-            any = Some(false);
         }
-        any
+        best
     }
 
     pub(super) fn publish_certificate(&mut self, certificate: &CertificateRef) {

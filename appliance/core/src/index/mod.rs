@@ -15,6 +15,7 @@
 
 mod backends;
 mod claims;
+mod forwarding;
 mod http;
 mod network;
 mod services;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use self::claims::{Claims, Want};
+use self::forwarding::DataPath;
 use self::http::IngressEntry;
 use self::network::{Hostnames, PodNetworks};
 pub use self::services::Movement;
@@ -49,6 +51,7 @@ pub struct Index {
     health: BTreeMap<ProbeKey, bool>,
     /// VIPs that this host has.
     bound: BTreeSet<IpAddr>,
+    data_path: DataPath,
     tables: BTreeMap<Target, ForwardingTable<SocketAddr>>,
     movement: Movement,
     claims: Claims,
@@ -129,6 +132,9 @@ impl Index {
                     self.dirty.reports.extend(entry.users.iter().cloned());
                 }
             }
+            Update::Datapath { fault } => self.note_data_path(fault),
+            Update::Forwarding { service, refused } => self.note_refused(service, refused),
+            Update::Served { listener, fault } => self.note_unserved(listener, fault),
             Update::Policy(policy) => self.note_policy(policy),
         }
     }
@@ -178,6 +184,9 @@ impl Index {
         self.dirty.addresses.extend(&old.shared_http_addresses);
         self.dirty.addresses.extend(&new.shared_http_addresses);
         self.dirty.vips.extend(self.published.vips.keys());
+        if (old.default_mode, old.timeouts, old.xdp) != (new.default_mode, new.timeouts, new.xdp) {
+            self.dirty.services.extend(self.services.keys().cloned());
+        }
         self.policy = policy;
         self.claims.reconsider_all();
         let ingresses: Vec<ObjectRef> = self.ingresses.keys().cloned().collect();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::forwarding::Reach;
 use super::{Index, put};
 use crate::{Announcement, Family, HostnameIntent, NodeSpec, ObjectRef, PodRoute, SourceId, Vip};
 
@@ -140,26 +141,23 @@ impl Index {
     }
 
     /// A VIP exists while a service or a site is on it, and is announced while one of them has
-    /// a backend that takes new flows.
+    /// a backend that takes new flows, and its port is open.
     pub(super) fn publish_vip(&mut self, address: IpAddr) {
-        let services = self.service_available_on(address);
-        let sites = self.site_available_on(address);
-        let vip = if services.is_none() && sites.is_none() {
-            None
-        } else {
-            let announcement = if self.policy.draining {
-                Announcement::Draining
-            } else if services != Some(true) && sites != Some(true) {
-                Announcement::NoBackend
-            } else if self.policy.bind_vips && !self.bound.contains(&address) {
-                Announcement::NotBound
-            } else {
-                Announcement::Announced
+        let reach = self.service_reach_on(address).max(self.site_reach_on(address));
+        let vip = reach.map(|reach| {
+            let unbound = self.policy.bind_vips && !self.bound.contains(&address);
+            let announcement = match reach {
+                _ if self.policy.draining => Announcement::Draining,
+                Reach::Nowhere => Announcement::NoBackend,
+                // A socket on an address that the host does not have yet cannot be open.
+                _ if unbound => Announcement::NotBound,
+                Reach::ClosedPort => Announcement::NotServed,
+                Reach::Backend => Announcement::Announced,
             };
             let mut pools = self.policy.pools.iter();
             let pool = pools.find(|pool| pool.contains(address)).map(|pool| pool.name.clone());
-            Some(Arc::new(Vip { address, pool, announcement }))
-        };
+            Arc::new(Vip { address, pool, announcement })
+        });
         self.dirty.changed |= put(&mut self.published.vips, address, vip);
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::backends::{Gathered, gather};
+use super::forwarding::Reach;
 use super::{Index, put, want};
 use crate::forwarding::{Change, ForwardingTable, TableView};
 use crate::{
@@ -226,11 +227,16 @@ impl Index {
         let (port, protocol) = (key.port, key.protocol);
         let target = Target { object: object.clone(), port, protocol, family };
         let Some(backends) = self.published.targets.get(&target).cloned() else { return };
+        let resolved = self.resolve_mode(key, spec, exposure, &backends);
         let service = Service {
             key,
             object: object.clone(),
-            mode: exposure.mode,
-            affinity: spec.affinity,
+            mode: resolved.mode,
+            asked_mode: resolved.asked,
+            mode_reason: resolved.reason,
+            algorithm: spec.algorithm,
+            limits: spec.limits,
+            timeouts: self.policy.timeouts.with(spec.timeouts),
             source_ranges: exposure.source_ranges.clone(),
             proxy_protocol: spec.proxy_protocol,
             backends,
@@ -297,20 +303,22 @@ impl Index {
         Some(report)
     }
 
-    /// Whether any L4 service on the address has a backend for new flows.
-    pub(super) fn service_available_on(&self, address: IpAddr) -> Option<bool> {
+    /// How far a new flow gets on the address at best; `None` without an L4 service.
+    pub(super) fn service_reach_on(&self, address: IpAddr) -> Option<Reach> {
         let lowest = ServiceKey { vip: address, port: 0, protocol: crate::Protocol::Tcp };
-        let mut any = None;
+        let mut best = None;
         for (key, service) in self.published.services.range(lowest..) {
             if key.vip != address {
                 break;
             }
-            if service.backends.is_available() {
-                return Some(true);
+            // What XDP forwards needs no socket.
+            let open = service.mode.is_xdp() || self.unserved(key).is_none();
+            best = best.max(Some(Reach::of(service.backends.is_available(), open)));
+            if best == Some(Reach::Backend) {
+                break;
             }
-            any = Some(false);
         }
-        any
+        best
     }
 }
 
@@ -396,7 +404,11 @@ impl Service {
         Arc::ptr_eq(&self.backends, &other.backends)
             && self.object == other.object
             && self.mode == other.mode
-            && self.affinity == other.affinity
+            && self.asked_mode == other.asked_mode
+            && self.mode_reason == other.mode_reason
+            && self.algorithm == other.algorithm
+            && self.limits == other.limits
+            && self.timeouts == other.timeouts
             && self.source_ranges == other.source_ranges
             && self.proxy_protocol == other.proxy_protocol
     }

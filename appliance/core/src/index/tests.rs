@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Affinity, Announcement, BackendSlice, BackendState, Exposure, ForwardingMode, HealthCheck,
+    Algorithm, Announcement, BackendSlice, BackendState, Exposure, ForwardingMode, HealthCheck,
     HealthCheckKind, HttpListener, IngressBackend, IngressPort, IngressRule, IngressSpec, NodeSpec,
     PathMatch, Pool, Protocol, ProxyProtocol, ServiceKey, ServicePort, ServiceSpec, SliceBackend,
     SlicePort, StateReason,
@@ -29,6 +29,7 @@ fn policy() -> Arc<Policy> {
         https_port: 443,
         bind_vips: false,
         draining: false,
+        ..Policy::default()
     })
 }
 
@@ -42,13 +43,15 @@ fn service(recorded: &[&str]) -> ServiceSpec {
         exposure: Some(Exposure {
             families: vec![Family::V4],
             recorded: recorded.iter().map(|a| a.parse().unwrap()).collect(),
-            mode: ForwardingMode::Proxy,
+            mode: Some(ForwardingMode::Proxy),
             hostnames: vec!["www.example.com".into()],
             ..Exposure::default()
         }),
         created_secs: 1,
         families: vec![Family::V4],
-        affinity: Affinity::None,
+        algorithm: Algorithm::Hash,
+        limits: crate::ConnectionLimits::default(),
+        timeouts: crate::TimeoutRequest::default(),
         publish_not_ready: false,
         proxy_protocol: ProxyProtocol::Off,
         health_check: None,
@@ -66,6 +69,7 @@ fn slice(ready: &[(u8, bool)]) -> BackendSlice {
         ready: *ready,
         serving: *ready,
         terminating: false,
+        backup: false,
     });
     BackendSlice {
         family: Family::V4,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::SourceId;
+use super::{FlowTimeouts, ForwardingMode, SourceId};
 
 /// A pool from which VIPs are assigned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,12 @@ pub struct Policy {
     pub bind_vips: bool,
     /// The host announces nothing: it is draining.
     pub draining: bool,
+    /// The mode of services that ask for none.
+    pub default_mode: ForwardingMode,
+    /// Flow timeouts of services that ask for none.
+    pub timeouts: FlowTimeouts,
+    /// This host should forward by XDP. Otherwise every service is relayed.
+    pub xdp: bool,
 }
 
 /// A virtual address that some object holds.
@@ -63,10 +69,12 @@ pub struct Vip {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Announcement {
-    /// At least one service on it has a backend that takes new flows.
+    /// At least one service on it has a backend that takes new flows, and its port is open.
     Announced,
     /// No service on it has one.
     NoBackend,
+    /// The services that have one cannot be served: their ports cannot be opened on this host.
+    NotServed,
     /// This host does not have the address yet, or cannot have it.
     NotBound,
     /// This host is draining.

@@ -4,6 +4,7 @@
 mod address;
 mod http;
 mod identity;
+mod l4;
 mod report;
 mod service;
 mod snapshot;
@@ -12,6 +13,7 @@ mod update;
 pub use address::*;
 pub use http::*;
 pub use identity::*;
+pub use l4::*;
 pub use report::*;
 pub use service::*;
 pub use snapshot::*;

@@ -38,6 +38,10 @@ pub enum FaultReason {
     CertificateInvalid,
     /// Another Ingress already serves this host and path.
     RouteTaken,
+    /// The forwarding mode asked for cannot be had.
+    ModeUnavailable,
+    /// A port cannot be opened on the host.
+    NotServed,
 }
 
 impl FaultReason {
@@ -59,6 +63,8 @@ impl FaultReason {
             Self::CertificateMissing => "CertificateMissing",
             Self::CertificateInvalid => "CertificateInvalid",
             Self::RouteTaken => "RouteTaken",
+            Self::ModeUnavailable => "ModeUnavailable",
+            Self::NotServed => "NotServed",
         }
     }
 }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, ObjectRef, Protocol, ServiceKey, SourceFault, Target};
+use super::{
+    Algorithm, ConnectionLimits, Family, FlowTimeouts, ForwardingMode, ModeReason, ObjectRef,
+    Protocol, ServiceKey, SourceFault, Target, TimeoutRequest,
+};
 use crate::forwarding::TableView;
 
 /// Relative capacity of a backend. 0 takes no new flow.
@@ -17,30 +20,6 @@ pub const DEFAULT_WEIGHT: Weight = 100;
 
 /// Largest accepted weight: keeps `buckets × weight` far inside 64 bits.
 pub const MAX_WEIGHT: Weight = 1_000_000;
-
-/// How packets reach the backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ForwardingMode {
-    /// The user-space relay: two sockets and splice(2).
-    #[default]
-    Proxy,
-}
-
-/// Which part of a flow picks the bucket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Affinity {
-    /// The whole 4-tuple: every connection is balanced anew.
-    #[default]
-    None,
-    /// The client's address (Service field `sessionAffinity: ClientIP`).
-    ClientIp {
-        /// How long after its last use an affinity is kept, in seconds (1 to 86400,
-        /// `sessionAffinityConfig.clientIP.timeoutSeconds`).
-        timeout_secs: u32,
-    },
-}
 
 /// PROXY protocol header sent to the backend.
 #[derive(
@@ -116,8 +95,15 @@ pub struct ServiceSpec {
     pub created_secs: i64,
     /// Families of the object's backends, first is preferred (`spec.ipFamilies`).
     pub families: Vec<Family>,
-    /// Which part of a flow picks the bucket.
-    pub affinity: Affinity,
+    /// How the backend of a new flow is chosen. Earlier releases wrote it as `affinity`.
+    #[serde(default, alias = "affinity")]
+    pub algorithm: Algorithm,
+    /// Flows that one host holds at once.
+    #[serde(default)]
+    pub limits: ConnectionLimits,
+    /// How long idle flows are kept.
+    #[serde(default)]
+    pub timeouts: TimeoutRequest,
     /// `publishNotReadyAddresses`: readiness is not looked at.
     pub publish_not_ready: bool,
     /// PROXY protocol towards the backends.
@@ -140,8 +126,10 @@ pub struct Exposure {
     /// The record: addresses in `status.loadBalancer.ingress`. For the inventory, the
     /// addresses written there.
     pub recorded: Vec<IpAddr>,
-    /// How packets reach the backends.
-    pub mode: ForwardingMode,
+    /// How packets should reach the backends; `None`: as configured. Earlier releases wrote
+    /// `mode`, in which nobody had a choice: it is not read.
+    #[serde(default, rename = "forwarding")]
+    pub mode: Option<ForwardingMode>,
     /// Clients that may connect; empty: all (`loadBalancerSourceRanges`).
     pub source_ranges: Vec<IpNet>,
     /// Host names for DNS.
@@ -193,6 +181,9 @@ pub struct SliceBackend {
     pub serving: bool,
     /// EndpointSlice condition `terminating` (nil means false).
     pub terminating: bool,
+    /// Used only while no other backend can be.
+    #[serde(default)]
+    pub backup: bool,
 }
 
 /// Whether a backend takes flows.
@@ -223,6 +214,8 @@ pub enum StateReason {
     WeightZero,
     /// Terminating, but used because no other backend is left.
     LastResort,
+    /// A backup that stands by: another backend is active.
+    Backup,
 }
 
 /// A backend of a target as the data path uses it.
@@ -238,6 +231,8 @@ pub struct Backend {
     pub zone: Option<Arc<str>>,
     /// Relative capacity.
     pub weight: Weight,
+    /// Used only while no other backend can be.
+    pub backup: bool,
     /// Whether it takes flows.
     pub state: BackendState,
     /// Why it is in that state; empty when simply active.
@@ -280,10 +275,18 @@ pub struct Service {
     pub key: ServiceKey,
     /// The object that it belongs to.
     pub object: ObjectRef,
-    /// How packets reach the backends.
+    /// How packets reach the backends here and now.
     pub mode: ForwardingMode,
-    /// Which part of a flow picks the bucket.
-    pub affinity: Affinity,
+    /// How they should, by the object or else by the configuration.
+    pub asked_mode: ForwardingMode,
+    /// Why the two differ.
+    pub mode_reason: Option<ModeReason>,
+    /// How the backend of a new flow is chosen.
+    pub algorithm: Algorithm,
+    /// Flows that this host holds at once.
+    pub limits: ConnectionLimits,
+    /// How long flows without packets are kept.
+    pub timeouts: FlowTimeouts,
     /// Clients that may connect; empty: all.
     pub source_ranges: Vec<IpNet>,
     /// PROXY protocol towards the backends.

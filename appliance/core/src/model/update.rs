@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BackendSlice, CertificateRef, CertificateSpec, IngressSpec, NodeSpec, ObjectRef, Policy,
-    ProbeKey, ServiceSpec, SourceFault, SourceId,
+    ProbeKey, ServiceKey, ServiceSpec, SourceFault, SourceId,
 };
 
 /// One change. Absent content means that the object is gone. Updates about different objects
@@ -40,6 +40,29 @@ pub enum Update {
         certificate: CertificateRef,
         /// What is wrong with the newest material.
         fault: Option<SourceFault>,
+    },
+    /// Whether XDP runs on this host. Until the first word it counts as running where the policy
+    /// asks for it, so that a start does not lead every service through the relay.
+    Datapath {
+        /// Why no packet is forwarded by XDP; `None`: it runs.
+        fault: Option<Arc<str>>,
+    },
+    /// Whether XDP can take a service. Whoever refused withdraws it: when there is room again,
+    /// and when the service is gone.
+    Forwarding {
+        /// Which.
+        service: ServiceKey,
+        /// Why not; `None`: withdrawn.
+        refused: Option<Arc<str>>,
+    },
+    /// Whether the socket of a service or of an L7 listener (then the protocol is TCP) is open.
+    /// Whoever could not open it says so again as `None` when it is open, and when it is no
+    /// longer wanted.
+    Served {
+        /// VIP, port and protocol.
+        listener: ServiceKey,
+        /// Why it is not open; `None`: nothing stands against it.
+        fault: Option<Arc<str>>,
     },
     /// The checked configuration's part for the core.
     Policy(Arc<Policy>),

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use haflinger_core::{
-    Affinity, BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Exposure, Family,
-    ForwardingMode, HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRule,
+    Algorithm, BackendSlice, CertificateRef, CertificateSpec, ConnectionLimits, DEFAULT_WEIGHT,
+    Exposure, Family, HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRule,
     IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathMatch, Protocol, ProxyProtocol,
-    ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate,
+    ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate, TimeoutRequest,
 };
 use ipnet::IpNet;
 use toml::Spanned;
@@ -209,7 +209,9 @@ impl<'a> Check<'a> {
             // Older than any object of a cluster: the file of this host decides.
             created_secs: 0,
             families,
-            affinity: self.affinity(service)?,
+            algorithm: self.affinity(service)?,
+            limits: ConnectionLimits::default(),
+            timeouts: TimeoutRequest::default(),
             publish_not_ready: false,
             proxy_protocol: self.choice(
                 &at("proxy_protocol"),
@@ -260,7 +262,7 @@ impl<'a> Check<'a> {
             requested: addresses.clone(),
             pool: None,
             recorded: addresses,
-            mode: ForwardingMode::Proxy,
+            mode: None,
             source_ranges,
             hostnames,
             ttl_secs,
@@ -359,6 +361,7 @@ impl<'a> Check<'a> {
                 ready: true,
                 serving: true,
                 terminating: false,
+                backup: false,
             };
             backends.push((backend, targets));
         }
@@ -394,7 +397,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn affinity(&self, service: &file::Service) -> Checked<Affinity> {
+    fn affinity(&self, service: &file::Service) -> Checked<Algorithm> {
         let name = service.name.get_ref();
         let field = format!("service \"{name}\": affinity");
         let choices = [("none", false), ("client_ip", true)];
@@ -403,7 +406,7 @@ impl<'a> Check<'a> {
         let default = Spanned::new(0..0, AFFINITY_DEFAULT_SECS);
         let timeout = service.affinity_timeout_secs.as_ref();
         let timeout_secs = self.number(&field, timeout.unwrap_or(&default), 1..=86_400)?;
-        Ok(if sticky { Affinity::ClientIp { timeout_secs } } else { Affinity::None })
+        Ok(if sticky { Algorithm::Source { timeout_secs } } else { Algorithm::Hash })
     }
 
     fn health_check(&self, service: &file::Service) -> Checked<Option<HealthCheck>> {

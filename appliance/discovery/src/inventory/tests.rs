@@ -77,7 +77,7 @@ fn a_service_with_everything_is_read() {
     .unwrap();
     let spec = service(&updates, "echo");
     assert_eq!(spec.families, [Family::V4, Family::V6]);
-    assert_eq!(spec.affinity, Affinity::ClientIp { timeout_secs: 60 });
+    assert_eq!(spec.algorithm, Algorithm::Source { timeout_secs: 60 });
     assert_eq!(spec.proxy_protocol, ProxyProtocol::V1);
     let check = spec.health_check.unwrap();
     assert_eq!((check.port, check.interval_ms, check.timeout_ms), (Some(9000), 1000, 1000));

@@ -86,19 +86,14 @@ impl<B> Annotations<'_, B> {
     }
 
     /// `mode`: how packets reach the backends.
-    pub(super) fn mode(&mut self) -> ForwardingMode {
-        match self.value("mode").as_deref() {
-            None | Some("proxy") => {}
-            Some(name @ ("nat" | "routed" | "dsr")) => self.faults.add(
-                FaultReason::UnsupportedFeature,
-                format!(
-                    "annotation {OURS}mode: \"{name}\" comes with XDP, which this release does \
-                     not have; the service is relayed in mode \"proxy\""
-                ),
-            ),
-            Some(other) => self.refuse_ours("mode", other, "write \"proxy\""),
+    pub(super) fn mode(&mut self) -> Option<ForwardingMode> {
+        let text = self.value("mode")?;
+        let mode = ForwardingMode::ALL.into_iter().find(|mode| mode.as_str() == text);
+        if mode.is_none() {
+            let remedy = "write \"nat\", \"routed\", \"dsr\" or \"proxy\"";
+            self.refuse_ours("mode", &text, remedy);
         }
-        ForwardingMode::Proxy
+        mode
     }
 
     /// `proxy-protocol`: `v1`, `v2` or `off`.

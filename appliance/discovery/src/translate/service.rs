@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use haflinger_core::{Affinity, Exposure, Family, FaultReason, Protocol, ServicePort, ServiceSpec};
+use haflinger_core::{
+    Algorithm, ConnectionLimits, Exposure, Family, FaultReason, Protocol, ServicePort, ServiceSpec,
+    TimeoutRequest,
+};
 use ipnet::IpNet;
 
 use super::annotations::Annotations;
@@ -34,7 +37,7 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
     }
     let families = families(spec);
     let ports = ports(spec, &mut faults);
-    let affinity = affinity(spec, &mut faults);
+    let algorithm = algorithm(spec, &mut faults);
     let mut annotations = Annotations { object, faults: &mut faults };
     let proxy_protocol = annotations.proxy_protocol();
     let health_check = annotations.health_check();
@@ -44,7 +47,9 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
         exposure,
         created_secs: object.created_secs,
         families,
-        affinity,
+        algorithm,
+        limits: ConnectionLimits::default(),
+        timeouts: TimeoutRequest::default(),
         publish_not_ready: spec.publish_not_ready_addresses.get().copied().unwrap_or(false),
         proxy_protocol,
         health_check,
@@ -114,9 +119,9 @@ fn ports(spec: &ServiceSpecBody, faults: &mut Faults) -> Vec<ServicePort> {
     ports
 }
 
-fn affinity(spec: &ServiceSpecBody, faults: &mut Faults) -> Affinity {
+fn algorithm(spec: &ServiceSpecBody, faults: &mut Faults) -> Algorithm {
     match spec.session_affinity.text() {
-        None | Some("None") => Affinity::None,
+        None | Some("None") => Algorithm::Hash,
         Some("ClientIP") => {
             let config = spec.session_affinity_config.get().and_then(|c| c.client_ip.get());
             let written = config.and_then(|c| c.timeout_seconds.get().copied());
@@ -132,7 +137,7 @@ fn affinity(spec: &ServiceSpecBody, faults: &mut Faults) -> Affinity {
                     AFFINITY_DEFAULT_SECS
                 }
             };
-            Affinity::ClientIp { timeout_secs }
+            Algorithm::Source { timeout_secs }
         }
         Some(other) => {
             faults.add(
@@ -142,7 +147,7 @@ fn affinity(spec: &ServiceSpecBody, faults: &mut Faults) -> Affinity {
                     quoted(other)
                 ),
             );
-            Affinity::None
+            Algorithm::Hash
         }
     }
 }

@@ -127,5 +127,6 @@ fn backend(endpoint: &EndpointBody, family: Family) -> Result<SliceBackend, Stri
         ready,
         serving: condition(|c| &c.serving).unwrap_or(ready),
         terminating: condition(|c| &c.terminating).unwrap_or(false),
+        backup: false,
     })
 }

@@ -81,7 +81,7 @@ mod services {
         let spec = super::super::service(&object, &claims());
         assert_eq!(spec.created_secs, 1_767_323_045);
         assert_eq!(spec.families, [Family::V6, Family::V4]);
-        assert_eq!(spec.affinity, Affinity::ClientIp { timeout_secs: 600 });
+        assert_eq!(spec.algorithm, Algorithm::Source { timeout_secs: 600 });
         assert!(spec.publish_not_ready && spec.faults.is_empty());
         let ports: Vec<_> = spec.ports.iter().map(|p| (&*p.name, p.port, p.protocol)).collect();
         assert_eq!(ports, [("http", 80, Protocol::Tcp), ("dns", 53, Protocol::Udp)]);
@@ -259,13 +259,12 @@ mod annotations {
     }
 
     #[test]
-    fn modes_that_need_xdp_are_said_to_be_unsupported() {
-        for mode in ["nat", "routed", "dsr"] {
-            let spec = read_service(json!({}), json!({"haflinger.dev/mode": mode}));
-            assert_eq!(reasons(&spec.faults), [FaultReason::UnsupportedFeature]);
-            assert!(spec.faults[0].message.contains("comes with XDP"));
-            assert_eq!(spec.exposure.unwrap().mode, ForwardingMode::Proxy);
+    fn every_mode_is_read_and_none_leaves_it_to_the_configuration() {
+        for mode in ForwardingMode::ALL {
+            let spec = read_service(json!({}), json!({"haflinger.dev/mode": mode.as_str()}));
+            assert_eq!((spec.exposure.unwrap().mode, &*spec.faults), (Some(mode), &[][..]));
         }
+        assert_eq!(read_service(json!({}), json!({})).exposure.unwrap().mode, None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use haflinger_core::flow::flow_hash;
-use haflinger_core::{Affinity, ProxyProtocol};
+use haflinger_core::{Algorithm, ProxyProtocol};
 use rand::{RngCore as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
@@ -97,8 +97,8 @@ async fn an_affine_client_stays_although_the_table_moved() {
     let relay = Running::start(settings());
     let vip = vip();
     let affine = |backends: &[SocketAddr]| {
-        let affinity = Affinity::ClientIp { timeout_secs: 3600 };
-        Arc::new(Service { affinity, ..service(vip, backends) })
+        let algorithm = Algorithm::Source { timeout_secs: 3600 };
+        Arc::new(Service { algorithm, ..service(vip, backends) })
     };
     let first = echo().await;
     relay.serve([affine(&[first])]).await;

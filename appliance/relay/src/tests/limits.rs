@@ -1,6 +1,6 @@
 //! What happens at each limit, and who is turned away.
 
-use haflinger_core::Affinity;
+use haflinger_core::Algorithm;
 
 use super::*;
 
@@ -62,8 +62,8 @@ async fn a_client_that_says_nothing_is_reset_after_the_idle_timeout() {
 async fn affine_clients_beyond_the_limit_are_forgotten_and_counted() {
     let relay = Running::start(Settings { affinity_entries_max: 1, ..settings() });
     let (vip, backend) = (vip(), echo().await);
-    let affinity = Affinity::ClientIp { timeout_secs: 3600 };
-    relay.serve([Arc::new(Service { affinity, ..service(vip, &[backend]) })]).await;
+    let algorithm = Algorithm::Source { timeout_secs: 3600 };
+    relay.serve([Arc::new(Service { algorithm, ..service(vip, &[backend]) })]).await;
     // One entry for each of 16 parts: 17 clients cannot all be held.
     for last in 1..=17 {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();

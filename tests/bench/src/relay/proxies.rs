@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result, bail};
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::forwarding::ForwardingTable;
 use haflinger_core::{
-    Affinity, Backend, BackendSet, BackendState, DEFAULT_WEIGHT, Family, ForwardingMode, ObjectRef,
-    Protocol, ProxyProtocol, Service, ServiceKey, Snapshot, SourceId, Target,
+    Algorithm, Backend, BackendSet, BackendState, ConnectionLimits, DEFAULT_WEIGHT, Family,
+    FlowTimeouts, ForwardingMode, ObjectRef, Protocol, ProxyProtocol, Service, ServiceKey,
+    Snapshot, SourceId, Target,
 };
 use haflinger_relay::{Relay, Settings};
 use rustix::process::Pid;
@@ -193,6 +194,7 @@ fn service(listen: SocketAddr, backend: SocketAddr) -> Service {
         node: None,
         zone: None,
         weight: DEFAULT_WEIGHT,
+        backup: false,
         state: BackendState::Active,
         reasons: Vec::new(),
     };
@@ -201,7 +203,11 @@ fn service(listen: SocketAddr, backend: SocketAddr) -> Service {
         key: ServiceKey { vip: listen.ip(), port: listen.port(), protocol: Protocol::Tcp },
         object,
         mode: ForwardingMode::Proxy,
-        affinity: Affinity::None,
+        asked_mode: ForwardingMode::Proxy,
+        mode_reason: None,
+        algorithm: Algorithm::Hash,
+        limits: ConnectionLimits::default(),
+        timeouts: FlowTimeouts::default(),
         source_ranges: Vec::new(),
         proxy_protocol: ProxyProtocol::Off,
         backends: Arc::new(BackendSet { target, backends: vec![only], table }),

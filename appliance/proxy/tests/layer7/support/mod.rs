@@ -208,6 +208,7 @@ pub fn backend_set(name: &str, addresses: &[SocketAddr]) -> BackendSet {
             node: None,
             zone: None,
             weight: 100,
+            backup: false,
             state: BackendState::Active,
             reasons: Vec::new(),
         })

@@ -1,0 +1,167 @@
+//! What the data path can do: which mode a service gets, and which port is not open.
+//!
+//! The object asks, or else the configuration; then the object's other wishes may need a socket;
+//! then this host must have XDP, and XDP must have room. Whatever cannot be had ends at the
+//! relay, with a reason. Pure: the drivers say what they met, nothing is tried here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Index;
+use crate::{
+    BackendSet, Exposure, Family, ForwardingMode, ModeReason, ProxyProtocol, ServiceKey,
+    ServiceSpec,
+};
+
+/// What the drivers said. Each entry stays until its driver withdraws it: the drivers follow the
+/// snapshot, so that there are never more than services and listeners.
+#[derive(Default)]
+pub(super) struct DataPath {
+    /// Why XDP does not run.
+    fault: Option<Arc<str>>,
+    /// Services that XDP cannot take.
+    refused: BTreeMap<ServiceKey, Arc<str>>,
+    /// Sockets that could not be opened.
+    unserved: BTreeMap<ServiceKey, Arc<str>>,
+}
+
+/// How far a new flow gets. The better one is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reach {
+    /// There is no backend for it.
+    Nowhere,
+    /// There is one, but the port that leads to it could not be opened.
+    ClosedPort,
+    /// To a backend.
+    Backend,
+}
+
+impl Reach {
+    pub(super) fn of(available: bool, open: bool) -> Self {
+        match (available, open) {
+            (false, _) => Self::Nowhere,
+            (true, false) => Self::ClosedPort,
+            (true, true) => Self::Backend,
+        }
+    }
+}
+
+/// Which mode a service gets.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Resolved {
+    /// By the object or else by the configuration.
+    pub(super) asked: ForwardingMode,
+    /// What it gets.
+    pub(super) mode: ForwardingMode,
+    /// Why the two differ.
+    pub(super) reason: Option<ModeReason>,
+}
+
+impl Index {
+    pub(super) fn note_data_path(&mut self, fault: Option<Arc<str>>) {
+        if self.data_path.fault != fault {
+            self.data_path.fault = fault;
+            self.dirty.services.extend(self.services.keys().cloned());
+        }
+    }
+
+    pub(super) fn note_refused(&mut self, service: ServiceKey, refused: Option<Arc<str>>) {
+        if replace(&mut self.data_path.refused, service, refused)
+            && let Some(known) = self.published.services.get(&service)
+        {
+            self.dirty.services.insert(known.object.clone());
+        }
+    }
+
+    pub(super) fn note_unserved(&mut self, listener: ServiceKey, fault: Option<Arc<str>>) {
+        if replace(&mut self.data_path.unserved, listener, fault) {
+            self.dirty.vips.insert(listener.vip);
+        }
+    }
+
+    /// Decides the mode of a service.
+    pub(super) fn resolve_mode(
+        &self,
+        key: ServiceKey,
+        spec: &ServiceSpec,
+        exposure: &Exposure,
+        backends: &BackendSet,
+    ) -> Resolved {
+        let asked = exposure.mode.unwrap_or(self.policy.default_mode);
+        let (wanted, mut reason) = self.possible_mode(asked, key, spec, backends);
+        let mut mode = wanted;
+        if wanted.is_xdp()
+            && let Some(missing) = self.missing_xdp(&key)
+        {
+            (mode, reason) = (ForwardingMode::Proxy, Some(missing));
+        }
+        Resolved { asked, mode, reason }
+    }
+
+    /// What the service itself allows.
+    fn possible_mode(
+        &self,
+        asked: ForwardingMode,
+        key: ServiceKey,
+        spec: &ServiceSpec,
+        backends: &BackendSet,
+    ) -> (ForwardingMode, Option<ModeReason>) {
+        if !asked.is_xdp() {
+            return (asked, None);
+        }
+        let proxy_protocol = spec.proxy_protocol;
+        if proxy_protocol != ProxyProtocol::Off {
+            return (ForwardingMode::Proxy, Some(ModeReason::NeedsSocket { proxy_protocol }));
+        }
+        let (mut mode, mut reason) = (asked, None);
+        if mode == ForwardingMode::Dsr {
+            let mut ports = backends.backends.iter().map(|backend| backend.address.port());
+            if let Some(port) = ports.find(|port| *port != key.port) {
+                reason = Some(ModeReason::BackendPort { port });
+                mode = match self.policy.default_mode {
+                    // What asks nothing of the backend.
+                    ForwardingMode::Dsr => ForwardingMode::Nat,
+                    other => other,
+                };
+            }
+        }
+        let rewrites = matches!(mode, ForwardingMode::Nat | ForwardingMode::Routed);
+        if rewrites && backends.target.family != Family::of(key.vip) {
+            return (ForwardingMode::Proxy, Some(ModeReason::FamilyDiffers));
+        }
+        (mode, reason)
+    }
+
+    /// Why this host cannot forward the service by XDP.
+    fn missing_xdp(&self, key: &ServiceKey) -> Option<ModeReason> {
+        if !self.policy.xdp {
+            return Some(ModeReason::XdpDisabled);
+        }
+        if let Some(fault) = &self.data_path.fault {
+            return Some(ModeReason::XdpUnavailable { detail: fault.clone() });
+        }
+        let refused = self.data_path.refused.get(key)?;
+        Some(ModeReason::Refused { detail: refused.clone() })
+    }
+
+    /// Why the socket of a service or of an L7 listener is not open.
+    pub(super) fn unserved(&self, listener: &ServiceKey) -> Option<&Arc<str>> {
+        self.data_path.unserved.get(listener)
+    }
+}
+
+/// Notes what a driver said; returns whether it is new.
+fn replace(
+    map: &mut BTreeMap<ServiceKey, Arc<str>>,
+    key: ServiceKey,
+    said: Option<Arc<str>>,
+) -> bool {
+    match said {
+        Some(said) if map.get(&key) == Some(&said) => false,
+        Some(said) => {
+            map.insert(key, said);
+            true
+        }
+        None => map.remove(&key).is_some(),
+    }
+}
