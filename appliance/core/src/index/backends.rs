@@ -198,6 +198,40 @@ mod tests {
         );
     }
 
+    fn backup(last: u8, ready: bool) -> SliceBackend {
+        SliceBackend { backup: true, ..entry(last, ready, ready, false) }
+    }
+
+    #[test]
+    fn backups_stand_by_serve_and_go_before_what_terminates() {
+        let terminating = entry(1, false, true, true);
+        let standing_by = (BackendState::Draining, vec![StateReason::Backup]);
+        assert_eq!(
+            states(&[slice("web", vec![entry(1, true, true, false), backup(2, true)])])[1],
+            standing_by
+        );
+        assert_eq!(
+            states(&[slice("web", vec![terminating.clone(), backup(2, true)])]),
+            [
+                (BackendState::Draining, vec![StateReason::Terminating]),
+                (BackendState::Active, vec![])
+            ]
+        );
+        assert_eq!(
+            states(&[slice("web", vec![terminating, backup(2, false)])]),
+            [
+                (BackendState::Active, vec![StateReason::Terminating, StateReason::LastResort]),
+                (BackendState::Down, vec![StateReason::NotReady])
+            ]
+        );
+    }
+
+    #[test]
+    fn a_backup_that_is_down_says_only_that() {
+        let states = states(&[slice("web", vec![entry(1, true, true, false), backup(2, false)])]);
+        assert_eq!(states[1], (BackendState::Down, vec![StateReason::NotReady]));
+    }
+
     #[test]
     fn a_backend_in_two_slices_counts_once_with_its_better_state() {
         let slices = [

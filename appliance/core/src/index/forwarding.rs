@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::Index;
 use crate::{
-    BackendSet, Exposure, Family, ForwardingMode, ModeReason, ProxyProtocol, ServiceKey,
-    ServiceSpec,
+    BackendSet, Exposure, Family, FaultReason, ForwardingMode, IpMode, ModeReason, ProxyProtocol,
+    ServiceKey, ServiceSpec, SourceFault,
 };
 
 /// What the drivers said. Each entry stays until its driver withdraws it: the drivers follow the
@@ -55,6 +55,9 @@ pub(super) struct Resolved {
     pub(super) mode: ForwardingMode,
     /// Why the two differ.
     pub(super) reason: Option<ModeReason>,
+    /// For the object, when it is the object that asks for what cannot be had. What this host
+    /// lacks is this host's to say.
+    pub(super) fault: Option<SourceFault>,
 }
 
 impl Index {
@@ -76,6 +79,9 @@ impl Index {
     pub(super) fn note_unserved(&mut self, listener: ServiceKey, fault: Option<Arc<str>>) {
         if replace(&mut self.data_path.unserved, listener, fault) {
             self.dirty.vips.insert(listener.vip);
+            let service = self.published.services.get(&listener);
+            self.dirty.reports.extend(service.map(|service| service.object.clone()));
+            self.dirty.reports.extend(self.sites.get(&listener.vip).into_iter().flatten().cloned());
         }
     }
 
@@ -88,14 +94,20 @@ impl Index {
         backends: &BackendSet,
     ) -> Resolved {
         let asked = exposure.mode.unwrap_or(self.policy.default_mode);
-        let (wanted, mut reason) = self.possible_mode(asked, key, spec, backends);
-        let mut mode = wanted;
-        if wanted.is_xdp()
+        let (mut mode, mut reason) = self.possible_mode(asked, key, spec, backends);
+        let fault = match (&reason, exposure.mode) {
+            (Some(reason), Some(asked)) => Some(SourceFault::new(
+                FaultReason::ModeUnavailable,
+                format!("mode \"{asked}\" cannot be had for {key}: {reason}; \"{mode}\" is used"),
+            )),
+            _ => None,
+        };
+        if mode.is_xdp()
             && let Some(missing) = self.missing_xdp(&key)
         {
             (mode, reason) = (ForwardingMode::Proxy, Some(missing));
         }
-        Resolved { asked, mode, reason }
+        Resolved { asked, mode, reason, fault }
     }
 
     /// What the service itself allows.
@@ -144,9 +156,31 @@ impl Index {
         Some(ModeReason::Refused { detail: refused.clone() })
     }
 
-    /// Why the socket of a service or of an L7 listener is not open.
-    pub(super) fn unserved(&self, listener: &ServiceKey) -> Option<&Arc<str>> {
-        self.data_path.unserved.get(listener)
+    /// Whether the socket of a service or of an L7 listener could be opened.
+    pub(super) fn is_open(&self, listener: &ServiceKey) -> bool {
+        !self.data_path.unserved.contains_key(listener)
+    }
+
+    /// Why the socket of a service or of an L7 listener is not open, for its object.
+    pub(super) fn unserved_fault(&self, listener: &ServiceKey) -> Option<SourceFault> {
+        let fault = self.data_path.unserved.get(listener)?;
+        let text = format!("{listener} cannot be opened: {fault}");
+        Some(SourceFault::new(FaultReason::NotServed, text))
+    }
+
+    /// What nodes may do with packets of their own pods to the VIP. In `routed` and `dsr` the
+    /// backend answers past the appliance, which a client inside of the cluster could not make
+    /// sense of: its node does better to short-cut. A PROXY protocol header comes from the edge
+    /// alone.
+    pub(super) fn ip_mode(&self, spec: &ServiceSpec, exposure: &Exposure) -> IpMode {
+        match exposure.mode.unwrap_or(self.policy.default_mode) {
+            ForwardingMode::Routed | ForwardingMode::Dsr
+                if spec.proxy_protocol == ProxyProtocol::Off =>
+            {
+                IpMode::Vip
+            }
+            _ => IpMode::Proxy,
+        }
     }
 }
 

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::forwarding::Reach;
-use super::{Index, put, status_address, want};
+use super::{Index, put, want};
 use crate::{
     CertificateRef, Family, FaultReason, HttpListener, HttpRule, IngressBackend, IngressPort,
-    IngressSpec, IngressTls, ObjectRef, ObjectReport, PathMatch, Protocol, ServiceKey, SourceFault,
-    Target,
+    IngressSpec, IngressTls, IpMode, ObjectRef, ObjectReport, PathMatch, Protocol, ServiceKey,
+    SourceFault, StatusAddress, Target,
 };
 
 /// Everything known about one Ingress.
@@ -204,12 +204,7 @@ impl Index {
             .collect();
         sites.sort_by_key(|(object, spec)| (spec.created_secs, (*object).clone()));
         for (object, spec) in sites {
-            let http = (spec.http_port.unwrap_or(self.policy.http_port), false);
-            let https = (spec.https_port.unwrap_or(self.policy.https_port), true);
-            for (port, tls) in [http, https] {
-                if tls && spec.tls.is_empty() {
-                    continue;
-                }
+            for (port, tls) in self.ports_of(spec) {
                 if let Some(fault) = self.port_conflict(address, port, tls, &built) {
                     built.conflicts.entry(object.clone()).or_default().push(fault);
                     continue;
@@ -221,6 +216,15 @@ impl Index {
             listener.rules.sort_by_cached_key(specificity);
         }
         built
+    }
+
+    /// The ports that an Ingress wants, and whether clients speak TLS there.
+    fn ports_of(&self, spec: &IngressSpec) -> Vec<(u16, bool)> {
+        let mut ports = vec![(spec.http_port.unwrap_or(self.policy.http_port), false)];
+        if !spec.tls.is_empty() {
+            ports.push((spec.https_port.unwrap_or(self.policy.https_port), true));
+        }
+        ports
     }
 
     fn port_conflict(
@@ -331,7 +335,7 @@ impl Index {
                 self.published.targets.get(target).is_some_and(|set| set.is_available())
             });
             let key = ServiceKey { vip: address, port: at.port(), protocol: Protocol::Tcp };
-            best = best.max(Some(Reach::of(available, self.unserved(&key).is_none())));
+            best = best.max(Some(Reach::of(available, self.is_open(&key))));
             if best == Some(Reach::Backend) {
                 break;
             }
@@ -351,10 +355,12 @@ impl Index {
 
     pub(super) fn ingress_report(&self, object: &ObjectRef) -> Option<ObjectReport> {
         let entry = self.ingresses.get(object)?;
-        let mut report = self.claim_report(object, &entry.spec.recorded);
+        let mut report = self.claim_report(object, &entry.spec.recorded, IpMode::Proxy);
         if entry.shared {
             let shared = &self.policy.shared_http_addresses;
-            report.desired = shared.iter().map(|address| status_address(*address)).collect();
+            let entry =
+                |address: &IpAddr| StatusAddress { address: *address, ip_mode: IpMode::Proxy };
+            report.desired = shared.iter().map(entry).collect();
             report.desired.sort();
         }
         let fixed = object.source.cluster_name().is_none();
@@ -372,6 +378,15 @@ impl Index {
         for tls in &entry.spec.tls {
             report.faults.extend(self.certificate_fault(&tls.certificate));
         }
+        let ports = self.ports_of(&entry.spec);
+        let listeners = entry.addresses.iter().flat_map(|address| {
+            ports.iter().map(|(port, _)| ServiceKey {
+                vip: *address,
+                port: *port,
+                protocol: Protocol::Tcp,
+            })
+        });
+        report.faults.extend(listeners.filter_map(|key| self.unserved_fault(&key)));
         Some(report)
     }
 

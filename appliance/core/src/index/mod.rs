@@ -34,8 +34,8 @@ pub use self::services::Movement;
 use self::services::ServiceEntry;
 use crate::forwarding::ForwardingTable;
 use crate::{
-    CertificateRef, CertificateSpec, Family, ObjectRef, ObjectReport, Policy, ProbeKey, Snapshot,
-    SourceFault, SourceId, SourceUpdate, StatusAddress, Target, Update,
+    CertificateRef, CertificateSpec, Family, IpMode, ObjectRef, ObjectReport, Policy, ProbeKey,
+    Snapshot, SourceFault, SourceId, SourceUpdate, StatusAddress, Target, Update,
 };
 
 /// Folds updates into snapshots. Time is an argument in whole seconds of any monotonic clock.
@@ -278,19 +278,23 @@ impl Index {
     }
 
     /// Desired status and faults of the claims.
-    fn claim_report(&self, object: &ObjectRef, recorded: &[IpAddr]) -> ObjectReport {
+    fn claim_report(
+        &self,
+        object: &ObjectRef,
+        recorded: &[IpAddr],
+        ip_mode: IpMode,
+    ) -> ObjectReport {
         let outcome = self.claims.outcome(object).cloned().unwrap_or_default();
         ObjectReport {
-            desired: outcome.desired.iter().map(|address| status_address(*address)).collect(),
+            desired: outcome
+                .desired
+                .iter()
+                .map(|address| StatusAddress { address: *address, ip_mode })
+                .collect(),
             recorded: recorded.to_vec(),
             faults: outcome.faults,
         }
     }
-}
-
-fn status_address(address: IpAddr) -> StatusAddress {
-    // Every present mode rewrites the destination, so nodes must send through the edge.
-    StatusAddress { address, ip_mode: crate::IpMode::Proxy }
 }
 
 /// Sets or removes a value; returns whether anything changed.

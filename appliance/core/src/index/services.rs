@@ -208,7 +208,7 @@ impl Index {
                     continue;
                 }
                 let family = entry.backend_family(Family::of(*address));
-                self.serve(key, object, spec, exposure, family);
+                next.faults.extend(self.serve(key, object, spec, exposure, family));
                 next.keys.insert(key);
             }
         }
@@ -216,6 +216,7 @@ impl Index {
         self.publish_hostnames(object, names, &served, exposure.ttl_secs);
     }
 
+    /// Serves one port of one address. Returns what is wrong with it.
     fn serve(
         &mut self,
         key: ServiceKey,
@@ -223,10 +224,10 @@ impl Index {
         spec: &ServiceSpec,
         exposure: &Exposure,
         family: Family,
-    ) {
+    ) -> Option<SourceFault> {
         let (port, protocol) = (key.port, key.protocol);
         let target = Target { object: object.clone(), port, protocol, family };
-        let Some(backends) = self.published.targets.get(&target).cloned() else { return };
+        let backends = self.published.targets.get(&target).cloned()?;
         let resolved = self.resolve_mode(key, spec, exposure, &backends);
         let service = Service {
             key,
@@ -242,12 +243,12 @@ impl Index {
             backends,
         };
         let known = self.published.services.get(&key);
-        if known.is_some_and(|known| known.serves_like(&service)) {
-            return;
+        if known.is_none_or(|known| !known.serves_like(&service)) {
+            self.published.services.insert(key, Arc::new(service));
+            self.dirty.addresses.insert(key.vip);
+            self.dirty.changed = true;
         }
-        self.published.services.insert(key, Arc::new(service));
-        self.dirty.addresses.insert(key.vip);
-        self.dirty.changed = true;
+        resolved.fault
     }
 
     /// Takes away what the object no longer needs.
@@ -297,9 +298,14 @@ impl Index {
         let entry = self.services.get(object)?;
         let spec = entry.spec.as_ref()?;
         let exposure = spec.exposure.as_ref()?;
-        let mut report = self.claim_report(object, &exposure.recorded);
+        let mut report =
+            self.claim_report(object, &exposure.recorded, self.ip_mode(spec, exposure));
         report.faults.extend(spec.faults.iter().cloned());
         report.faults.extend(entry.faults.iter().cloned());
+        let relayed = entry.keys.iter().filter(|key| {
+            self.published.services.get(*key).is_some_and(|service| !service.mode.is_xdp())
+        });
+        report.faults.extend(relayed.filter_map(|key| self.unserved_fault(key)));
         Some(report)
     }
 
@@ -312,7 +318,7 @@ impl Index {
                 break;
             }
             // What XDP forwards needs no socket.
-            let open = service.mode.is_xdp() || self.unserved(key).is_none();
+            let open = service.mode.is_xdp() || self.is_open(key);
             best = best.max(Some(Reach::of(service.backends.is_available(), open)));
             if best == Some(Reach::Backend) {
                 break;

@@ -4,11 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Algorithm, Announcement, BackendSlice, BackendState, Exposure, ForwardingMode, HealthCheck,
-    HealthCheckKind, HttpListener, IngressBackend, IngressPort, IngressRule, IngressSpec, NodeSpec,
-    PathMatch, Pool, Protocol, ProxyProtocol, ServiceKey, ServicePort, ServiceSpec, SliceBackend,
-    SlicePort, StateReason,
+    Algorithm, Announcement, BackendSlice, BackendState, ConnectionLimits, Exposure, FlowTimeouts,
+    ForwardingMode, HealthCheck, HealthCheckKind, HttpListener, IngressBackend, IngressPort,
+    IngressRule, IngressSpec, NodeSpec, PathMatch, Pool, Protocol, ProxyProtocol, ServiceKey,
+    ServicePort, ServiceSpec, SliceBackend, SlicePort, StateReason, TimeoutRequest,
 };
+
+mod forwarding;
 
 const SHARED: &str = "198.51.100.80";
 
@@ -29,7 +31,9 @@ fn policy() -> Arc<Policy> {
         https_port: 443,
         bind_vips: false,
         draining: false,
-        ..Policy::default()
+        default_mode: ForwardingMode::Nat,
+        timeouts: FlowTimeouts::default(),
+        xdp: true,
     })
 }
 
@@ -43,15 +47,14 @@ fn service(recorded: &[&str]) -> ServiceSpec {
         exposure: Some(Exposure {
             families: vec![Family::V4],
             recorded: recorded.iter().map(|a| a.parse().unwrap()).collect(),
-            mode: Some(ForwardingMode::Proxy),
             hostnames: vec!["www.example.com".into()],
             ..Exposure::default()
         }),
         created_secs: 1,
         families: vec![Family::V4],
         algorithm: Algorithm::Hash,
-        limits: crate::ConnectionLimits::default(),
-        timeouts: crate::TimeoutRequest::default(),
+        limits: ConnectionLimits::default(),
+        timeouts: TimeoutRequest::default(),
         publish_not_ready: false,
         proxy_protocol: ProxyProtocol::Off,
         health_check: None,
@@ -417,7 +420,11 @@ fn picture(index: &Index) -> String {
     let snapshot = index.current();
     let targets: Vec<_> =
         snapshot.targets.iter().map(|(target, set)| (target, &set.backends)).collect();
-    let services: Vec<_> = snapshot.services.keys().collect();
+    let services: Vec<_> = snapshot
+        .services
+        .iter()
+        .map(|(key, service)| (key, service.mode, &service.mode_reason))
+        .collect();
     format!(
         "{services:?}\n{targets:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
         snapshot.http,
@@ -457,7 +464,14 @@ fn any_update() -> impl Strategy<Value = Update> {
         });
         set_ingress(name, spec)
     });
-    prop_oneof![services, slices, sites]
+    let word = || prop::option::of(Just(Arc::from("no room")));
+    let on = prop_oneof![Just("192.0.2.1"), Just("192.0.2.2"), Just(SHARED)];
+    let refusals = (on.clone(), word())
+        .prop_map(|(vip, refused)| Update::Forwarding { service: key(vip), refused });
+    let sockets =
+        (on, word()).prop_map(|(vip, fault)| Update::Served { listener: key(vip), fault });
+    let paths = word().prop_map(|fault| Update::Datapath { fault });
+    prop_oneof![4 => services, 4 => slices, 2 => sites, 1 => refusals, 1 => sockets, 1 => paths]
 }
 
 /// The object that an update is about.
@@ -466,6 +480,9 @@ fn subject(update: &Update) -> String {
         Update::Source(SourceUpdate::Service { object, .. }) => format!("{object}"),
         Update::Source(SourceUpdate::Slice { service, slice, .. }) => format!("{service} {slice}"),
         Update::Source(SourceUpdate::Ingress { object, .. }) => format!("{object}"),
+        Update::Forwarding { service, .. } => format!("xdp {service}"),
+        Update::Served { listener, .. } => format!("socket {listener}"),
+        Update::Datapath { .. } => "xdp".to_owned(),
         other => panic!("not generated: {other:?}"),
     }
 }
