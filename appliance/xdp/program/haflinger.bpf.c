@@ -3,6 +3,7 @@
  * The data path: parse, find the flow or open one, rewrite, route, leave. What is not understood
  * goes to the kernel untouched.
  */
+#include "exported.h"
 #include "packet.h"
 
 static __always_inline int decide(struct xdp_md *context, struct packet *packet)

@@ -1,6 +1,10 @@
 //! The XDP data path: the program that forwards, its loader, and the control that keeps its maps
 //! equal to the snapshot. The only room that knows libbpf.
 
+mod buddy;
+mod mapped;
+mod slots;
+
 /// The compiled program: its bytes, maps and types, generated from the C sources and their BTF.
 #[allow(
     clippy::all,
