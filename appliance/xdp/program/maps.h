@@ -67,7 +67,16 @@ PER_CPU(backend_counters, struct backend_counters, 1);
 MAPPED_ARRAY(sources, struct source);
 KEYED(interfaces, BPF_MAP_TYPE_HASH, __u32, struct interface, 0);
 KEYED(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, 0);
+PER_CPU(answer_rate, struct rate, 1);
 MAPPED_ARRAY(settings, struct settings);
+
+/* The next identification of an IPv4 datagram in fragments: of all CPUs, since it must not recur. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} identifications SEC(".maps");
 
 /* What is seen from outside. */
 PER_CPU(reasons, struct reason_counters, REASONS);
@@ -77,6 +86,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
 } trace SEC(".maps");
+PER_CPU(trace_counters, struct trace_counters, 1);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);

@@ -46,6 +46,8 @@ enum reason {
 	REASON_UNTRANSMITTABLE, /* the interface cannot transmit redirected frames */
 	REASON_NO_ROOM,		/* no head room for the outer header */
 	REASON_INTERNAL,	/* a broken invariant; never seen */
+	REASON_ANSWER_RATE,	/* to be answered, but this CPU has answered enough this second */
+	REASON_RESET_UNKNOWN,	/* a TCP reset of no flow, which is never answered */
 
 	REASONS,
 };

@@ -206,10 +206,12 @@ struct fragment_key {
 	__u8 zero[3];
 };
 
+/* What only the first of them carries: with it the others find the same flow. */
 struct fragment {
-	struct flow_reference flow;
+	__be16 source_port;
+	__be16 destination_port;
 	__be32 identification; /* what it is sent with: two clients may use the same */
-	__u32 zero;
+	__u32 seen;	       /* its first, in seconds */
 };
 
 /* How a packet leaves by an interface that the kernel's routes name. */
@@ -284,6 +286,12 @@ struct trace_event {
 	__u16 length;
 	__u8 tcp_flags;
 	__u8 zero[5];
+};
+
+/* Per CPU. */
+struct trace_counters {
+	__u64 matched; /* packets that the filter lets through, of which one in so many is shown */
+	__u64 lost;    /* events for which the ring buffer had no room */
 };
 
 /* A packet that the daemon sends in the program's place, because the kernel knows no neighbour for
