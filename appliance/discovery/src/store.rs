@@ -24,7 +24,11 @@ use crate::ledger::{Key, is_gone};
 const MAGIC: &[u8; 8] = b"HFLSTATE";
 
 /// Rises when a frame's meaning changes, or a [`SourceUpdate`] that older releases cannot read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// The oldest version whose frames are still read. Frames of version 1 know no forwarding mode,
+/// algorithm, limit, timeout or backup: services that ask for none.
+const VERSION_MIN: u32 = 1;
 
 /// A larger file is refused: four times 50,000 services with 250,000 backends.
 const STATE_BYTES_MAX: u64 = 1 << 30;
@@ -46,7 +50,7 @@ pub(crate) enum RestoreError {
     TooLarge(u64),
     #[error("not a state file of this product")]
     Foreign,
-    #[error("state file has version {0}, this release reads version {VERSION}")]
+    #[error("state file has version {0}, this release reads up to version {VERSION}")]
     Version(u32),
     #[error("state file belongs to source {0:?}")]
     OtherSource(String),
@@ -108,6 +112,8 @@ pub(crate) struct Store {
     live_bytes: u64,
     places: HashMap<Key, Place>,
     whole: bool,
+    /// The header tells an older version than what is written from now on.
+    outdated: bool,
 }
 
 impl Store {
@@ -137,11 +143,13 @@ impl Store {
             live_bytes: 0,
             places: HashMap::new(),
             whole: false,
+            outdated: false,
         };
         match store.restore() {
             Ok(restored) => (store, restored, None),
             Err(error) => {
                 store.places.clear();
+                store.outdated = false;
                 (store.length, store.live_bytes, store.whole, store.file) = (0, 0, false, None);
                 // Best effort: if it cannot be moved, the first write replaces it.
                 let _ = std::fs::rename(&store.path, store.path.with_extension("refused"));
@@ -187,13 +195,14 @@ impl Store {
         Ok(Restored { updates: latest.into_values().collect(), whole: self.whole })
     }
 
-    fn check_header(&self, content: &[u8]) -> Result<usize, RestoreError> {
+    fn check_header(&mut self, content: &[u8]) -> Result<usize, RestoreError> {
         let rest = content.strip_prefix(MAGIC).ok_or(RestoreError::Foreign)?;
         let version = rest.first_chunk::<4>().ok_or(RestoreError::Foreign)?;
         let version = u32::from_le_bytes(*version);
-        if version != VERSION {
+        if !(VERSION_MIN..=VERSION).contains(&version) {
             return Err(RestoreError::Version(version));
         }
+        self.outdated = version != VERSION;
         let at = MAGIC.len() + 4;
         let payload = frame(content, at)?.ok_or(RestoreError::Damaged(at))?;
         match payload.split_first() {
@@ -243,6 +252,13 @@ impl Store {
             push_frame(&mut bytes, WHOLE_TAG, &[])?;
         }
         if let Some(file) = &self.file {
+            if self.outdated {
+                // First, so that no release meets a frame that it cannot read under a version
+                // that it can. Four bytes within a sector are written whole.
+                file.write_all_at(&VERSION.to_le_bytes(), MAGIC.len() as u64)?;
+                file.sync_data()?;
+                self.outdated = false;
+            }
             // Cuts off what an earlier, failed attempt may have left.
             file.set_len(self.length)?;
             file.write_all_at(&bytes, self.length)?;

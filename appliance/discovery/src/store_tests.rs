@@ -1,6 +1,6 @@
 use std::os::unix::fs::PermissionsExt;
 
-use haflinger_core::NodeSpec;
+use haflinger_core::{Algorithm, NodeSpec};
 
 use super::*;
 
@@ -75,6 +75,54 @@ fn a_write_that_a_crash_cut_short_loses_only_itself() {
     assert_eq!(sorted(restored), [node("a", Some(1)), node("c", Some(3))]);
 }
 
+/// As version 1 wrote them.
+const SERVICE_V1: &str = r#"{"Service":{
+    "object":{"source":"cluster/c","kind":"Service","namespace":"shop","name":"web"},
+    "spec":{"ports":[{"name":"","port":80,"protocol":"tcp"}],
+        "exposure":{"families":["ipv4"],"requested":[],"pool":null,"recorded":["192.0.2.7"],
+            "mode":"proxy","source_ranges":[],"hostnames":[],"ttl_secs":null},
+        "created_secs":1,"families":["ipv4"],"affinity":{"client_ip":{"timeout_secs":600}},
+        "publish_not_ready":false,"proxy_protocol":"off","health_check":null,"faults":[]}}}"#;
+const SLICE_V1: &str = r#"{"Slice":{
+    "service":{"source":"cluster/c","kind":"Service","namespace":"shop","name":"web"},
+    "slice":"web-1","content":{"family":"ipv4",
+        "ports":[{"name":"","protocol":"tcp","port":8080}],
+        "backends":[{"address":"10.0.0.1","name":"pod","node":null,"zone":null,"weight":100,
+            "ready":true,"serving":true,"terminating":false}],"faults":[]}}}"#;
+
+#[test]
+fn a_file_of_version_1_is_read_and_goes_on_under_the_present_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = Store::path(dir.path(), &source());
+    let mut old = MAGIC.to_vec();
+    old.extend(1_u32.to_le_bytes());
+    push_frame(&mut old, SOURCE_TAG, b"cluster/c").unwrap();
+    push_frame(&mut old, UPDATE_TAG, SERVICE_V1.as_bytes()).unwrap();
+    push_frame(&mut old, UPDATE_TAG, SLICE_V1.as_bytes()).unwrap();
+    push_frame(&mut old, WHOLE_TAG, &[]).unwrap();
+    std::fs::write(&path, &old).unwrap();
+
+    let (mut store, restored, error) = Store::open(dir.path(), &source());
+    assert!(error.is_none() && restored.whole, "{error:?}");
+    let restored = sorted(restored);
+    let SourceUpdate::Service { spec: Some(spec), .. } = &restored[0] else { panic!("no service") };
+    assert_eq!(spec.algorithm, Algorithm::Source { timeout_secs: 600 });
+    assert_eq!((spec.limits, spec.timeouts), Default::default());
+    // The only mode that there was: nobody had asked for it.
+    assert_eq!(spec.exposure.as_ref().unwrap().mode, None);
+    let SourceUpdate::Slice { content: Some(slice), .. } = &restored[1] else { panic!("no slice") };
+    assert!(!slice.backends[0].backup);
+
+    // Reading alone leaves the file to the release that wrote it.
+    assert_eq!(std::fs::read(&path).unwrap(), old);
+    store.append(&batch(&[node("a", Some(1))], true)).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap()[8..12], VERSION.to_le_bytes());
+    let (_, again, error) = Store::open(dir.path(), &source());
+    assert!(error.is_none());
+    let expected: Vec<_> = restored.into_iter().chain([node("a", Some(1))]).collect();
+    assert_eq!(sorted(again), expected);
+}
+
 #[test]
 fn a_damaged_or_foreign_file_is_refused_and_set_aside() {
     let dir = tempfile::tempdir().unwrap();
@@ -86,7 +134,7 @@ fn a_damaged_or_foreign_file_is_refused_and_set_aside() {
     let at = good.len() / 2;
     flipped[at] ^= 1;
     let mut newer = good.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     let other = good.iter().map(|b| if *b == b'c' { b'd' } else { *b }).collect::<Vec<_>>();
     for bad in [flipped, newer, other, b"what is this".to_vec(), b"HFLSTATE".to_vec()] {
         std::fs::write(&path, &bad).unwrap();

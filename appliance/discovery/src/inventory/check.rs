@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use haflinger_core::{
-    Algorithm, BackendSlice, CertificateRef, CertificateSpec, ConnectionLimits, DEFAULT_WEIGHT,
-    Exposure, Family, HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRule,
-    IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathMatch, Protocol, ProxyProtocol,
-    ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate, TimeoutRequest,
+    BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Exposure, Family, HealthCheck,
+    HealthCheckKind, IngressBackend, IngressPort, IngressRule, IngressSpec, IngressTls, MAX_WEIGHT,
+    ObjectRef, PathMatch, Protocol, ProxyProtocol, ServicePort, ServiceSpec, SliceBackend,
+    SlicePort, SourceId, SourceUpdate,
 };
 use ipnet::IpNet;
 use toml::Spanned;
@@ -20,7 +20,6 @@ use crate::translate::{dns_name, families_of, quoted};
 /// The namespace of everything in an inventory.
 const NAMESPACE: &str = "default";
 
-const AFFINITY_DEFAULT_SECS: u64 = 10_800;
 const TTL_MAX_SECS: u64 = i32::MAX.unsigned_abs() as u64;
 const INTERVAL_MS_MAX: u64 = 3_600_000;
 
@@ -37,7 +36,7 @@ pub(super) struct Check<'a> {
     files: Vec<PathBuf>,
 }
 
-type Checked<T> = Result<T, InventoryError>;
+pub(super) type Checked<T> = Result<T, InventoryError>;
 
 impl<'a> Check<'a> {
     pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
@@ -78,7 +77,7 @@ impl<'a> Check<'a> {
         Ok(Inventory { updates: self.updates, files: self.files })
     }
 
-    fn refuse<T, V>(
+    pub(super) fn refuse<T, V>(
         &self,
         place: &Spanned<V>,
         field: &str,
@@ -106,7 +105,7 @@ impl<'a> Check<'a> {
         Ok(text)
     }
 
-    fn number<T: TryFrom<u64>>(
+    pub(super) fn number<T: TryFrom<u64>>(
         &self,
         field: &str,
         number: &Spanned<u64>,
@@ -169,7 +168,7 @@ impl<'a> Check<'a> {
             .collect()
     }
 
-    fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &self,
         field: &str,
         written: Option<&Spanned<String>>,
@@ -209,9 +208,9 @@ impl<'a> Check<'a> {
             // Older than any object of a cluster: the file of this host decides.
             created_secs: 0,
             families,
-            algorithm: self.affinity(service)?,
-            limits: ConnectionLimits::default(),
-            timeouts: TimeoutRequest::default(),
+            algorithm: self.algorithm(service)?,
+            limits: self.connection_limits(service)?,
+            timeouts: self.timeouts(service)?,
             publish_not_ready: false,
             proxy_protocol: self.choice(
                 &at("proxy_protocol"),
@@ -250,10 +249,15 @@ impl<'a> Check<'a> {
         }
         let hostnames = self.hosts(&at("hostnames"), &service.hostnames)?;
         let ttl_secs = self.ttl(&at("ttl_secs"), service.ttl_secs.as_ref())?;
+        let mode = self.mode(service)?;
         if addresses.is_empty() {
             if let Some(hostname) = service.hostnames.first() {
                 let remedy = "write the addresses that the name stands for";
                 return self.refuse(hostname, &at("hostnames"), hostname.get_ref(), remedy);
+            }
+            if let Some(mode) = &service.mode {
+                let remedy = "leave it out: without addresses only sites lead here, by the proxy";
+                return self.refuse(mode, &at("mode"), mode.get_ref(), remedy);
             }
             return Ok(None);
         }
@@ -262,7 +266,7 @@ impl<'a> Check<'a> {
             requested: addresses.clone(),
             pool: None,
             recorded: addresses,
-            mode: None,
+            mode,
             source_ranges,
             hostnames,
             ttl_secs,
@@ -361,7 +365,7 @@ impl<'a> Check<'a> {
                 ready: true,
                 serving: true,
                 terminating: false,
-                backup: false,
+                backup: written.backup,
             };
             backends.push((backend, targets));
         }
@@ -395,18 +399,6 @@ impl<'a> Check<'a> {
                 content: Some(Box::new(content)),
             });
         }
-    }
-
-    fn affinity(&self, service: &file::Service) -> Checked<Algorithm> {
-        let name = service.name.get_ref();
-        let field = format!("service \"{name}\": affinity");
-        let choices = [("none", false), ("client_ip", true)];
-        let sticky = self.choice(&field, service.affinity.as_ref(), &choices, false)?;
-        let field = format!("{field}_timeout_secs");
-        let default = Spanned::new(0..0, AFFINITY_DEFAULT_SECS);
-        let timeout = service.affinity_timeout_secs.as_ref();
-        let timeout_secs = self.number(&field, timeout.unwrap_or(&default), 1..=86_400)?;
-        Ok(if sticky { Algorithm::Source { timeout_secs } } else { Algorithm::Hash })
     }
 
     fn health_check(&self, service: &file::Service) -> Checked<Option<HealthCheck>> {

@@ -31,6 +31,18 @@ pub(super) struct Service {
     pub(super) affinity: Option<Spanned<String>>,
     /// Seconds, 1 to 86400; default 10800.
     pub(super) affinity_timeout_secs: Option<Spanned<u64>>,
+    /// `nat`, `routed`, `dsr` or `proxy`; default: the configuration's.
+    pub(super) mode: Option<Spanned<String>>,
+    /// `hash` (default), `source`, `round-robin` or `least-connections`.
+    pub(super) algorithm: Option<Spanned<String>>,
+    /// 1 to 10000000; default: unlimited.
+    pub(super) connections_max: Option<Spanned<u64>>,
+    /// 1 to 10000000; default: unlimited.
+    pub(super) backend_connections_max: Option<Spanned<u64>>,
+    /// Seconds, 1 to 604800; default: the configuration's.
+    pub(super) idle_timeout_secs: Option<Spanned<u64>>,
+    /// Seconds, 1 to 604800; default: the configuration's.
+    pub(super) udp_timeout_secs: Option<Spanned<u64>>,
     /// `off` (default), `v1` or `v2`.
     pub(super) proxy_protocol: Option<Spanned<String>>,
     /// Clients that may connect, as CIDRs; default: all.
@@ -65,6 +77,9 @@ pub(super) struct Backend {
     /// 0 to 1000000; default 100.
     pub(super) weight: Option<Spanned<u64>>,
     pub(super) zone: Option<Spanned<String>>,
+    /// Used only while no other backend can be.
+    #[serde(default)]
+    pub(super) backup: bool,
     /// Instead of the only port's `target_port`.
     pub(super) port: Option<Spanned<u64>>,
     /// Instead of `target_port`, by port name.

@@ -5,6 +5,7 @@
 
 mod check;
 mod file;
+mod l4;
 mod reader;
 #[cfg(test)]
 mod tests;

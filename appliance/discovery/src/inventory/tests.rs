@@ -150,6 +150,40 @@ fn a_site_is_served_with_its_files_and_its_service_needs_no_address() {
 }
 
 #[test]
+fn how_flows_are_forwarded_is_read() {
+    let updates = load_text(&format!(
+        "{SMALL}{}",
+        r#"
+        mode = "dsr"
+        algorithm = "source"
+        affinity_timeout_secs = 60
+        connections_max = 1000
+        backend_connections_max = 100
+        idle_timeout_secs = 900
+        udp_timeout_secs = 30
+        backends = [
+            { address = "10.0.0.1" },
+            { address = "10.0.0.2", backup = true },
+        ]
+        "#
+    ))
+    .unwrap();
+    let spec = service(&updates, "echo");
+    assert_eq!(spec.exposure.unwrap().mode, Some(ForwardingMode::Dsr));
+    assert_eq!(spec.algorithm, Algorithm::Source { timeout_secs: 60 });
+    let limits = [spec.limits.service, spec.limits.backend].map(|limit| limit.map(u32::from));
+    assert_eq!(limits, [Some(1000), Some(100)]);
+    let timeouts = TimeoutRequest { established_secs: Some(900), udp_secs: Some(30) };
+    assert_eq!(spec.timeouts, timeouts);
+    let (_, slice) = &slices(&updates)[0];
+    assert_eq!(slice.backends.iter().map(|b| b.backup).collect::<Vec<_>>(), [false, true]);
+
+    let plain = load_text(SMALL).unwrap();
+    let plain = service(&plain, "echo");
+    assert_eq!((plain.algorithm, plain.exposure.unwrap().mode), (Algorithm::Hash, None));
+}
+
+#[test]
 fn what_is_wrong_is_said_with_file_line_field_value_and_remedy() {
     let backend = |text: &str| format!("{SMALL}backends = [{{ {text} }}]");
     for (text, line, words) in [
@@ -158,6 +192,29 @@ fn what_is_wrong_is_said_with_file_line_field_value_and_remedy() {
         (SMALL.replace("[\"127.0.0.1\"]", "[]"), 3, vec!["echo", "addresses", "site"]),
         (format!("{SMALL}{SMALL}"), 8, vec!["service.name", "\"echo\"", "its own name"]),
         (format!("{SMALL}affinity = \"maybe\""), 6, vec!["affinity", "\"maybe\"", "client_ip"]),
+        (format!("{SMALL}mode = \"xdp\""), 6, vec!["mode", "\"xdp\"", "\"dsr\""]),
+        (format!("{SMALL}algorithm = \"rr\""), 6, vec!["algorithm", "\"rr\"", "round-robin"]),
+        (
+            format!("{SMALL}affinity = \"client_ip\"\nalgorithm = \"hash\""),
+            7,
+            vec!["algorithm", "\"hash\"", "one of the two"],
+        ),
+        (format!("{SMALL}connections_max = 0"), 6, vec!["connections_max", "1 to 10000000"]),
+        (
+            format!("{SMALL}backend_connections_max = 10000001"),
+            6,
+            vec!["backend_connections_max", "1 to 10000000"],
+        ),
+        (format!("{SMALL}idle_timeout_secs = 0"), 6, vec!["idle_timeout_secs", "1 to 604800"]),
+        (format!("{SMALL}udp_timeout_secs = 604801"), 6, vec!["udp_timeout_secs", "1 to 604800"]),
+        (
+            format!(
+                "{}mode = \"nat\"\n[[site]]\nname = \"s\"\nservice = \"echo\"",
+                SMALL.replace("[\"127.0.0.1\"]", "[]")
+            ),
+            6,
+            vec!["mode", "\"nat\"", "without addresses"],
+        ),
         (format!("{SMALL}source_ranges = [\"all\"]"), 6, vec!["source_ranges", "\"all\"", "CIDR"]),
         (format!("{SMALL}hostnames = [\"a b\"]"), 6, vec!["hostnames", "\"a b\"", "host name"]),
         (format!("{SMALL}ttl_secs = 0"), 6, vec!["ttl_secs", "\"0\"", "1 to 2147483647"]),

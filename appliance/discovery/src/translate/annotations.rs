@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use haflinger_core::{FaultReason, ForwardingMode, HealthCheck, HealthCheckKind, ProxyProtocol};
+use haflinger_core::{FaultReason, HealthCheck, HealthCheckKind, ProxyProtocol};
 
 use super::{Faults, quoted};
 use crate::objects::Object;
@@ -40,7 +40,7 @@ pub(super) struct Annotations<'a, B> {
 }
 
 impl<B> Annotations<'_, B> {
-    fn value(&self, name: &str) -> Option<String> {
+    pub(super) fn value(&self, name: &str) -> Option<String> {
         let text = self.object.annotation(&format!("{OURS}{name}"))?.trim();
         Some(text.to_owned())
     }
@@ -50,7 +50,7 @@ impl<B> Annotations<'_, B> {
         self.faults.add(FaultReason::InvalidAnnotation, message);
     }
 
-    fn refuse_ours(&mut self, name: &str, value: &str, remedy: &str) {
+    pub(super) fn refuse_ours(&mut self, name: &str, value: &str, remedy: &str) {
         self.refuse(&format!("{OURS}{name}"), value, remedy);
     }
 
@@ -83,17 +83,6 @@ impl<B> Annotations<'_, B> {
             return None;
         }
         Some(name.into())
-    }
-
-    /// `mode`: how packets reach the backends.
-    pub(super) fn mode(&mut self) -> Option<ForwardingMode> {
-        let text = self.value("mode")?;
-        let mode = ForwardingMode::ALL.into_iter().find(|mode| mode.as_str() == text);
-        if mode.is_none() {
-            let remedy = "write \"nat\", \"routed\", \"dsr\" or \"proxy\"";
-            self.refuse_ours("mode", &text, remedy);
-        }
-        mode
     }
 
     /// `proxy-protocol`: `v1`, `v2` or `off`.

@@ -5,6 +5,7 @@
 
 mod annotations;
 mod ingress;
+mod l4;
 mod node;
 mod secret;
 mod service;

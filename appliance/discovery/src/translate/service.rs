@@ -2,13 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use haflinger_core::{
-    Algorithm, ConnectionLimits, Exposure, Family, FaultReason, Protocol, ServicePort, ServiceSpec,
-    TimeoutRequest,
-};
+use haflinger_core::{Exposure, Family, FaultReason, Protocol, ServicePort, ServiceSpec};
 use ipnet::IpNet;
 
 use super::annotations::Annotations;
+use super::l4::algorithm;
 use super::{Claims, Faults, is_usable_vip, port_number, quoted, recorded};
 use crate::objects::lax::Lax;
 use crate::objects::{Object, ServiceBody, ServiceSpecBody};
@@ -18,9 +16,6 @@ const CLASS: &str = "haflinger.dev/edge";
 
 /// What `spec.loadBalancerSourceRanges` was before it became a field; the field wins.
 const LEGACY_SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-
-/// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
-const AFFINITY_DEFAULT_SECS: u32 = 10_800;
 
 /// Source ranges of one service. The relay tests them one by one for every new flow.
 const SOURCE_RANGES_MAX: usize = 256;
@@ -37,8 +32,10 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
     }
     let families = families(spec);
     let ports = ports(spec, &mut faults);
-    let algorithm = algorithm(spec, &mut faults);
     let mut annotations = Annotations { object, faults: &mut faults };
+    let algorithm = algorithm(spec, &mut annotations);
+    let limits = annotations.connection_limits();
+    let timeouts = annotations.timeouts();
     let proxy_protocol = annotations.proxy_protocol();
     let health_check = annotations.health_check();
     let exposure = claimed.then(|| exposure(object, spec, &families, &mut faults));
@@ -48,8 +45,8 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
         created_secs: object.created_secs,
         families,
         algorithm,
-        limits: ConnectionLimits::default(),
-        timeouts: TimeoutRequest::default(),
+        limits,
+        timeouts,
         publish_not_ready: spec.publish_not_ready_addresses.get().copied().unwrap_or(false),
         proxy_protocol,
         health_check,
@@ -117,39 +114,6 @@ fn ports(spec: &ServiceSpecBody, faults: &mut Faults) -> Vec<ServicePort> {
         ports.push(ServicePort { name, port: number, protocol });
     }
     ports
-}
-
-fn algorithm(spec: &ServiceSpecBody, faults: &mut Faults) -> Algorithm {
-    match spec.session_affinity.text() {
-        None | Some("None") => Algorithm::Hash,
-        Some("ClientIP") => {
-            let config = spec.session_affinity_config.get().and_then(|c| c.client_ip.get());
-            let written = config.and_then(|c| c.timeout_seconds.get().copied());
-            let timeout_secs = match written.map(u32::try_from) {
-                None => AFFINITY_DEFAULT_SECS,
-                Some(Ok(secs)) if (1..=86_400).contains(&secs) => secs,
-                Some(_) => {
-                    faults.add(
-                        FaultReason::InvalidField,
-                        "spec.sessionAffinityConfig.clientIP.timeoutSeconds: is not from 1 to \
-                         86400; 10800 is used",
-                    );
-                    AFFINITY_DEFAULT_SECS
-                }
-            };
-            Algorithm::Source { timeout_secs }
-        }
-        Some(other) => {
-            faults.add(
-                FaultReason::InvalidField,
-                format!(
-                    "spec.sessionAffinity: {} is unknown; write ClientIP or None",
-                    quoted(other)
-                ),
-            );
-            Algorithm::Hash
-        }
-    }
 }
 
 fn exposure(

@@ -10,6 +10,8 @@ use super::*;
 use crate::ledger::Watched;
 use crate::objects::{Kind, NodeBody, Object, SecretBody, ServiceBody};
 
+mod l4;
+
 fn cluster() -> ClusterSettings {
     ClusterSettings {
         name: "c".into(),
@@ -256,15 +258,6 @@ mod annotations {
             assert_eq!((check.interval_ms, check.timeout_ms), (5_000, 2_000));
             assert_eq!((check.port, check.rise, check.fall), (None, 2, 3));
         }
-    }
-
-    #[test]
-    fn every_mode_is_read_and_none_leaves_it_to_the_configuration() {
-        for mode in ForwardingMode::ALL {
-            let spec = read_service(json!({}), json!({"haflinger.dev/mode": mode.as_str()}));
-            assert_eq!((spec.exposure.unwrap().mode, &*spec.faults), (Some(mode), &[][..]));
-        }
-        assert_eq!(read_service(json!({}), json!({})).exposure.unwrap().mode, None);
     }
 
     #[test]
@@ -598,6 +591,9 @@ fn any_json() -> impl Strategy<Value = Value> {
         "haflinger.dev/address",
         "haflinger.dev/health-check",
         "haflinger.dev/health-check-interval",
+        "haflinger.dev/algorithm",
+        "haflinger.dev/connections-max",
+        "haflinger.dev/idle-timeout",
         "external-dns.kubernetes.io/ttl",
         "defaultBackend",
     ]);
