@@ -8,16 +8,19 @@
 //! 2. Foreign records survive, also one that appears behind the writer's back.
 //! 3. A mass deletion is held until the budget is raised.
 //! 4. A wrong secret, an unknown key and a zone that refuses are told apart.
-//! 5. A zone that cannot be transferred is read name by name.
+//! 5. A zone that cannot be transferred is read name by name, and whole as soon as it can.
 //! 6. Without leadership nothing is written; a dry run writes nothing.
 //! 7. Every server of a zone is written.
 //! 8. What somebody changed is repaired; a zone of many messages is read whole.
+//! 9. A zone that the server cannot load yet is written once it can.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU8;
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -42,15 +45,25 @@ const LARGE_TEST: &str = "a_zone_of_many_messages";
 const SECRET: &[u8] = b"a secret of thirty-two octets ok";
 const SECRET_BASE64: &str = "YSBzZWNyZXQgb2YgdGhpcnR5LXR3byBvY3RldHMgb2s=";
 
+/// Zones of every server.
+const ZONES: [&str; 4] = [ZONE, "closed.test", "blind.test", "large.test"];
+/// Below those that the kernel gives to clients.
+const PORTS: Range<u16> = 20_000..30_000;
+/// Waits give up after this many looks, some minutes: so long only that a test which never ends
+/// says what it waits for. A machine that does other work besides may well be slow.
+const LOOKS_MAX: usize = 4000;
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// A name server that ends with the test.
 struct Bind {
     child: Child,
     address: SocketAddr,
     directory: tempfile::TempDir,
+    _claim: TcpListener,
 }
 
 impl Bind {
-    /// Starts `named`, or says why not.
+    /// Starts `named` and waits until it has loaded every zone, or says why not.
     fn start(test: &str) -> Option<Self> {
         if Command::new("named").arg("-v").output().is_err() {
             #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
@@ -59,47 +72,58 @@ impl Bind {
             }
             return None;
         }
-        // The port was free a moment ago; if it no longer is, another one is.
-        (0..5).find_map(|_| Self::start_once(test)).or_else(|| panic!("named does not answer"))
-    }
-
-    fn start_once(test: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let large = if test == LARGE_TEST { LARGE_NAMES } else { 1 };
-        write_configuration(directory.path(), port, large);
-        let child = Command::new("named")
-            .arg("-g")
-            .arg("-c")
-            .arg(directory.path().join("named.conf"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (claim, port) = free_port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut bind = Self { child, address, directory };
-        bind.answers().then_some(bind)
+        write_zones(directory.path(), large);
+        write_configuration(directory.path(), port, "none");
+        let mut bind = Self { child: spawn(directory.path()), address, directory, _claim: claim };
+        bind.wait_until_loaded(&ZONES);
+        Some(bind)
     }
 
-    /// Waits until it answers; false when it has ended instead.
-    fn answers(&mut self) -> bool {
-        while self.child.try_wait().unwrap().is_none() {
-            if self.ask(ZONE, RecordType::SOA).is_some_and(|answers| !answers.is_empty()) {
-                return true;
+    /// Ends `named` and starts it again; its own zone may then be broken.
+    fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = spawn(self.directory.path());
+        self.wait_until_loaded(&ZONES[1..]);
+    }
+
+    fn wait_until_loaded(&mut self, zones: &[&str]) {
+        let mut waiting = zones.to_vec();
+        for _ in 0..LOOKS_MAX {
+            waiting.retain(|zone| self.ask(zone, RecordType::SOA).is_none_or(|a| a.is_empty()));
+            if waiting.is_empty() {
+                return;
             }
-            std::thread::sleep(Duration::from_millis(50));
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("named ended with {status}: {}", self.log());
+            }
+            std::thread::sleep(LOOK_EVERY);
         }
-        false
+        panic!("{waiting:?} never loaded: {}", self.log());
     }
 
-    /// What a plain query finds, as text, sorted; `None` when nobody answers.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Lets `named` read its configuration and changed zones again.
+    fn reload(&self) {
+        let status = Command::new("kill").arg("-HUP").arg(self.child.id().to_string()).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// What a plain query finds, as text, sorted; `None` when nobody answers soon.
     fn ask(&self, name: &str, kind: RecordType) -> Option<Vec<String>> {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         socket.connect(self.address).unwrap();
         let mut query = Message::query();
         query.add_query(Query::query(wire_name(name), kind));
-        socket.send(&query.to_vec().unwrap()).unwrap();
+        socket.send(&query.to_vec().unwrap()).ok()?;
         let mut buffer = [0; 4096];
         let length = socket.recv(&mut buffer).ok()?;
         let answer = Message::from_vec(&buffer[..length]).unwrap();
@@ -110,15 +134,16 @@ impl Bind {
     }
 
     fn find(&self, name: &str, kind: RecordType) -> Vec<String> {
-        self.ask(name, kind).expect("named answers")
+        // A busy machine loses a datagram or answers late.
+        (0..30).find_map(|_| self.ask(name, kind)).expect("named answers")
     }
 
     async fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        for _ in 0..600 {
+        for _ in 0..LOOKS_MAX {
             if holds() {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         panic!("never {what}");
     }
@@ -143,32 +168,57 @@ impl Drop for Bind {
     }
 }
 
-fn write_configuration(directory: &Path, port: u16, large_names: usize) {
-    let zone = |name: &str, update: &str, transfer: &str| {
+fn spawn(directory: &Path) -> Child {
+    let log = File::create(directory.join("log")).unwrap();
+    Command::new("named")
+        .arg("-g")
+        .arg("-c")
+        .arg(directory.join("named.conf"))
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// A port of 127.0.0.1 that nobody else takes as long as the claim lives: a listener on the same
+/// port of another address, where every test looks first.
+fn free_port() -> (TcpListener, u16) {
+    let first = u16::try_from(std::process::id() % 10_000).unwrap();
+    let mut ports = PORTS.map(|port| PORTS.start + (port - PORTS.start + first) % 10_000);
+    let free =
+        |port| TcpListener::bind(("127.0.0.1", port)).and(UdpSocket::bind(("127.0.0.1", port)));
+    ports
+        .find_map(|port| {
+            let claim = TcpListener::bind(("127.0.0.2", port)).ok()?;
+            free(port).is_ok().then_some((claim, port))
+        })
+        .expect("a free port")
+}
+
+fn write_zones(directory: &Path, large_names: usize) {
+    for name in ZONES {
         let many = if name == "large.test" { large_names } else { 0 };
         let hosts: String = (0..many).map(|at| format!("host{at} IN A 192.0.2.202\n")).collect();
-        std::fs::write(
-            directory.join(format!("{name}.zone")),
-            format!(
-                "$TTL 300\n@ IN SOA ns.{name}. admin.{name}. 1 3600 600 86400 60\n\
-                 @ IN NS ns.{name}.\nns IN A 127.0.0.1\nforeign IN A 192.0.2.200\n\
-                 alias IN CNAME foreign\n*.wild IN A 192.0.2.201\n{hosts}"
-            ),
-        )
-        .unwrap();
+        let text = format!(
+            "$TTL 300\n@ IN SOA ns.{name}. admin.{name}. 1 3600 600 86400 60\n\
+             @ IN NS ns.{name}.\nns IN A 127.0.0.1\nforeign IN A 192.0.2.200\n\
+             alias IN CNAME foreign\n*.wild IN A 192.0.2.201\n{hosts}"
+        );
+        std::fs::write(directory.join(format!("{name}.zone")), text).unwrap();
+    }
+}
+
+/// `blind_transfer` is who may transfer the zone of which that is mostly refused.
+fn write_configuration(directory: &Path, port: u16, blind_transfer: &str) {
+    let zones = ZONES.map(|name| {
+        let update = if name == "closed.test" { "none" } else { "key edge" };
+        let transfer = if name == "blind.test" { blind_transfer } else { "key edge" };
         format!(
             "zone \"{name}\" {{ type primary; file \"{name}.zone\"; \
              allow-update {{ {update}; }}; allow-transfer {{ {transfer}; }}; }};\n"
         )
-    };
-    let zones = [
-        zone(ZONE, "key edge", "key edge"),
-        zone("closed.test", "none", "key edge"),
-        zone("blind.test", "key edge", "none"),
-        zone("large.test", "key edge", "key edge"),
-    ]
-    .concat();
-    let directory_text = directory.display();
+    });
+    let (directory_text, zones) = (directory.display(), zones.concat());
     let configuration = format!(
         "options {{ directory \"{directory_text}\"; pid-file none; session-keyfile none;\n\
          listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no;\n\
@@ -242,12 +292,12 @@ impl Lab {
 
     /// Waits until the status is as described.
     async fn until(&self, what: &str, mut holds: impl FnMut(&Status) -> bool) -> Status {
-        for _ in 0..600 {
+        for _ in 0..LOOKS_MAX {
             let status = self.handle.status();
             if holds(&status) {
                 return status;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         panic!("never {what}: {:#?}", self.handle.status());
     }
@@ -427,6 +477,60 @@ async fn a_zone_that_cannot_be_transferred_is_read_name_by_name() {
     lab.want(&[]);
     lab.until("nothing owned", |status| status.zones[0].servers[0].owned_names == 0).await;
     assert!(bind.find("www.blind.test", RecordType::A).is_empty());
+    lab.stop().await;
+}
+
+/// The zone is compared every hour only: it is the transfer that is tried again.
+#[tokio::test]
+async fn a_zone_that_can_be_transferred_again_is_read_whole_soon() {
+    let Some(bind) = Bind::start("a_zone_that_can_be_transferred_again") else { return };
+    // A name of ours from before the start, which queries for wanted names do not find.
+    bind.update_by_hand(
+        "update add old.blind.test 60 A 192.0.2.9\n\
+         update add a-old.blind.test 60 TXT \
+         \"heritage=external-dns,external-dns/owner=blue,external-dns/resource=service/a/b\"",
+    );
+    let lab = Lab::start(settings(vec![zone("blind.test", &[&bind])]), true);
+    lab.want(&[("www.blind.test", &["192.0.2.1"])]);
+    let status =
+        lab.until("read by queries", |status| status.zones[0].servers[0].owned_names == 1).await;
+    let server = &status.zones[0].servers[0];
+    assert_eq!(server.reading, Some(Reading::Queries));
+    assert!(server.transfer_refused.as_ref().is_some_and(|why| why.contains("REFUSED")));
+    assert_eq!(bind.find("old.blind.test", RecordType::A), ["192.0.2.9"]);
+
+    write_configuration(bind.directory.path(), bind.address.port(), "key edge");
+    bind.reload();
+    let status = lab
+        .until("read by transfer", |status| {
+            status.zones[0].servers[0].reading == Some(Reading::Transfer)
+        })
+        .await;
+    assert_eq!(status.zones[0].servers[0].transfer_refused, None);
+    bind.until("the old name deleted", || bind.find("old.blind.test", RecordType::A).is_empty())
+        .await;
+    assert_eq!(bind.find("www.blind.test", RecordType::A), ["192.0.2.1"]);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_zone_that_is_not_loaded_yet_is_written_once_it_is() {
+    let Some(mut bind) = Bind::start("a_zone_that_is_not_loaded_yet") else { return };
+    let file = bind.directory.path().join("example.test.zone");
+    let text = std::fs::read_to_string(&file).unwrap();
+    // Unlike a reload, a start with a broken file leaves the zone without contents.
+    std::fs::write(&file, "not a zone\n").unwrap();
+    bind.restart();
+    let lab = Lab::start(settings(vec![zone(ZONE, &[&bind])]), true);
+    lab.want(&[("www.example.test", &["192.0.2.1"])]);
+    lab.until_error("SERVFAIL").await;
+
+    std::fs::write(&file, text).unwrap();
+    bind.reload();
+    let status = lab.until_records(RecordState::Synced, 1).await;
+    assert_eq!(status.zones[0].servers[0].reading, Some(Reading::Transfer));
+    assert_eq!(status.zones[0].servers[0].last_error, None);
+    assert_eq!(bind.find("www.example.test", RecordType::A), ["192.0.2.1"]);
     lab.stop().await;
 }
 

@@ -9,8 +9,10 @@
 //! Fail static: a zone taken out of the settings keeps its records, a stopped appliance leaves
 //! every record in place, and a host that does not lead writes nothing.
 
+mod backoff;
 mod connection;
 mod error;
+mod memory;
 mod metrics;
 mod read;
 mod round;
@@ -32,9 +34,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::error;
 
+use self::memory::Memory;
 use self::metrics::Metrics;
 pub use self::read::Reading;
-use self::round::{Memory, WorkerConfig, zone_of};
+use self::round::{WorkerConfig, zone_of};
 use self::status::{EXAMPLES_MAX, WorkerStatus, record_rows};
 pub use self::status::{
     OutsideStatus, RecordState, RecordStatus, ServerState, ServerStatus, Status, ZoneStatus,

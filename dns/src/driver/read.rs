@@ -1,7 +1,6 @@
 //! What a server holds: by transfer, or name by name where transfers are refused.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
@@ -9,7 +8,7 @@ use serde::Serialize;
 
 use super::connection::Connection;
 use super::error::{ExchangeError, KeyFault};
-use super::signing::Signer;
+use super::transfer::Transfer;
 use crate::name::{RecordName, is_within};
 use crate::owner::{ownership_name, read_heritage};
 use crate::plan::Rules;
@@ -31,35 +30,45 @@ pub(crate) struct Picture {
     pub(crate) actual: Actual,
     pub(crate) serial: u32,
     pub(crate) reading: Reading,
-    /// Why the zone could not be transferred.
-    pub(crate) refusal: Option<String>,
 }
 
-/// Reads the zone. `names` are those to ask for where it cannot be transferred.
-pub(crate) async fn read(
+/// Why a zone could not be transferred.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: String,
+    /// Whether another attempt may end better by itself: the server was loading the zone, or
+    /// its configuration is being changed. A zone that is too large stays so for a while, and
+    /// each attempt costs a whole transfer.
+    pub(crate) may_pass: bool,
+}
+
+/// Reads the whole zone, unless transfers of it are refused.
+pub(crate) async fn transfer(
     connection: &mut Connection,
-    server: SocketAddr,
-    signer: Option<&Signer>,
+    zone: &RecordName,
+) -> Result<Result<Picture, Refusal>, ExchangeError> {
+    match connection.transfer(zone).await {
+        Ok(Transfer { actual, serial }) => {
+            Ok(Ok(Picture { actual, serial, reading: Reading::Transfer }))
+        }
+        Err(error) if is_about_transfers(&error) => Ok(Err(Refusal {
+            reason: error.chain(),
+            may_pass: !matches!(error, ExchangeError::ZoneTooLarge(_)),
+        })),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the names of a zone that cannot be transferred, on a connection of its own: some
+/// servers close the former after refusing, others still send the rest of a zone.
+pub(crate) async fn query(
+    connection: &mut Connection,
     names: &BTreeSet<RecordName>,
     rules: &Rules<'_>,
 ) -> Result<Picture, ExchangeError> {
-    let refusal = match connection.transfer(rules.zone).await {
-        Ok(transfer) => {
-            return Ok(Picture {
-                actual: transfer.actual,
-                serial: transfer.serial,
-                reading: Reading::Transfer,
-                refusal: None,
-            });
-        }
-        Err(error) if is_about_transfers(&error) => error.chain(),
-        Err(error) => return Err(error),
-    };
-    // Some servers close the connection after refusing, others still send the rest of a zone.
-    *connection = Connection::open(server, signer.cloned()).await?;
     let serial = connection.serial(rules.zone).await?;
     let actual = query_all(connection, names, rules).await?;
-    Ok(Picture { actual, serial, reading: Reading::Queries, refusal: Some(refusal) })
+    Ok(Picture { actual, serial, reading: Reading::Queries })
 }
 
 /// Whether updates may well work although the transfer did not. A key that the server rejects

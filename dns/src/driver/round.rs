@@ -10,16 +10,17 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use tracing::{info, warn};
 
+use super::backoff::jitter;
 use super::connection::Connection;
 use super::error::{ExchangeError, is_stale};
+use super::memory::Memory;
 use super::metrics::WorkerMetrics;
-use super::read::{Picture, Reading, read};
+use super::read::{self, Reading};
 use super::signing::Signer;
 use super::status::{Entry, RecordState};
-use crate::budget::Deletions;
 use crate::name::RecordName;
-use crate::plan::{Action, Change, Decision, Rules, apply, decide, is_owned, owned_names};
-use crate::record::{Actual, DesiredName, DesiredRecords};
+use crate::plan::{Action, Change, Decision, Rules, apply, decide, is_owned};
+use crate::record::{DesiredName, DesiredRecords};
 use crate::settings::ZoneSettings;
 use crate::wire::{self, BATCH_NAMES_MAX};
 
@@ -59,34 +60,6 @@ impl WorkerConfig {
 /// The longest zone that holds a name.
 pub(crate) fn zone_of<'a>(name: &RecordName, zones: &'a [RecordName]) -> Option<&'a RecordName> {
     zones.iter().filter(|zone| name.is_within(zone)).max_by_key(|zone| zone.label_count())
-}
-
-/// What is remembered between two rounds.
-#[derive(Default)]
-pub(crate) struct Memory {
-    /// What the server holds, kept up to date with what we write.
-    actual: Option<Actual>,
-    pub(crate) reading: Option<Reading>,
-    pub(crate) transfer_refused: Option<String>,
-    pub(crate) serial: Option<u32>,
-    read_at: Option<Instant>,
-    planned: DesiredRecords,
-    /// Names that we own there.
-    pub(crate) owned: BTreeSet<RecordName>,
-    /// Names whose deletion waits.
-    pub(crate) held: BTreeSet<RecordName>,
-    /// Names that are not simply synced.
-    pub(crate) entries: OrdMap<RecordName, Entry>,
-    deletions: Deletions,
-}
-
-impl Memory {
-    /// The picture is no longer trusted: the next round reads anew. What was deleted lately and
-    /// which names were ours stays known.
-    pub(crate) fn distrust(&mut self) {
-        self.actual = None;
-        self.serial = None;
-    }
 }
 
 /// One round, with everything that it needs.
@@ -143,27 +116,38 @@ impl Round<'_> {
     ) -> Result<bool, ExchangeError> {
         let known = self.memory.actual.is_some();
         let due = self.memory.read_at.is_none_or(|at| at.elapsed() >= self.config.refresh);
-        if known && !due {
+        let retry = self.memory.transfer_again_at.is_some_and(|at| at <= Instant::now());
+        if known && !due && !retry {
             return Ok(false);
         }
-        let open = connection.insert(Connection::open(self.server, signer.cloned()).await?);
+        let mut open = Connection::open(self.server, signer.cloned()).await?;
         let zone = &self.config.zone.name;
         let transferred = known && self.memory.reading == Some(Reading::Transfer);
         if transferred && self.memory.serial == Some(open.serial(zone).await?) {
             self.memory.read_at = Some(Instant::now());
+            *connection = Some(open);
             // Nothing has changed there, but what was refused may be allowed by now.
             return Ok(true);
         }
-        let names = self.names_to_ask();
         let rules = self.config.rules();
-        let Picture { actual, serial, reading, refusal } =
-            read(open, self.server, signer, &names, &rules).await?;
-        self.memory.owned = owned_names(&actual, &rules);
-        self.memory.actual = Some(actual);
-        self.memory.serial = Some(serial);
-        self.memory.reading = Some(reading);
-        self.memory.transfer_refused = refusal;
-        self.memory.read_at = Some(Instant::now());
+        let picture = match read::transfer(&mut open, zone).await? {
+            Ok(picture) => picture,
+            Err(refusal) => {
+                let queried = match known && !due {
+                    true => None,
+                    false => {
+                        open = Connection::open(self.server, signer.cloned()).await?;
+                        Some(read::query(&mut open, &self.names_to_ask(), &rules).await?)
+                    }
+                };
+                self.memory.refused(refusal, self.config.refresh, Instant::now(), jitter());
+                // Without another picture the present one stays in use.
+                let Some(picture) = queried else { return Ok(false) };
+                picture
+            }
+        };
+        self.memory.adopt(picture, &rules, Instant::now());
+        *connection = Some(open);
         Ok(true)
     }
 

@@ -10,19 +10,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rand::Rng;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::backoff::{backoff, jitter};
+use super::memory::Memory;
 use super::metrics::WorkerMetrics;
-use super::round::{Memory, Round, WorkerConfig};
+use super::round::{Round, WorkerConfig};
 use super::status::{EXAMPLES_MAX, RecordState, ServerState, WorkerStatus};
 use crate::record::DesiredRecords;
-
-/// First wait after a failure; doubles with each further one.
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
 
 /// Longest wait after failures: a repaired server is noticed within a minute.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -65,6 +63,7 @@ impl Worker {
                 changed = leader.changed() => {
                     // Whatever was under way is dropped; another host may write from now on.
                     self.memory.distrust();
+                    self.memory.forget_refusals();
                     self.failures = 0;
                     changed.is_ok()
                 }
@@ -140,15 +139,17 @@ impl Worker {
     /// Waits until another round is due. False when nobody is left to ask for one.
     async fn wait(&mut self) -> bool {
         if self.failures > 0 {
-            let jitter = rand::rng().random_range(0.5..=1.0);
-            sleep(backoff(self.failures, jitter)).await;
+            sleep(backoff(self.failures, BACKOFF_MAX, jitter())).await;
             return true;
         }
         let refresh = self.config.borrow().refresh;
+        let refresh_at = Instant::now() + refresh;
+        let next = self.memory.transfer_again_at.map_or(refresh_at, |at| at.min(refresh_at));
         tokio::select! {
-            () = sleep(refresh) => true,
+            () = sleep_until(next.into()) => true,
             changed = self.config.changed() => {
                 self.memory.distrust();
+                self.memory.forget_refusals();
                 changed.is_ok()
             }
             changed = self.desired.changed() => {
@@ -156,23 +157,5 @@ impl Worker {
                 changed.is_ok()
             }
         }
-    }
-}
-
-/// Time to wait after failures in a row. `jitter` lies between 0.5 and 1.
-fn backoff(failures: u32, jitter: f64) -> Duration {
-    let doubled = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(BACKOFF_MAX).mul_f64(jitter)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_up_to_a_minute() {
-        let waits: Vec<_> = [1, 2, 3, 6, 7, u32::MAX].map(|n| backoff(n, 1.0).as_secs()).into();
-        assert_eq!(waits, [1, 2, 4, 32, 60, 60]);
-        assert_eq!(backoff(1, 0.5), Duration::from_millis(500));
     }
 }
