@@ -5,12 +5,15 @@
  */
 #include "exported.h"
 #include "packet.h"
+#include "parse.h"
 
 static __always_inline int decide(struct xdp_md *context, struct packet *packet)
 {
-	if (!at(context, 0, 14))
-		return decided(packet, REASON_MALFORMED, XDP_PASS);
-	return decided(packet, REASON_NOT_IP, XDP_PASS);
+	int verdict = parse(context, packet);
+
+	if (verdict != UNDECIDED)
+		return verdict;
+	return decided(packet, REASON_NOT_OURS, XDP_PASS);
 }
 
 /* The one exit: counts every packet under its reason. */

@@ -11,6 +11,21 @@
 /* No offset that the parser finds is larger: link layer, two tags, the longest IPv6 chain. */
 #define OFFSET_MAX 255
 
+/* A stage that leaves the verdict to the next. */
+#define UNDECIDED -1
+
+/* In IPv6: each of them once, but for destination options, which may come twice (RFC 8200, section
+ * 4.1). ESP and AH are not for us. */
+#define EXTENSIONS_MAX 6
+
+/* RFC 8200, section 4.5. */
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset; /* in bytes; its last bits: two reserved, more */
+	__be32 identification;
+};
+
 enum fragment_kind {
 	WHOLE,
 	FIRST_FRAGMENT, /* has the ports */
@@ -27,9 +42,13 @@ struct packet {
 	__u8 traffic_class;
 	__u8 tcp_flags;
 	__u8 fragment;	       /* enum fragment_kind */
-	__u8 zero;
+	__u8 unfragmentable;   /* IPv6, or IPv4 with DF */
 	__be32 identification; /* of the datagram that it is a fragment of; IPv4 at the front */
-	__u32 now;	       /* seconds */
+	__be32 flow_information; /* IPv6: traffic class and flow label */
+	__u32 now;		 /* seconds */
+	__u16 fragment_header;	 /* offset of IPv6's, or 0 */
+	__u8 direction;		 /* enum direction of the flow it belongs to */
+	__u8 zero;
 	/* What happened to it: for counters and traces. */
 	__u32 stages;
 	__u32 reason;
@@ -39,12 +58,14 @@ struct packet {
 	__u32 egress;
 };
 
-/* `size` bytes at `offset`, or NULL when the frame ends before. */
-static __always_inline void *at(struct xdp_md *context, __u32 offset, __u32 size)
+/* `size` bytes at `offset`, or NULL when the frame ends before. The barrier keeps the compiler from
+ * comparing one copy of the offset and adding another, whose bound the verifier does not know. */
+static __always_inline void *at(struct xdp_md *context, __u64 offset, __u32 size)
 {
 	void *data = (void *)(long)context->data;
 	void *end = (void *)(long)context->data_end;
 
+	asm volatile("" : "+r"(offset));
 	if (offset > OFFSET_MAX)
 		return NULL;
 	data += offset;
