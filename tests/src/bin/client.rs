@@ -3,20 +3,27 @@
 //! Runs until the plan's count is reached or SIGTERM comes; exchanges under way are finished.
 #![expect(clippy::print_stdout, reason = "the report goes to standard output or a file")]
 
-use std::net::SocketAddr;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
-use haflinger_tests::lab::{FAILURES_MAX, Failure, Held, Kind, Plan, Report, now_ms};
+use haflinger_tests::lab::{
+    FAILURES_MAX, Failure, Held, Kind, Pattern, Plan, Report, now_ms, raise_descriptor_limit,
+};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
+
+/// How long an echo may take.
+const PING_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Parser)]
 struct Args {
@@ -40,6 +47,7 @@ type Shared = Arc<Mutex<Report>>;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
+    raise_descriptor_limit()?;
     let plan: Plan = serde_json::from_str(&args.plan).context("read the plan")?;
     ensure!(!plan.targets.is_empty(), "a plan without targets");
     let stop = CancellationToken::new();
@@ -119,7 +127,10 @@ fn record(report: &Shared, began_ms: u64, answer: Result<Answer>) {
 async fn once(kind: &Kind, target: SocketAddr) -> Result<Answer> {
     match kind {
         Kind::Connect | Kind::Proxied | Kind::Hold => connect_once(target).await,
-        Kind::Datagram => datagram_once(target).await,
+        Kind::Datagram { length } => datagram_once(target, *length).await,
+        Kind::Ping => ping_once(target.ip()).await,
+        Kind::Store { length } => store_once(target, *length).await,
+        Kind::Fetch { length } => fetch_once(target, *length).await,
         Kind::Https { .. } => https_once(kind, target).await,
     }
 }
@@ -162,16 +173,84 @@ fn without_port(peer: &str) -> String {
     peer.parse::<SocketAddr>().map_or_else(|_| peer.to_owned(), |peer| peer.ip().to_string())
 }
 
-async fn datagram_once(target: SocketAddr) -> Result<Answer> {
+async fn datagram_once(target: SocketAddr, length: usize) -> Result<Answer> {
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(target).await.context("connect")?;
-    socket.send(b"ping").await.context("send")?;
-    let mut answer = [0; 512];
+    let sent: Vec<u8> = (b'a'..=b'z').cycle().take(length).collect();
+    socket.send(&sent).await.context("send")?;
+    let mut answer = vec![0; 65_536];
     let length = socket.recv(&mut answer).await.context("receive")?;
-    let text = String::from_utf8_lossy(&answer[..length]).into_owned();
-    ensure!(text.ends_with(" ping"), "unexpected datagram {text:?}");
+    let answer = &answer[..length];
+    let text = String::from_utf8_lossy(&answer[..length.min(200)]).into_owned();
+    ensure!(answer.ends_with(&sent), "unexpected datagram of {length} bytes: {text:?}");
     parse_greeting(&text)
+}
+
+/// One echo request; what answers has no name but its address.
+async fn ping_once(target: IpAddr) -> Result<Answer> {
+    let text = target.to_string();
+    let answered = tokio::task::spawn_blocking(move || ping(target)).await?;
+    answered.map(|()| Answer { pod: text.clone(), peer: text, body: None })
+}
+
+fn ping(target: IpAddr) -> Result<()> {
+    let (domain, protocol, kind) = match target {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    socket.set_read_timeout(Some(PING_MAX))?;
+    socket.connect(&SocketAddr::new(target, 0).into())?;
+    let identifier = std::process::id().to_be_bytes();
+    let mut request = [kind, 0, 0, 0, identifier[2], identifier[3], 0, 1, b'h', b'a', b'f', b'l'];
+    if target.is_ipv4() {
+        // Over IPv6 the kernel does that.
+        let sum: u32 = request.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+        let [_, _, high, low] = (!(sum + (sum >> 16))).to_be_bytes();
+        (request[2], request[3]) = (high, low);
+    }
+    socket.send(&request)?;
+    let mut buffer = [MaybeUninit::uninit(); 256];
+    loop {
+        let length = socket.recv(&mut buffer).context("receive")?;
+        let received: Vec<u8> = buffer[..length]
+            .iter()
+            // SAFETY: the kernel has written the first `length` bytes.
+            .map(|byte| unsafe { byte.assume_init() })
+            .collect();
+        // IPv4 comes with its header.
+        let message = match target {
+            IpAddr::V4(_) => received.get(20..).unwrap_or_default(),
+            IpAddr::V6(_) => &received,
+        };
+        let answers = message.first().is_some_and(|found| *found == if kind == 8 { 0 } else { 129 });
+        if answers && message.get(4..) == Some(&request[4..]) {
+            return Ok(());
+        }
+    }
+}
+
+async fn store_once(target: SocketAddr, length: u64) -> Result<Answer> {
+    let stream = TcpStream::connect(target).await.context("connect")?;
+    let mut stream = BufReader::new(stream);
+    stream.get_mut().write_all(format!("store {length}\n").as_bytes()).await.context("write")?;
+    let sent = Pattern::new(length).write(stream.get_mut(), length).await?;
+    let line = read_line(&mut stream).await?;
+    let (pod, received) = line.split_once(' ').context("no checksum")?;
+    ensure!(received == format!("{sent:08x}"), "{pod} received {received}, sent were {sent:08x}");
+    Ok(Answer { pod: pod.to_owned(), peer: String::new(), body: None })
+}
+
+async fn fetch_once(target: SocketAddr, length: u64) -> Result<Answer> {
+    let stream = TcpStream::connect(target).await.context("connect")?;
+    let mut stream = BufReader::new(stream);
+    stream.get_mut().write_all(format!("fetch {length}\n").as_bytes()).await.context("write")?;
+    let pod = read_line(&mut stream).await?;
+    let received = Pattern::checksum_read(&mut stream, length).await?;
+    let sent = Pattern::new(length).write(&mut tokio::io::sink(), length).await?;
+    ensure!(received == sent, "received were {received:08x}, {pod} sent {sent:08x}");
+    Ok(Answer { pod, peer: String::new(), body: None })
 }
 
 async fn https_once(kind: &Kind, target: SocketAddr) -> Result<Answer> {
@@ -198,7 +277,13 @@ async fn https_once(kind: &Kind, target: SocketAddr) -> Result<Answer> {
 async fn hold(plan: Plan, stop: CancellationToken) -> Report {
     let plan = Arc::new(plan);
     let mut tasks = JoinSet::new();
+    let began = Instant::now();
     for number in 0..plan.count {
+        // Evenly over one interval, and so are the lines that follow.
+        let due = Duration::from_micros(plan.interval_ms * 1000 * number / plan.count);
+        if timeout(due.saturating_sub(began.elapsed()), stop.cancelled()).await.is_ok() {
+            break;
+        }
         let (plan, stop) = (Arc::clone(&plan), stop.clone());
         tasks.spawn(async move { (number, hold_one(&plan, number, stop).await) });
     }

@@ -6,6 +6,7 @@
 //! | 7000/tcp | one line `pod=NAME peer=ADDR:PORT`, then every line comes back as `NAME LINE` |
 //! | 7000/udp | every datagram comes back behind `pod=NAME peer=ADDR:PORT ` |
 //! | 7001/tcp | like 7000, but a PROXY protocol header must come first; adds `proxy=ADDR:PORT` |
+//! | 7002/tcp | `store LENGTH` and as many bytes: answers `NAME CHECKSUM`; `fetch LENGTH`: answers `NAME`, then the pattern of that length |
 //! | 8080/tcp | HTTP/1.1: JSON with pod, peer, method, path and headers |
 //! | 8081/tcp | `GET /ready` answers 200 or 503; `POST /ready/true` and `/ready/false` set which |
 //!
@@ -19,16 +20,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
-use haflinger_tests::lab::echo_ports::{HTTP, LINE, PROXIED, READY};
+use haflinger_tests::lab::echo_ports::{BULK, HTTP, LINE, PROXIED, READY};
+use haflinger_tests::lab::{Pattern, raise_descriptor_limit};
 use serde_json::json;
 use tokio::io::{
     AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
 };
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Header lines of a request that are read at most.
 const HEADERS_MAX: usize = 100;
+/// Connections that wait to be accepted at most.
+const BACKLOG: u32 = 4096;
 
 #[derive(Parser)]
 struct Args {
@@ -48,9 +52,11 @@ struct Pod {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
+    raise_descriptor_limit()?;
     let pod = Arc::new(Pod { name: args.name, ready: AtomicBool::new(true) });
     let address = |port| SocketAddr::new(args.address, port);
-    let line = TcpListener::bind(address(LINE)).await?;
+    let line = listen(address(LINE))?;
+    let bulk = TcpListener::bind(address(BULK)).await?;
     let proxied = TcpListener::bind(address(PROXIED)).await?;
     let http = TcpListener::bind(address(HTTP)).await?;
     let ready = TcpListener::bind(address(READY)).await?;
@@ -59,6 +65,7 @@ async fn main() -> Result<()> {
 
     tokio::spawn(accept(line, Arc::clone(&pod), |pod, stream| serve_lines(pod, stream, false)));
     tokio::spawn(accept(proxied, Arc::clone(&pod), |pod, stream| serve_lines(pod, stream, true)));
+    tokio::spawn(accept(bulk, Arc::clone(&pod), serve_bulk));
     tokio::spawn(accept(http, Arc::clone(&pod), serve_http));
     tokio::spawn(accept(ready, Arc::clone(&pod), serve_http));
     tokio::spawn(serve_datagrams(Arc::clone(&pod), datagrams));
@@ -68,6 +75,14 @@ async fn main() -> Result<()> {
         println!("terminating; serving until killed");
     }
     Ok(())
+}
+
+/// A listener whose queue is long enough for the tests' bursts of connections.
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket.listen(BACKLOG)?)
 }
 
 async fn accept<F>(listener: TcpListener, pod: Arc<Pod>, serve: fn(Arc<Pod>, TcpStream) -> F)
@@ -99,6 +114,28 @@ async fn serve_lines(pod: Arc<Pod>, stream: TcpStream, proxied: bool) -> Result<
         line.clear();
     }
     Ok(())
+}
+
+async fn serve_bulk(pod: Arc<Pod>, stream: TcpStream) -> Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [verb, length] = words[..] else { bail!("unexpected request {line:?}") };
+    let length: u64 = length.parse()?;
+    let answer = match verb {
+        "store" => {
+            let checksum = Pattern::checksum_read(&mut stream, length).await?;
+            format!("{} {checksum:08x}\n", pod.name)
+        }
+        "fetch" => format!("{}\n", pod.name),
+        _ => bail!("unexpected request {line:?}"),
+    };
+    stream.get_mut().write_all(answer.as_bytes()).await?;
+    if verb == "fetch" {
+        Pattern::new(length).write(stream.get_mut(), length).await?;
+    }
+    Ok(stream.get_mut().shutdown().await?)
 }
 
 /// The source of a PROXY protocol header, version 1 or 2, or `local`.

@@ -14,7 +14,9 @@ mod kubelet;
 pub mod manifests;
 mod nameserver;
 mod netns;
+mod offload;
 mod page;
+mod pattern;
 mod place;
 mod process;
 mod router;
@@ -42,8 +44,9 @@ pub use edge::{Edge, ROUTE_PROTOCOL, Source, binary as haflinger_binary, check};
 pub use nameserver::{FOREIGN_RECORD, Nameserver, REFUSING_ZONE, ZONE};
 pub use netns::{Namespace, names as namespace_names};
 pub use page::page;
+pub use pattern::Pattern;
 pub use place::{LedgerEntry, Place, binaries, checkout};
-pub use process::{Process, tail};
+pub use process::{Process, raise_descriptor_limit, tail};
 pub use router::{HOLD_TIME_SECS, Router, host_prefix};
 pub use topology::Network;
 pub use traffic::{Client, Clients, FAILURES_MAX, Failure, Held, Kind, Plan, Report, now_ms};
@@ -59,6 +62,8 @@ pub mod echo_ports {
     pub const HTTP: u16 = 8080;
     /// Readiness, over HTTP.
     pub const READY: u16 = 8081;
+    /// Large transfers over TCP.
+    pub const BULK: u16 = 7002;
 }
 
 /// How long the owner of a lab may take to end it by itself.

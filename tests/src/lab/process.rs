@@ -13,7 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, kill_process_group, set_parent_process_death_signal, setrlimit,
+};
 
 use super::Place;
 
@@ -21,6 +23,9 @@ use super::Place;
 const POLL: Duration = Duration::from_millis(20);
 /// How much of a log is shown when something fails, in bytes.
 const TAIL_MAX: u64 = 6000;
+
+/// Descriptors that a client or a pod may have: ten thousand connections and then some.
+const DESCRIPTORS: u64 = 32_768;
 
 /// A running child in a process group of its own.
 #[derive(Debug)]
@@ -134,6 +139,13 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Lets this process have as many descriptors as the lab's largest client needs.
+pub fn raise_descriptor_limit() -> Result<()> {
+    let limit = Some(DESCRIPTORS);
+    setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit })
+        .context("raise the limit of open files")
 }
 
 /// Has the kernel kill the child when this process dies.

@@ -14,8 +14,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
-use super::Place;
 use super::netns::{Namespace, join};
+use super::{Place, offload};
 
 /// A host of the lab: its name and the last part of its addresses on the fabric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +132,9 @@ impl Network {
             nodes: [attach(NODES[0])?, attach(NODES[1])?],
             fabric,
         };
+        for host in EDGES {
+            offload::face_xdp(&network.fabric, host.name)?;
+        }
         network.wire_client()?;
         network.route()?;
         Ok(network)

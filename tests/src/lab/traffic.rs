@@ -41,7 +41,22 @@ pub enum Kind {
     /// `count` TCP connections kept open, a line on each every interval.
     Hold,
     /// A datagram from a new socket for every exchange.
-    Datagram,
+    Datagram {
+        /// What it carries, in bytes: more than a packet holds travels in fragments.
+        length: usize,
+    },
+    /// An ICMP echo request from a new socket for every exchange; the target's port is nothing.
+    Ping,
+    /// A new TCP connection for every exchange, over which as many bytes go to the pod.
+    Store {
+        /// How many.
+        length: u64,
+    },
+    /// The same, with the bytes coming from the pod.
+    Fetch {
+        /// How many.
+        length: u64,
+    },
     /// An HTTPS request on a new connection for every exchange.
     Https {
         /// Host name, resolved to the target.
@@ -203,7 +218,7 @@ impl Clients {
     /// Exchanges over UDP.
     pub async fn udp(&self, address: IpAddr, port: u16, count: u64) -> Result<Report> {
         let plan = Plan::connect(vec![SocketAddr::new(address, port)], 2).times(count);
-        self.complete(&plan.by(Kind::Datagram)).await
+        self.complete(&plan.by(Kind::Datagram { length: 4 })).await
     }
 
     fn command(&self, plan: &Plan) -> Result<Command> {
