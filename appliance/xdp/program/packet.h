@@ -6,6 +6,8 @@
 #ifndef HAFLINGER_PACKET_H
 #define HAFLINGER_PACKET_H
 
+#include <bpf/bpf_endian.h>
+
 #include "maps.h"
 
 /* No offset that the parser finds is larger: link layer, two tags, the longest IPv6 chain. */
@@ -70,6 +72,17 @@ static __always_inline void *at(struct xdp_md *context, __u64 offset, __u32 size
 		return NULL;
 	data += offset;
 	return data + size > end ? NULL : data;
+}
+
+static __always_inline int same_address(const struct address *one, const struct address *other)
+{
+	return one->halves[0] == other->halves[0] && one->halves[1] == other->halves[1];
+}
+
+/* Whether it stands for an IPv4 address. */
+static __always_inline int is_mapped(const struct address *address)
+{
+	return !address->halves[0] && address->words[2] == bpf_htonl(0xffff);
 }
 
 /* Every stage ends with a verdict and its reason. */

@@ -212,6 +212,8 @@ struct fragment {
 	__be16 destination_port;
 	__be32 identification; /* what it is sent with: two clients may use the same */
 	__u32 seen;	       /* its first, in seconds */
+	__u8 protocol;	       /* that of IPv6 stands behind headers that only the first has */
+	__u8 zero[3];
 };
 
 /* How a packet leaves by an interface that the kernel's routes name. */
