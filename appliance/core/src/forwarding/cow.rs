@@ -46,6 +46,17 @@ impl<T, const N: usize> CowArray<T, N> {
         Arc::ptr_eq(&self.chunks, &other.chunks)
     }
 
+    /// Positions of the chunks that are not the same picture as in `other`, by address: what was
+    /// written since, if `other` is an earlier clone of the same length. Both must have one length.
+    pub(super) fn written_since(
+        &self,
+        other: &Self,
+    ) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let pairs = self.chunks.iter().zip(other.chunks.iter()).enumerate();
+        let written = pairs.filter(|(_, (new, old))| !Arc::ptr_eq(new, old));
+        written.map(|(at, _)| at * N..(at + 1) * N)
+    }
+
     /// All elements in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flat_map(|chunk| chunk.iter())

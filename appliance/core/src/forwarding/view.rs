@@ -69,6 +69,26 @@ impl<M> TableView<M> {
         self.buckets.iter().filter_map(|hops| self.resolve(*hops))
     }
 
+    /// The hops of one bucket; `None` when the table has fewer.
+    pub fn bucket(&self, at: usize) -> Option<Hops<&M>> {
+        self.resolve(*self.buckets.get(at)?)
+    }
+
+    /// The buckets whose hops are not those that `old` has, ascending. `None` when the tables have
+    /// different numbers of buckets. For two views of one table the cost is in proportion to what
+    /// was written between them.
+    pub fn moved_since(&self, old: &Self) -> Option<impl Iterator<Item = (usize, Hops<&M>)>>
+    where
+        M: PartialEq,
+    {
+        let same_length = self.bucket_count() == old.bucket_count();
+        let written = same_length.then(|| self.buckets.written_since(&old.buckets))?;
+        Some(written.flatten().filter_map(|at| {
+            let hops = self.bucket(at)?;
+            (old.bucket(at) != Some(hops)).then_some((at, hops))
+        }))
+    }
+
     /// Buckets whose first hop each member is, by member. Looks at every bucket.
     pub fn shares(&self) -> BTreeMap<&M, u32>
     where

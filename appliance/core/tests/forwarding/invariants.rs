@@ -329,3 +329,34 @@ fn histories_reach_tables_that_keep_their_queues() {
     .unwrap();
     assert_eq!(sizes, [4096, 8192]);
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_moved_is_what_a_look_at_every_bucket_finds(steps in history()) {
+        let mut views: Vec<TableView<u32>> = Vec::new();
+        replay(&steps, |seen| {
+            views.push(seen.after.clone());
+            // Also over several changes, so that slots are given to other members in between.
+            for old in views.iter().rev().step_by(3) {
+                let (before, after) = (hops(old), hops(seen.after));
+                let Some(moved) = seen.after.moved_since(old) else {
+                    prop_assert_ne!(before.len(), after.len());
+                    continue;
+                };
+                let moved: Vec<_> =
+                    moved.map(|(at, hops)| (at, (*hops.first, hops.second.copied()))).collect();
+                let expected: Vec<_> = after
+                    .iter()
+                    .zip(&before)
+                    .enumerate()
+                    .filter(|(_, (new, old))| new != old)
+                    .map(|(at, (new, _))| (at, *new))
+                    .collect();
+                prop_assert_eq!(moved, expected);
+            }
+            Ok(())
+        })?;
+    }
+}
