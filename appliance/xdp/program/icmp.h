@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * ICMP errors. One belongs to the flow whose packet it quotes, whoever sends it: the quoted tuple
+ * turned round is a packet of that flow, in the direction in which the error has to go on. There
+ * the quote must look as what its receiver had sent, so it is translated like the packet, the other
+ * way round: addresses, ports, and every checksum that is within the quote, all incrementally.
+ *
+ *	from the client's side:	to VIP,	quotes VIP -> client	 becomes to backend, quotes
+ *								 backend -> source
+ *	from the backend's side: to source, quotes source -> backend becomes to client, quotes
+ *								 client -> VIP
+ *
+ * In nat mode the outer addresses become those of the flow (RFC 5508, section 4.2: neither side
+ * knows the routers of the other, and drops what seems to come from them); in routed mode only the
+ * address of the backend itself is hidden. Quotes of eight bytes of transport suffice (RFC 792).
+ *
+ * A quote that matches no flow exactly goes to the kernel, and so does all that is not an error.
+ */
+#ifndef HAFLINGER_ICMP_H
+#define HAFLINGER_ICMP_H
+
+#include "answer.h"
+#include "checksum.h"
+#include "fragment.h"
+#include "packet.h"
+
+/* What RFC 792 has every error quote of the transport: ports, and the length or the sequence. */
+#define QUOTED_TRANSPORT 8
+#define CHECKSUM_TCP 16
+#define CHECKSUM_UDP 6
+
+static __always_inline int icmp_is_error(__u8 family, __u8 type)
+{
+	if (family == 4)
+		return type == ICMPV4_UNREACHABLE || type == ICMPV4_TIME_EXCEEDED ||
+		       type == ICMPV4_PARAMETER_PROBLEM;
+	return type >= ICMPV6_UNREACHABLE && type <= ICMPV6_PARAMETER;
+}
+
+static __always_inline int quote_v4(struct xdp_md *context, struct packet *quote)
+{
+	const struct iphdr *ip = at(context, quote->network, sizeof(*ip));
+
+	if (!ip || ip->version != 4 || ip->ihl < sizeof(*ip) / 4 ||
+	    ip->frag_off & bpf_htons(IPV4_OFFSET))
+		return 0;
+	map_address(&quote->key.source, ip->daddr);
+	map_address(&quote->key.destination, ip->saddr);
+	quote->key.protocol = ip->protocol;
+	quote->transport = quote->network + ip->ihl * 4;
+	return 1;
+}
+
+static __always_inline int quote_v6(struct xdp_md *context, struct packet *quote)
+{
+	const struct ipv6hdr *ip = at(context, quote->network, sizeof(*ip));
+
+	if (!ip || ip->version != 6)
+		return 0;
+	__builtin_memcpy(&quote->key.source, &ip->daddr, sizeof(quote->key.source));
+	__builtin_memcpy(&quote->key.destination, &ip->saddr, sizeof(quote->key.source));
+	quote->key.protocol = ip->nexthdr;
+	quote->transport = quote->network + sizeof(*ip);
+	return is_transport(quote->key.protocol) ||
+	       (parse_extension_headers(context, quote) == UNDECIDED &&
+		quote->fragment != LATER_FRAGMENT);
+}
+
+/*
+ * Reads what an error quotes: its key is turned round, a packet in the direction in which the
+ * error goes on. False if that cannot be a packet of a flow.
+ */
+static __always_inline int icmp_quote(struct xdp_md *context, const struct packet *packet,
+				      struct packet *quote)
+{
+	const __be16 *ports;
+
+	__builtin_memset(quote, 0, sizeof(*quote));
+	quote->family = packet->family;
+	quote->network = packet->transport + sizeof(struct icmp_error);
+	if (!(packet->family == 4 ? quote_v4(context, quote) : quote_v6(context, quote)))
+		return 0;
+	if (quote->key.protocol != IPPROTO_TCP && quote->key.protocol != IPPROTO_UDP)
+		return 0;
+	ports = at(context, quote->transport, QUOTED_TRANSPORT);
+	if (!ports || quote->transport + QUOTED_TRANSPORT > packet->network + packet->length)
+		return 0;
+	quote->key.source_port = ports[1];
+	quote->key.destination_port = ports[0];
+	return 1;
+}
+
+/* Writes the addresses of the IP header at `network`, and the checksum of an IPv4 one. */
+static __always_inline int addresses_write(struct xdp_md *context, __u8 family, __u32 network,
+					   const struct address *source,
+					   const struct address *destination, __u64 difference)
+{
+	struct ipv6hdr *v6;
+	struct iphdr *v4;
+
+	if (family == 4) {
+		v4 = at(context, network, sizeof(*v4));
+		if (!v4)
+			return 0;
+		v4->saddr = source->words[3];
+		v4->daddr = destination->words[3];
+		v4->check = checksum_update(v4->check, difference);
+		return 1;
+	}
+	v6 = at(context, network, sizeof(*v6));
+	if (!v6)
+		return 0;
+	__builtin_memcpy(&v6->saddr, source, sizeof(*source));
+	__builtin_memcpy(&v6->daddr, destination, sizeof(*destination));
+	return 1;
+}
+
+/*
+ * Translates the checksum of the quoted transport, if the quote reaches it. Returns what that adds
+ * to the checksum of the ICMP message. UDP without a checksum (0) stays so (RFC 768).
+ */
+static __always_inline __u64 quoted_checksum(struct xdp_md *context, const struct packet *packet,
+					     const struct packet *quote, __u64 difference)
+{
+	int udp = quote->key.protocol == IPPROTO_UDP;
+	__u32 offset = quote->transport + (udp ? CHECKSUM_UDP : CHECKSUM_TCP);
+	__u16 *check = at(context, offset, sizeof(*check));
+	__u16 old, new;
+
+	if (!check || offset + sizeof(*check) > packet->network + packet->length)
+		return 0;
+	old = *check;
+	new = udp ? checksum_update_udp(old, difference) : checksum_update(old, difference);
+	*check = new;
+	return difference16(old, new);
+}
+
+/*
+ * Translates an error that belongs to a flow: `sent` is how packets of the flow leave in the
+ * direction in which it goes on. The outer addresses are those of `sent` if `outer`, else only its
+ * destination, and its source where the sender is the end of the flow itself.
+ */
+static __always_inline int icmp_translate(struct xdp_md *context, const struct packet *packet,
+					  const struct packet *quote, const struct flow_key *sent,
+					  int outer)
+{
+	const struct flow_key *key = &quote->key;
+	const struct address *source = &packet->key.source;
+	__u64 inside, ports, whole, message;
+	struct icmp_error *error;
+	__be16 *quoted;
+
+	if (outer || same_address(source, &key->source))
+		source = &sent->source;
+	inside = difference_address(&key->source, &sent->source) +
+		 difference_address(&key->destination, &sent->destination);
+	ports = difference16(key->source_port, sent->source_port) +
+		difference16(key->destination_port, sent->destination_port);
+	whole = difference_address(&packet->key.source, source) +
+		difference_address(&packet->key.destination, &sent->destination);
+
+	quoted = at(context, quote->transport, 2 * sizeof(*quoted));
+	if (!quoted)
+		return 0;
+	quoted[0] = sent->destination_port;
+	quoted[1] = sent->source_port;
+	message = ports + quoted_checksum(context, packet, quote, inside + ports);
+	/* The sum of an IPv4 header is always the same; that of IPv6 has changed by its addresses,
+	 * within the message and in the pseudo-header. */
+	if (packet->family == 6)
+		message += inside + whole;
+	error = at(context, packet->transport, sizeof(*error));
+	if (!error)
+		return 0;
+	error->checksum = checksum_update(error->checksum, message);
+	return addresses_write(context, packet->family, quote->network, &sent->destination,
+			       &sent->source, inside) &&
+	       addresses_write(context, packet->family, packet->network, source,
+			       &sent->destination, whole);
+}
+
+#endif
