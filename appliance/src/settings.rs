@@ -9,7 +9,7 @@ use haflinger_bgp::model::{Community, HoldTime, RouterId};
 use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
 use haflinger_config::{Config, KeyAlgorithm, Peer, Zone, ZonePolicy};
 use haflinger_core::flow::FlowHashKey;
-use haflinger_core::{Policy, Pool, SourceId};
+use haflinger_core::{FlowTimeouts, ForwardingMode, Policy, Pool, SourceId};
 use haflinger_dns::RecordName;
 
 /// What the core is told.
@@ -29,9 +29,24 @@ pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
         https_port: config.proxy.https_port,
         bind_vips: config.vips.bind,
         draining,
-        default_mode: haflinger_core::ForwardingMode::Proxy,
-        timeouts: haflinger_core::FlowTimeouts::default(),
+        default_mode: forwarding_mode(config.l4.mode),
+        timeouts: FlowTimeouts {
+            opening_secs: secs(config.l4.timeouts.opening),
+            established_secs: secs(config.l4.timeouts.established),
+            closing_secs: secs(config.l4.timeouts.closing),
+            closed_secs: secs(config.l4.timeouts.closed),
+            udp_secs: secs(config.l4.timeouts.udp),
+        },
         xdp: false,
+    }
+}
+
+fn forwarding_mode(mode: haflinger_config::ForwardingMode) -> ForwardingMode {
+    match mode {
+        haflinger_config::ForwardingMode::Nat => ForwardingMode::Nat,
+        haflinger_config::ForwardingMode::Routed => ForwardingMode::Routed,
+        haflinger_config::ForwardingMode::Dsr => ForwardingMode::Dsr,
+        haflinger_config::ForwardingMode::Proxy => ForwardingMode::Proxy,
     }
 }
 
@@ -134,8 +149,8 @@ pub(crate) fn relay(config: &Config, key: FlowHashKey) -> haflinger_relay::Setti
         connect_timeout_ms: millis(relay.connect_timeout),
         connect_attempts_max: u32::from(relay.connect_attempts_max),
         connect_total_timeout_ms: millis(relay.connect_total_timeout),
-        idle_timeout_secs: secs(relay.idle_timeout),
-        udp_idle_secs: secs(relay.udp_idle),
+        idle_timeout_secs: secs(config.l4.timeouts.established),
+        udp_idle_secs: secs(config.l4.timeouts.udp),
         drain_secs: secs(relay.drain),
         affinity_entries_max: relay.affinity_entries_max,
         pipes_max: relay.pipes_max,

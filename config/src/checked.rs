@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use crate::file::{KeyAlgorithm, LogFormat, ZonePolicy};
+pub use crate::file::{Attach, ForwardingMode, KeyAlgorithm, LogFormat, ZonePolicy};
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,10 @@ pub struct Config {
     pub bgp: Option<Bgp>,
     /// Keeping DNS zones.
     pub dns: Dns,
+    /// Layer 4, whoever forwards it.
+    pub l4: L4,
+    /// Forwarding by XDP.
+    pub xdp: Xdp,
     /// The user-space relay.
     pub relay: Relay,
     /// The layer-7 proxy.
@@ -297,6 +301,85 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Layer 4, whoever forwards it: defaults of services that say nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct L4 {
+    /// How packets reach the backends.
+    pub mode: ForwardingMode,
+    /// How long flows without packets are kept.
+    pub timeouts: Timeouts,
+}
+
+/// How long flows without packets are kept; whole seconds, never zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For the handshake of a TCP connection.
+    pub opening: Duration,
+    /// An established TCP connection.
+    pub established: Duration,
+    /// A TCP connection that one side has closed.
+    pub closing: Duration,
+    /// A TCP connection that both sides have closed, or one has reset.
+    pub closed: Duration,
+    /// A UDP flow.
+    pub udp: Duration,
+}
+
+/// Forwarding by XDP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xdp {
+    /// Whether packets are forwarded by XDP.
+    pub enabled: bool,
+    /// Interfaces to attach to, without repetition; empty: those with a default route.
+    pub interfaces: Vec<String>,
+    /// How it attaches.
+    pub attach: Attach,
+    /// Source addresses in mode nat, without repetition, in no pool; empty: the host's own
+    /// address towards each backend.
+    pub nat_addresses: Vec<IpAddr>,
+    /// Ports that may be used on `nat_addresses`.
+    pub nat_ports: PortRange,
+    /// Answered flows at most.
+    pub flows_max: u32,
+    /// Flows at most that nobody has answered yet, beside the answered ones; not above them.
+    pub opening_flows_max: u32,
+    /// New flows at most in a second, each CPU.
+    pub new_flows_per_second: u32,
+    /// Services at most.
+    pub services_max: u32,
+    /// Backends at most.
+    pub backends_max: u32,
+    /// Buckets at most of all forwarding tables together.
+    pub buckets_max: u32,
+    /// Source ranges at most of all services together.
+    pub source_ranges_max: u32,
+    /// Clients at most whose backend is remembered for `sessionAffinity: ClientIP`.
+    pub affinity_entries_max: u32,
+    /// Fragmented datagrams at most whose later fragments are led to their flow.
+    pub fragments_max: u32,
+    /// Directory of the BPF file system for what outlives the daemon; absolute.
+    pub pin_dir: PathBuf,
+}
+
+/// An inclusive range of ports, first not above last, neither of them 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+impl PortRange {
+    /// The lowest port.
+    pub fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The highest port.
+    pub fn last(self) -> u16 {
+        self.last
+    }
+}
+
 /// The user-space relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
@@ -312,10 +395,6 @@ pub struct Relay {
     pub connect_attempts_max: u8,
     /// For all attempts of one connection together; not below `connect_timeout`.
     pub connect_total_timeout: Duration,
-    /// Without a byte for this long a TCP connection is closed.
-    pub idle_timeout: Duration,
-    /// Without a datagram for this long a UDP flow is forgotten.
-    pub udp_idle: Duration,
     /// How long connections may go on after a stop was asked for.
     pub drain: Duration,
     /// Clients at most whose backend is remembered for `sessionAffinity: ClientIP`.

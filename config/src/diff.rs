@@ -19,6 +19,19 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         ("host.run_dir", old.host.run_dir != new.host.run_dir, "sockets are open there"),
         ("admin", old.admin != new.admin, "its listeners are opened once"),
         ("log.format", old.log.format != new.log.format, "the log is set up once"),
+        ("xdp.flows_max", old.xdp.flows_max != new.xdp.flows_max, MAPS),
+        ("xdp.opening_flows_max", old.xdp.opening_flows_max != new.xdp.opening_flows_max, MAPS),
+        ("xdp.services_max", old.xdp.services_max != new.xdp.services_max, MAPS),
+        ("xdp.backends_max", old.xdp.backends_max != new.xdp.backends_max, MAPS),
+        ("xdp.buckets_max", old.xdp.buckets_max != new.xdp.buckets_max, MAPS),
+        ("xdp.source_ranges_max", old.xdp.source_ranges_max != new.xdp.source_ranges_max, MAPS),
+        (
+            "xdp.affinity_entries_max",
+            old.xdp.affinity_entries_max != new.xdp.affinity_entries_max,
+            MAPS,
+        ),
+        ("xdp.fragments_max", old.xdp.fragments_max != new.xdp.fragments_max, MAPS),
+        ("xdp.pin_dir", old.xdp.pin_dir != new.xdp.pin_dir, "the maps are pinned there"),
         ("relay.flow_hash_key_file", keys_differ(old, new), "flows are bound to the key"),
         ("proxy.workers", old.proxy.workers != new.proxy.workers, "threads are started once"),
         (
@@ -37,6 +50,8 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         ("routes", old.routes != new.routes),
         ("bgp", old.bgp != new.bgp),
         ("dns", old.dns != new.dns),
+        ("l4", old.l4 != new.l4),
+        ("xdp", xdp_differs(old, new)),
         ("relay", relay_differs(old, new)),
         ("proxy", proxy_differs(old, new)),
         ("health", old.health != new.health),
@@ -69,11 +84,30 @@ const SECTIONS: &[&str] = &[
     "routes",
     "bgp",
     "dns",
+    "l4",
+    "xdp",
     "relay",
     "proxy",
     "health",
     "limits",
 ];
+
+/// Why sizes of maps wait.
+const MAPS: &str = "the maps are made once";
+
+fn xdp_differs(old: &Config, new: &Config) -> bool {
+    let (mut xdp, made) = (new.xdp.clone(), &old.xdp);
+    xdp.flows_max = made.flows_max;
+    xdp.opening_flows_max = made.opening_flows_max;
+    xdp.services_max = made.services_max;
+    xdp.backends_max = made.backends_max;
+    xdp.buckets_max = made.buckets_max;
+    xdp.source_ranges_max = made.source_ranges_max;
+    xdp.affinity_entries_max = made.affinity_entries_max;
+    xdp.fragments_max = made.fragments_max;
+    xdp.pin_dir.clone_from(&made.pin_dir);
+    xdp != *made
+}
 
 fn keys_differ(old: &Config, new: &Config) -> bool {
     old.relay.flow_hash_key != new.relay.flow_hash_key

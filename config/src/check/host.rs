@@ -98,19 +98,27 @@ pub(crate) fn log(context: &mut Context, file: &file::Log) -> Option<Log> {
 }
 
 pub(crate) fn vips(context: &mut Context, file: &file::Vips) -> Option<Vips> {
-    let name = &file.interface;
+    let interface = interface(context, "vips.interface", &file.interface, "lo")?;
+    Some(Vips { bind: file.bind, interface })
+}
+
+/// A name that an interface can have.
+pub(super) fn interface(
+    context: &mut Context,
+    at: &str,
+    name: &str,
+    example: &str,
+) -> Option<String> {
     let fits = (1..=INTERFACE_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':')
         && name != "."
         && name != "..";
-    if !fits {
-        if !context.is_refused("vips.interface") {
-            let remedy = "write the name of an interface of at most 15 bytes, such as \"lo\"";
-            context.refuse("vips.interface", "no interface can have this name", remedy);
-        }
-        return None;
+    if !fits && !context.is_refused(at) {
+        let remedy =
+            format!("write the name of an interface of at most 15 bytes, such as \"{example}\"");
+        context.refuse(at, "no interface can have this name", &remedy);
     }
-    Some(Vips { bind: file.bind, interface: name.clone() })
+    fits.then(|| name.to_owned())
 }
 
 pub(crate) fn routes(context: &mut Context, file: &file::Routes) -> Option<Routes> {

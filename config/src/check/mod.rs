@@ -6,6 +6,7 @@ mod bgp;
 mod cluster;
 mod dns;
 mod host;
+mod l4;
 mod pool;
 mod secret;
 mod text;
@@ -27,11 +28,14 @@ pub(crate) fn config(context: &mut Context, file: &File, host_name: &str) -> Opt
     let routes = host::routes(context, &file.routes);
     let bgp = bgp::bgp(context, &file.bgp);
     let dns = dns::dns(context, &file.dns);
+    let l4 = l4::l4(&file.l4);
+    let xdp = l4::xdp(context, &file.xdp, &l4);
     let relay = traffic::relay(context, &file.relay);
     let proxy = traffic::proxy(context, &file.proxy);
     let health = traffic::health(&file.health);
     let limits = traffic::limits(&file.limits);
     across::addresses(context, file, &pools, proxy.as_ref(), bgp.as_ref().and_then(Option::as_ref));
+    l4::apart_from_vips(context, &file.xdp, &pools, proxy.as_ref());
     across::listeners(context, admin.as_ref(), proxy.as_ref(), bgp.as_ref());
     across::waits(context, file);
     across::sources(context, file);
@@ -49,6 +53,8 @@ pub(crate) fn config(context: &mut Context, file: &File, host_name: &str) -> Opt
         routes: routes?,
         bgp: bgp?,
         dns,
+        l4,
+        xdp: xdp?,
         relay: relay?,
         proxy: proxy?,
         health,

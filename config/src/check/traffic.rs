@@ -40,8 +40,6 @@ pub(crate) fn relay(context: &mut Context, file: &file::Relay) -> Option<Relay> 
         connect_timeout: millis(file.connect_timeout_ms),
         connect_attempts_max: file.connect_attempts_max,
         connect_total_timeout: millis(file.connect_total_timeout_ms),
-        idle_timeout: secs(file.idle_timeout_secs),
-        udp_idle: secs(file.udp_idle_secs),
         drain: secs(file.drain_secs),
         affinity_entries_max: file.affinity_entries_max,
         pipes_max: file.pipes_max,
@@ -50,7 +48,7 @@ pub(crate) fn relay(context: &mut Context, file: &file::Relay) -> Option<Relay> 
 }
 
 /// Of two values that contradict each other, the one that somebody wrote.
-fn either<'a>(context: &Context, preferred: &'a str, other: &'a str) -> &'a str {
+pub(super) fn either<'a>(context: &Context, preferred: &'a str, other: &'a str) -> &'a str {
     if context.is_set(preferred) { preferred } else { other }
 }
 

@@ -14,14 +14,14 @@ fn with_env(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Errors> {
 
 #[test]
 fn the_environment_is_stronger_than_the_file_and_a_flag_than_both() {
-    let mut sources = Sources::text("haflinger.toml", "[relay]\nudp_idle_secs = 10\n");
-    let idle = |sources: &Sources| Config::load(sources).expect("sound").config.relay.udp_idle;
+    let mut sources = Sources::text("haflinger.toml", "[l4.timeouts]\nudp_secs = 10\n");
+    let idle = |sources: &Sources| Config::load(sources).expect("sound").config.l4.timeouts.udp;
     assert_eq!(idle(&sources), Duration::from_secs(10));
-    sources.environment.push(("HAFLINGER_RELAY__UDP_IDLE_SECS".into(), "20".into()));
+    sources.environment.push(("HAFLINGER_L4__TIMEOUTS__UDP_SECS".into(), "20".into()));
     assert_eq!(idle(&sources), Duration::from_secs(20));
-    sources.flags.push(Flag::new("--udp-idle-secs", "relay.udp_idle_secs", 30));
+    sources.flags.push(Flag::new("--udp-secs", "l4.timeouts.udp_secs", 30));
     assert_eq!(idle(&sources), Duration::from_secs(30));
-    sources.flags.push(Flag::text("--set", "relay.udp_idle_secs", "40"));
+    sources.flags.push(Flag::text("--set", "l4.timeouts.udp_secs", "40"));
     assert_eq!(idle(&sources), Duration::from_secs(40));
 }
 
@@ -171,6 +171,8 @@ fn what_is_unwise_is_warned_about_with_its_place() {
     warned("[[cluster]]\nname = \"a\"\nkubeconfig = \"/missing\"\n", "does not exist");
     warned("[[cluster]]\nname = \"a\"\nkubeconfig = \"/dev/null\"\n", "there is no pool");
     warned("[inventory]\npath = \"/missing\"\n", "does not exist");
+    warned("[xdp]\nnat_ports = \"2048-4095\"\n", "haflinger.toml:2:13: xdp.nat_ports");
+    warned("[l4]\nmode = \"dsr\"\n[xdp]\nenabled = false\n", "every service is relayed");
 }
 
 #[test]
@@ -198,10 +200,15 @@ fn communities_of_host_and_peer_are_joined() {
 fn a_change_says_whether_it_needs_a_restart() {
     let changed = |text: &str| changes(&defaults(), &load(text).expect("sound").config);
     assert_eq!(changed(""), []);
-    let live = changed("[relay]\nudp_idle_secs = 5\n[bgp]\n[log]\nlevel = \"debug\"\n");
+    let live = changed("[relay]\ndrain_secs = 5\n[bgp]\n[log]\nlevel = \"debug\"\n");
     let fields: Vec<&str> = live.iter().map(|change| change.field).collect();
     assert_eq!(fields, ["log.level", "relay"]);
     assert!(live.iter().all(|change| change.restart.is_none()));
+    let xdp =
+        changed("[l4.timeouts]\nudp_secs = 5\n[xdp]\nattach = \"native\"\nflows_max = 1000000\n");
+    let fields: Vec<(&str, bool)> =
+        xdp.iter().map(|change| (change.field, change.restart.is_some())).collect();
+    assert_eq!(fields, [("l4", false), ("xdp.flows_max", true), ("xdp", false)]);
     let both = changed("[proxy]\nworkers = 3\nretries_max = 1\n[admin]\nlisten = \"\"\n");
     let fields: Vec<(&str, bool)> =
         both.iter().map(|change| (change.field, change.restart.is_some())).collect();
