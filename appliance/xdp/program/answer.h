@@ -309,8 +309,9 @@ __noinline int answer_reset(struct xdp_md *context, struct packet *packet, __u32
 	return decided(packet, reason, XDP_TX);
 }
 
-/* The sum of `length` bytes, a multiple of 4, or -1. They are more than `at` can reach. */
-static __always_inline __s64 quote_sum(struct xdp_md *context, __u32 offset, __u32 length)
+/* The sum of `length` bytes, a multiple of 4, or -1. They are more than `at` can reach. Verified
+ * once, by itself, because of the loop. */
+__noinline __s64 quote_sum(struct xdp_md *context, __u32 offset, __u32 length)
 {
 	__u64 sum = 0;
 	__u32 i;
@@ -349,15 +350,19 @@ static __always_inline __u32 error_headers(__u8 family)
 }
 
 /* Writes the headers of an error before its quote. */
-static __always_inline int error_write(struct xdp_md *context, struct error *error)
+__noinline int error_write(struct xdp_md *context, struct error *error)
 {
-	__u32 length = sizeof(error->header) + error->quote;
-	__s64 quoted = quote_sum(context, error->network + error_headers(error->family),
-				 error->quote);
-	__u64 sum = (__u64)quoted;
+	__u32 length;
+	__s64 quoted;
+	__u64 sum;
 
+	if (!error)
+		return 0;
+	length = sizeof(error->header) + error->quote;
+	quoted = quote_sum(context, error->network + error_headers(error->family), error->quote);
 	if (quoted < 0)
 		return 0;
+	sum = quoted;
 	error->header.checksum = 0;
 	if (error->family == 4) {
 		struct iphdr *ip = at(context, error->network, sizeof(*ip) + 8);
@@ -407,6 +412,17 @@ static __always_inline __u32 error_quote(__u8 family, __u32 length)
 	return (length < most ? length : most) & ~3U;
 }
 
+/* An error from where a packet went to whom it is from, quoting what there is of it. */
+static __always_inline void error_about(struct error *error, __u32 network,
+					const struct packet *about, __u32 length)
+{
+	error->source = about->key.destination;
+	error->destination = about->key.source;
+	error->family = about->family;
+	error->network = network;
+	error->quote = error_quote(about->family, length);
+}
+
 /* Makes room for the error's headers before the packet, cuts the packet to what is quoted. */
 static __always_inline int error_frame(struct xdp_md *context, struct error *error)
 {
@@ -435,11 +451,7 @@ __noinline int answer_error(struct xdp_md *context, struct packet *packet, __u32
 
 	if (!packet || !all)
 		return XDP_ABORTED;
-	error.family = packet->family;
-	error.network = packet->network;
-	error.quote = error_quote(packet->family, packet->length);
-	error.destination = packet->key.source;
-	error.source = packet->key.destination;
+	error_about(&error, packet->network, packet, packet->length);
 	if (from_self)
 		error.source = packet->family == 4 ? all->self_v4 : all->self_v6;
 	error_kind(&error, answer, mtu);

@@ -29,6 +29,24 @@
 #define CHECKSUM_TCP 16
 #define CHECKSUM_UDP 6
 
+/* What the error in hand quotes, and what else is too large for the stack. */
+struct scratch {
+	struct packet quote;
+	struct error error;
+};
+
+PER_CPU(scratch, struct scratch, 1);
+
+static __always_inline struct scratch *scratch_here(void)
+{
+	__u32 zero = 0;
+	struct scratch *here = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (here)
+		__builtin_memset(here, 0, sizeof(*here));
+	return here;
+}
+
 static __always_inline int icmp_is_error(__u8 family, __u8 type)
 {
 	if (family == 4)
@@ -47,6 +65,7 @@ static __always_inline int quote_v4(struct xdp_md *context, struct packet *quote
 	map_address(&quote->key.source, ip->daddr);
 	map_address(&quote->key.destination, ip->saddr);
 	quote->key.protocol = ip->protocol;
+	quote->length = bpf_ntohs(ip->tot_len);
 	quote->transport = quote->network + ip->ihl * 4;
 	return 1;
 }
@@ -60,25 +79,20 @@ static __always_inline int quote_v6(struct xdp_md *context, struct packet *quote
 	__builtin_memcpy(&quote->key.source, &ip->daddr, sizeof(quote->key.source));
 	__builtin_memcpy(&quote->key.destination, &ip->saddr, sizeof(quote->key.source));
 	quote->key.protocol = ip->nexthdr;
+	quote->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	quote->transport = quote->network + sizeof(*ip);
 	return is_transport(quote->key.protocol) ||
 	       (parse_extension_headers(context, quote) == UNDECIDED &&
 		quote->fragment != LATER_FRAGMENT);
 }
 
-/*
- * Reads what an error quotes: its key is turned round, a packet in the direction in which the
- * error goes on. False if that cannot be a packet of a flow.
- */
-static __always_inline int icmp_quote(struct xdp_md *context, const struct packet *packet,
+/* A quoted packet of a flow at `quote->network`: its key is turned round. */
+static __always_inline int quote_flow(struct xdp_md *context, const struct packet *packet,
 				      struct packet *quote)
 {
 	const __be16 *ports;
 
-	__builtin_memset(quote, 0, sizeof(*quote));
-	quote->family = packet->family;
-	quote->network = packet->transport + sizeof(struct icmp_error);
-	if (!(packet->family == 4 ? quote_v4(context, quote) : quote_v6(context, quote)))
+	if (!(quote->family == 4 ? quote_v4(context, quote) : quote_v6(context, quote)))
 		return 0;
 	if (quote->key.protocol != IPPROTO_TCP && quote->key.protocol != IPPROTO_UDP)
 		return 0;
@@ -88,6 +102,19 @@ static __always_inline int icmp_quote(struct xdp_md *context, const struct packe
 	quote->key.source_port = ports[1];
 	quote->key.destination_port = ports[0];
 	return 1;
+}
+
+/*
+ * Reads what an error quotes: its key is a packet in the direction in which the error goes on.
+ * False if that cannot be a packet of a flow, or if the error went to somebody who did not send it.
+ */
+static __always_inline int icmp_quote(struct xdp_md *context, const struct packet *packet,
+				      struct packet *quote)
+{
+	quote->family = packet->family;
+	quote->network = packet->transport + sizeof(struct icmp_error);
+	return quote_flow(context, packet, quote) &&
+	       same_address(&packet->key.destination, &quote->key.destination);
 }
 
 /* Writes the addresses of the IP header at `network`, and the checksum of an IPv4 one. */
