@@ -11,7 +11,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: ## the daemon, unprivileged, with two sample backends
-	@packaging/need cc cmake
+	@packaging/need build
 	$(CARGO) run --package haflinger-appliance --bin haflinger -- demo
 
 test: ## everything; ends with "N passed, N failed"
@@ -19,7 +19,7 @@ test: ## everything; ends with "N passed, N failed"
 	$(CARGO) run --quiet --package haflinger-suite -- $(ONLY)
 
 lab: ## a router, two edge hosts, nodes, DNS and a control plane in namespaces (root)
-	@packaging/need cc cmake ip bird named
+	@packaging/need build ip bird named
 	$(CARGO) build --workspace --all-targets
 	@"$${CARGO_TARGET_DIR:-target}/debug/lab" up
 
@@ -28,11 +28,11 @@ lab-down: ## removes all of it
 	@"$${CARGO_TARGET_DIR:-target}/debug/lab" down
 
 bench: ## benchmarks against peers (ONLY=name for one), also in target/bench.json
-	@packaging/need cc cmake haproxy
+	@packaging/need build haproxy
 	$(CARGO) run --release --package haflinger-bench -- $(ONLY)
 
 packages: ## .deb and .rpm in target/packages
-	@packaging/need cc cmake
+	@packaging/need build
 	@packaging/build
 
 check: ## quick: formatting and lints

@@ -30,6 +30,7 @@ const STEPS: &[Step] = &[
     ("licences", steps::licences),
     ("build", steps::build),
     ("tests", steps::tests),
+    ("kernel", steps::kernel),
     ("scenarios", steps::scenarios),
     ("lab", steps::lab),
     ("quickstart", steps::quickstart),

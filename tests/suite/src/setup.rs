@@ -4,11 +4,16 @@ use crate::say;
 use crate::step::Suite;
 use crate::tally::Tally;
 
-/// Commands and the Debian package that has each. Without the first group nothing can be built;
-/// without the others, tests are skipped by name.
+/// Commands or files, and the Debian package that has each. Without the first group nothing can
+/// be built; without the others, tests are skipped by name.
 const NEEDED: &[(&str, &str)] = &[
     ("cc", "build-essential"),
     ("cmake", "cmake"),
+    ("clang", "clang"),
+    ("pkg-config", "pkg-config"),
+    ("/usr/include/libelf.h", "libelf-dev"),
+    ("/usr/include/zlib.h", "zlib1g-dev"),
+    ("/usr/include/linux/bpf.h", "linux-libc-dev"),
     ("ip", "iproute2"),
     ("curl", "curl"),
     ("openssl", "openssl"),
@@ -20,13 +25,16 @@ const NEEDED: &[(&str, &str)] = &[
     ("systemd-nspawn", "systemd-container"),
     ("rpm", "rpm"),
     ("man", "man-db"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
 ];
 
 /// Where Debian keeps programs, also those that are not on everyone's path.
 const PLACES: &[&str] = &["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin"];
 
-fn is_there(program: &str) -> bool {
-    PLACES.iter().any(|place| std::path::Path::new(place).join(program).exists())
+fn is_there(needed: &str) -> bool {
+    // Joined to a place, a file by its whole path is that path.
+    PLACES.iter().any(|place| std::path::Path::new(place).join(needed).exists())
 }
 
 /// Installs what is missing where that may be done, and else says how.

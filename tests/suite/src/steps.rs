@@ -1,6 +1,7 @@
 //! The steps after the set-up.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::step::Suite;
 use crate::tally::Tally;
@@ -88,6 +89,11 @@ fn counted(suite: &Suite, name: &str, program: &str, arguments: &[&str]) -> Tall
     tally
 }
 
+/// The tests of the XDP data path on Debian 12's own kernel, in a virtual machine.
+pub(crate) fn kernel(suite: &Suite) -> Tally {
+    told(suite, "kernel", &mut suite.command(suite.built("debug/kernel"), &[]))
+}
+
 /// The end-to-end tests in the laboratory.
 pub(crate) fn scenarios(suite: &Suite) -> Tally {
     let done = suite.run("scenarios", &mut suite.command(suite.built("debug/scenarios"), &[]));
@@ -120,10 +126,15 @@ pub(crate) fn packages(suite: &Suite) -> Tally {
 fn script(suite: &Suite, name: &str, path: &str) -> Tally {
     let mut command = suite.command("bash", &[path]);
     command.env("HAFLINGER", suite.built("debug/haflinger"));
-    let done = suite.run(name, &mut command);
+    told(suite, name, &mut command)
+}
+
+/// A program that prints such lines, and must print one at least.
+fn told(suite: &Suite, name: &str, command: &mut Command) -> Tally {
+    let done = suite.run(name, command);
     let mut tally = Tally::of_scenarios(&done.output);
     if tally.failures.is_empty() && (!done.succeeded || tally == Tally::default()) {
-        tally.failures.push(format!("{path} did not end well"));
+        tally.failures.push(format!("{name} did not end well"));
     }
     tally
 }
