@@ -16,19 +16,32 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Generous: it only bounds how long a failing test takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_haflinger");
 
-/// A port that was free a moment ago.
+/// Ports below those that the kernel gives to clients, which would take them in passing.
+const PORTS: Range<u16> = 10_000..20_000;
+
+/// A port that is free; no other test of this process is given the same.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let ports = u32::from(PORTS.end - PORTS.start);
+    let next = || {
+        let at = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % ports;
+        PORTS.start + u16::try_from(at).expect("within the ports")
+    };
+    (0..ports)
+        .map(|_| next())
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("a free port")
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
