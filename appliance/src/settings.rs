@@ -149,8 +149,6 @@ pub(crate) fn relay(config: &Config, key: FlowHashKey) -> haflinger_relay::Setti
         connect_timeout_ms: millis(relay.connect_timeout),
         connect_attempts_max: u32::from(relay.connect_attempts_max),
         connect_total_timeout_ms: millis(relay.connect_total_timeout),
-        idle_timeout_secs: secs(config.l4.timeouts.established),
-        udp_idle_secs: secs(config.l4.timeouts.udp),
         drain_secs: secs(relay.drain),
         affinity_entries_max: relay.affinity_entries_max,
         pipes_max: relay.pipes_max,

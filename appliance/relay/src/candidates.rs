@@ -1,31 +1,29 @@
 //! In which order backends are tried for a new flow. Pure.
 //!
-//! The remembered backend of an affine client first, then the first hop of the flow's bucket,
-//! then its second hop, then every other active backend once, beginning at a place that the
-//! flow's hash gives: so the load of a dead backend spreads over all others.
+//! Those that the service's algorithm prefers first, then every other active backend once,
+//! beginning at a place that the flow's hash gives: so the load of a dead or full backend
+//! spreads over all others.
 
 use std::net::SocketAddr;
 
 use haflinger_core::{BackendSet, BackendState};
 
+use crate::selection::{PREFERRED_MAX, Preferred};
+
 /// Active backends in the order in which they are to be tried, each once.
 pub(crate) struct Candidates<'a> {
     set: &'a BackendSet,
-    preferred: [Option<SocketAddr>; 3],
+    preferred: [Option<SocketAddr>; PREFERRED_MAX],
     next_preferred: usize,
     offset: usize,
     next_other: usize,
 }
 
 impl<'a> Candidates<'a> {
-    /// Candidates for the flow with this hash; `remembered` is the affine client's backend.
-    pub(crate) fn new(set: &'a BackendSet, hash: u64, remembered: Option<SocketAddr>) -> Self {
-        let hops = set.table.hops(hash);
-        let first = hops.as_ref().map(|hops| *hops.first);
-        let second = hops.and_then(|hops| hops.second.copied());
+    /// Candidates for the flow with this hash.
+    pub(crate) fn new(set: &'a BackendSet, preferred: Preferred, hash: u64) -> Self {
         let offset = below(set.backends.len().max(1), hash);
-        let preferred = [remembered, first, second];
-        Self { set, preferred, next_preferred: 0, offset, next_other: 0 }
+        Self { set, preferred: preferred.0, next_preferred: 0, offset, next_other: 0 }
     }
 
     fn next_preferred(&mut self) -> Option<usize> {
@@ -89,10 +87,12 @@ mod tests {
     use haflinger_core::forwarding::ForwardingTable;
 
     use super::*;
+    use crate::selection::by_hash;
     use crate::testing::{backend_set, member};
 
     fn order(set: &BackendSet, hash: u64, remembered: Option<SocketAddr>) -> Vec<SocketAddr> {
-        Candidates::new(set, hash, remembered).map(|at| set.backends[at].address).collect()
+        let preferred = by_hash(&set.table, hash, remembered);
+        Candidates::new(set, preferred, hash).map(|at| set.backends[at].address).collect()
     }
 
     #[test]

@@ -14,17 +14,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
 use crate::candidates::Candidates;
+use crate::limit::hold;
 use crate::metrics::{Rejection, protocol_label};
-use crate::service::{BackendSlot, ServiceState};
+use crate::selection::{by_hash, in_turn, least_loaded};
+use crate::service::{BackendSlot, Picture, ServiceState};
+use crate::socket::{connect_tcp, established};
+
+/// Backends at their limit that are passed over for one flow. Each costs the read of a counter,
+/// so that a flow that finds no room is turned away within microseconds; in services of up to
+/// so many backends, room is always found.
+pub(crate) const FULL_MAX: u32 = 64;
 
 /// A backend in use, counted there for as long as this lives: its slot is kept meanwhile, so
 /// that the end of a grace period finds the flow.
 pub(crate) struct InUse(pub(crate) Arc<BackendSlot>);
 
 impl InUse {
-    pub(crate) fn new(slot: &Arc<BackendSlot>) -> Self {
-        slot.counters.active.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(slot))
+    /// `None` when the backend has `most` already.
+    pub(crate) fn below(slot: &Arc<BackendSlot>, most: u32) -> Option<Self> {
+        hold(&slot.counters.active, most).then(|| Self(Arc::clone(slot)))
     }
 }
 
@@ -72,17 +80,37 @@ pub(crate) fn hash_of(shared: &Shared, service: &Service, client: SocketAddr) ->
     let protocol = service.key.protocol;
     match service.algorithm {
         Algorithm::Source { .. } => client_hash(key, protocol, client.ip(), vip),
-        _ => flow_hash(key, protocol, client, vip),
+        Algorithm::Hash | Algorithm::RoundRobin | Algorithm::LeastConnections => {
+            flow_hash(key, protocol, client, vip)
+        }
     }
 }
 
-/// The backend that an affine client was last sent to.
-pub(crate) fn remembered(
+/// The backends for a new flow in the order in which the service's algorithm has them tried.
+pub(crate) fn candidates<'a>(
     shared: &Shared,
-    service: &Service,
+    state: &ServiceState,
+    picture: &'a Picture,
     client: IpAddr,
     hash: u64,
-) -> Option<SocketAddr> {
+) -> Candidates<'a> {
+    let service = &picture.service;
+    let set = &service.backends;
+    let preferred = match service.algorithm {
+        Algorithm::Hash => by_hash(&set.table, hash, None),
+        Algorithm::Source { .. } => {
+            by_hash(&set.table, hash, remembered(shared, service, client, hash))
+        }
+        Algorithm::RoundRobin => in_turn(&set.table, state.turns.fetch_add(1, Ordering::Relaxed)),
+        Algorithm::LeastConnections => {
+            least_loaded(set, hash, |at| picture.slot(at).counters.active.load(Ordering::Relaxed))
+        }
+    };
+    Candidates::new(set, preferred, hash)
+}
+
+/// The backend that an affine client was last sent to.
+fn remembered(shared: &Shared, service: &Service, client: IpAddr, hash: u64) -> Option<SocketAddr> {
     let Algorithm::Source { timeout_secs } = service.algorithm else { return None };
     let timeout = Duration::from_secs(u64::from(timeout_secs));
     let now = shared.uptime();
@@ -105,8 +133,8 @@ pub(crate) fn remember(
     }
 }
 
-/// Connects to the first candidate that takes the connection, within the budget of attempts
-/// and time. Dropping the future gives up without a trace.
+/// Connects to the first candidate that has room and takes the connection, within the budget of
+/// attempts and time. Dropping the future gives up without a trace.
 pub(crate) async fn connect(
     shared: &Shared,
     service: &Arc<ServiceState>,
@@ -115,17 +143,23 @@ pub(crate) async fn connect(
     let settings = shared.settings.load_full();
     let picture = service.picture.load_full();
     let hash = hash_of(shared, &picture.service, client);
-    let known = remembered(shared, &picture.service, client.ip(), hash);
     let give_up_at = Instant::now() + settings.connect_total_timeout();
 
     let mut rejection = Rejection::NoBackend;
-    let candidates = Candidates::new(&picture.service.backends, hash, known);
-    for at in candidates.take(settings.connect_attempts_max as usize) {
+    let (mut attempts, mut full) = (0, 0);
+    for at in candidates(shared, service, &picture, client.ip(), hash) {
         let left = give_up_at.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || attempts == settings.connect_attempts_max || full == FULL_MAX {
             break;
         }
-        let backend = InUse::new(picture.slot(at));
+        let Some(backend) = InUse::below(picture.slot(at), picture.backend_limit()) else {
+            full += 1;
+            if attempts == 0 {
+                rejection = Rejection::BackendsFull;
+            }
+            continue;
+        };
+        attempts += 1;
         let ending = backend.0.flow_token(service);
         let address = backend.0.address;
         match attempt(address, left.min(settings.connect_timeout())).await {
@@ -145,12 +179,9 @@ pub(crate) async fn connect(
 }
 
 async fn attempt(address: SocketAddr, within: Duration) -> Result<TcpStream, &'static str> {
-    match timeout(within, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => {
-            // Half of what is relayed is small and waited for.
-            let _ = stream.set_nodelay(true);
-            Ok(stream)
-        }
+    let stream = connect_tcp(address).map_err(|error| reason_of(&error))?;
+    match timeout(within, established(&stream)).await {
+        Ok(Ok(())) => Ok(stream),
         Ok(Err(error)) => Err(reason_of(&error)),
         Err(_) => Err("timeout"),
     }

@@ -9,13 +9,18 @@ use std::sync::{Arc, Weak};
 use haflinger_core::Protocol;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::Shared;
+use crate::service::ServiceState;
 
-/// Services with metric series of their own, the first ones to come. Six series each: a scrape
+/// Services with metric series of their own, the first ones to come. Eight series each: a scrape
 /// stays below a megabyte. Services beyond are in the totals and in `haflinger status`.
 pub const SERVICE_SERIES_MAX: usize = 1000;
+
+/// Backends with a metric series of their own: the first ones by service and address, of those
+/// services that have series. About 100 bytes each in a scrape. How many are left out is shown.
+pub const BACKEND_SERIES_MAX: usize = 4000;
 
 /// Why a client was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +28,10 @@ pub(crate) enum Rejection {
     SourceDenied,
     ConnectionsMax,
     ServiceConnectionsMax,
+    ServiceFull,
+    BackendsFull,
     FlowsMax,
+    ServiceLeft,
     NoBackend,
     ConnectFailed,
 }
@@ -34,7 +42,10 @@ impl Rejection {
             Self::SourceDenied => "source_denied",
             Self::ConnectionsMax => "connections_max",
             Self::ServiceConnectionsMax => "connections_per_service_max",
+            Self::ServiceFull => "service_full",
+            Self::BackendsFull => "backends_full",
             Self::FlowsMax => "udp_flows_max",
+            Self::ServiceLeft => "service_left",
             Self::NoBackend => "no_backend",
             Self::ConnectFailed => "connect_failed",
         }
@@ -191,6 +202,10 @@ struct Families {
     service_rejected: IntCounterVec,
     service_failed: IntCounterVec,
     service_bytes: IntCounterVec,
+    left_flows: IntGauge,
+    limits: IntGaugeVec,
+    backend_flows: IntGaugeVec,
+    backends_omitted: IntGauge,
 }
 
 impl Families {
@@ -214,7 +229,8 @@ impl Families {
             )?,
             listeners: gauges(
                 "haflinger_relay_services",
-                "Services by the state of their socket: listening, starting or failed.",
+                "Services by the state of their socket: listening, starting or failed; or left: \
+                 another data path serves it, and flows of it still go on here.",
                 "state",
             )?,
             service_flows: gauges(
@@ -242,10 +258,33 @@ impl Families {
                 "Bytes relayed from clients (in) and to clients (out) of a service.",
                 &["service", "direction"],
             )?,
+            left_flows: IntGauge::new(
+                "haflinger_relay_left_flows",
+                "Flows now of services that left the relay: they go on until they end.",
+            )?,
+            limits: IntGaugeVec::new(
+                Opts::new(
+                    "haflinger_relay_service_flows_limit",
+                    "Flows that a service may have at once, or each of its backends; absent \
+                     where there is no limit.",
+                ),
+                &["service", "of"],
+            )?,
+            backend_flows: IntGaugeVec::new(
+                Opts::new(
+                    "haflinger_relay_backend_flows",
+                    "Flows of a backend of a service now, connection attempts included.",
+                ),
+                &["service", "backend"],
+            )?,
+            backends_omitted: IntGauge::new(
+                "haflinger_relay_backend_series_omitted",
+                "Backends that have no series of their own, because there are too many.",
+            )?,
         })
     }
 
-    fn collectors(&self) -> [&dyn Collector; 8] {
+    fn collectors(&self) -> [&dyn Collector; 12] {
         [
             &self.gauges,
             &self.bytes,
@@ -255,6 +294,10 @@ impl Families {
             &self.service_rejected,
             &self.service_failed,
             &self.service_bytes,
+            &self.left_flows,
+            &self.limits,
+            &self.backend_flows,
+            &self.backends_omitted,
         ]
     }
 
@@ -279,20 +322,52 @@ impl Families {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         self.bytes.with_label_values(&["in"]).inc_by(load(&shared.metrics.bytes_in));
         self.bytes.with_label_values(&["out"]).inc_by(load(&shared.metrics.bytes_out));
+        let mut backends_left = BACKEND_SERIES_MAX;
         for service in shared.services().values() {
-            self.listeners.with_label_values(&[service.listening_word()]).inc();
-            if !service.has_series {
-                continue;
+            self.listeners.with_label_values(&[service.state_word()]).inc();
+            if service.has_left() {
+                self.left_flows.add(gauge(service.held.count()));
             }
-            let (name, counters) = (service.key.to_string(), &service.counters);
-            let name = name.as_str();
-            self.service_flows.with_label_values(&[name]).set(gauge(load(&counters.active)));
-            self.service_flows_total.with_label_values(&[name]).inc_by(load(&counters.total));
-            self.service_rejected.with_label_values(&[name]).inc_by(load(&counters.rejected));
-            self.service_failed.with_label_values(&[name]).inc_by(load(&counters.failed));
-            let bytes = &self.service_bytes;
-            bytes.with_label_values(&[name, "in"]).inc_by(load(&counters.bytes_in));
-            bytes.with_label_values(&[name, "out"]).inc_by(load(&counters.bytes_out));
+            let name = service.has_series.then(|| service.key.to_string());
+            if let Some(name) = &name {
+                self.fill_service(name, service);
+            }
+            self.fill_backends(name.as_deref(), service, &mut backends_left);
+        }
+    }
+
+    fn fill_service(&self, name: &str, service: &ServiceState) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &service.counters;
+        self.service_flows.with_label_values(&[name]).set(gauge(load(&counters.active)));
+        self.service_flows_total.with_label_values(&[name]).inc_by(load(&counters.total));
+        self.service_rejected.with_label_values(&[name]).inc_by(load(&counters.rejected));
+        self.service_failed.with_label_values(&[name]).inc_by(load(&counters.failed));
+        let bytes = &self.service_bytes;
+        bytes.with_label_values(&[name, "in"]).inc_by(load(&counters.bytes_in));
+        bytes.with_label_values(&[name, "out"]).inc_by(load(&counters.bytes_out));
+        let limits = service.picture.load().service.limits;
+        for (of, limit) in [("service", limits.service), ("backend", limits.backend)] {
+            if let Some(limit) = limit {
+                self.limits.with_label_values(&[name, of]).set(i64::from(limit.get()));
+            }
+        }
+    }
+
+    fn fill_backends(&self, name: Option<&str>, service: &ServiceState, left: &mut usize) {
+        let picture = service.picture.load();
+        let Some(name) = name else {
+            return self.backends_omitted.add(gauge(picture.backends().count() as u64));
+        };
+        for (backend, slot) in picture.backends() {
+            let Some(fewer) = left.checked_sub(1) else {
+                self.backends_omitted.inc();
+                continue;
+            };
+            *left = fewer;
+            let address = backend.address.to_string();
+            let flows = slot.counters.active.load(Ordering::Relaxed);
+            self.backend_flows.with_label_values(&[name, &address]).set(gauge(flows));
         }
     }
 }

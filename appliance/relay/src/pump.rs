@@ -17,10 +17,10 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -69,6 +69,31 @@ enum WayEnd {
     WriteFailed,
 }
 
+/// Whether the kernel holds back a small segment while another one is not acknowledged (RFC 896).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delay {
+    On,
+    /// As `On`, and one write was made.
+    Matters,
+    Off,
+}
+
+impl Delay {
+    /// The first write meets nothing unacknowledged, so the delay is switched off only before
+    /// the second: a connection of one request saves the system call.
+    fn before_write(&mut self, to: &TcpStream) {
+        *self = match self {
+            Self::On => Self::Matters,
+            Self::Matters => {
+                // An error means that the connection is dead, which the write will say.
+                let _ = to.set_nodelay(true);
+                Self::Off
+            }
+            Self::Off => Self::Off,
+        };
+    }
+}
+
 /// How a burst ended.
 enum Burst {
     /// Nothing more to read for now; this many bytes were moved.
@@ -87,6 +112,8 @@ pub(crate) struct Pump<'a> {
     pub(crate) backend: &'a TcpStream,
     /// Milliseconds of the relay's uptime at which a byte last moved.
     last_moved: AtomicU64,
+    /// One direction has finished: the other one's FIN follows when its socket is closed.
+    half_closed: AtomicBool,
 }
 
 impl<'a> Pump<'a> {
@@ -97,7 +124,8 @@ impl<'a> Pump<'a> {
         backend: &'a TcpStream,
     ) -> Self {
         let last_moved = AtomicU64::new(shared.uptime_ms());
-        Self { shared, counted, client, backend, last_moved }
+        let half_closed = AtomicBool::new(false);
+        Self { shared, counted, client, backend, last_moved, half_closed }
     }
 
     /// Moves bytes until both sides are done or something ends the connection.
@@ -132,25 +160,34 @@ impl<'a> Pump<'a> {
                         return Ending::Idle;
                     }
                     idle.as_mut().reset(idle_at);
+                    continue;
                 }
             }
             if let (Some(inward), Some(outward)) = (inward_end, outward_end) {
                 let clean = inward == WayEnd::Finished && outward == WayEnd::Finished;
                 return if clean { Ending::Finished } else { Ending::Reset };
             }
+            // A direction is over: from here on the connection has less patience.
+            idle.as_mut().reset(self.idle_at());
         }
     }
 
     fn idle_at(&self) -> Instant {
         let last_moved = Duration::from_millis(self.last_moved.load(Ordering::Relaxed));
-        self.shared.started + last_moved + self.shared.settings.load().idle_timeout()
+        let timeouts = self.counted.service.picture.load().service.timeouts;
+        let patience = match self.half_closed.load(Ordering::Relaxed) {
+            true => timeouts.closing_secs.min(timeouts.established_secs),
+            false => timeouts.established_secs,
+        };
+        self.shared.started + last_moved + Duration::from_secs(u64::from(patience))
     }
 
     /// Moves one direction to its end. An error is one of the side that is read from.
     async fn one_way(&self, way: Way) -> io::Result<WayEnd> {
-        let (from, to) = match way {
-            Way::In => (self.client, self.backend),
-            Way::Out => (self.backend, self.client),
+        let (from, to, mut delay) = match way {
+            Way::In => (self.client, self.backend, Delay::On),
+            // Inherited from the listener.
+            Way::Out => (self.backend, self.client, Delay::Off),
         };
         let mut tally = Tally { pump: self, way, bytes: 0 };
         let mut bulk = false;
@@ -159,19 +196,26 @@ impl<'a> Pump<'a> {
             from.readable().await?;
             let pipe = if bulk { self.pipe_for_bulk() } else { None };
             let burst = match pipe {
-                Some(pipe) => self.splice_burst(from, to, pipe, &mut tally).await?,
-                None => copy_burst(from, to, &mut tally).await?,
+                Some(pipe) => {
+                    delay.before_write(to);
+                    self.splice_burst(from, to, pipe, &mut tally).await?
+                }
+                None => copy_burst(from, to, &mut delay, &mut tally).await?,
             };
             match burst {
                 Burst::Paused(bytes) => bulk = bytes >= BULK_BYTES,
                 Burst::WriteFailed => return Ok(WayEnd::WriteFailed),
-                Burst::Eof => {
-                    let finished = finish_writing(to).is_ok();
-                    return Ok(if finished { WayEnd::Finished } else { WayEnd::WriteFailed });
-                }
+                Burst::Eof => return Ok(self.finish(to)),
             }
             consume_budget().await;
         }
+    }
+
+    /// Sends the FIN on. For the second direction that is what closing the socket does, and by
+    /// then nothing can be left to receive that would turn it into a reset.
+    fn finish(&self, to: &TcpStream) -> WayEnd {
+        let last = self.half_closed.swap(true, Ordering::Relaxed);
+        if last || finish_writing(to).is_ok() { WayEnd::Finished } else { WayEnd::WriteFailed }
     }
 
     fn pipe_for_bulk(&self) -> Option<Pipe> {
@@ -222,10 +266,19 @@ impl<'a> Pump<'a> {
 }
 
 /// Reads once and writes what came.
-async fn copy_burst(from: &TcpStream, to: &TcpStream, tally: &mut Tally<'_>) -> io::Result<Burst> {
+async fn copy_burst(
+    from: &TcpStream,
+    to: &TcpStream,
+    delay: &mut Delay,
+    tally: &mut Tally<'_>,
+) -> io::Result<Burst> {
     let copied = BUFFER.with_borrow_mut(|buffer| {
-        let bytes = from.try_read(buffer)?;
-        let written = if bytes == 0 { Ok(0) } else { send(to, &buffer[..bytes]) };
+        let bytes = receive(from, buffer)?;
+        if bytes == 0 {
+            return Ok((0, Ok(Vec::new())));
+        }
+        delay.before_write(to);
+        let written = send(to, &buffer[..bytes]);
         // Only a reader that is slower than the writer costs memory of its own.
         let rest = written.map(|written| buffer[written..bytes].to_vec());
         Ok::<_, io::Error>((bytes, rest))
@@ -238,6 +291,9 @@ async fn copy_burst(from: &TcpStream, to: &TcpStream, tally: &mut Tally<'_>) -> 
     };
     let Ok(rest) = rest else { return Ok(Burst::WriteFailed) };
     tally.add(bytes - rest.len());
+    if !rest.is_empty() {
+        delay.before_write(to);
+    }
     let mut unsent = rest.as_slice();
     while !unsent.is_empty() {
         match to.async_io(Interest::WRITABLE, || send_some(to, unsent)).await {
@@ -249,6 +305,22 @@ async fn copy_burst(from: &TcpStream, to: &TcpStream, tally: &mut Tally<'_>) -> 
         }
     }
     Ok(Burst::Paused(bytes))
+}
+
+/// Reads once. A read that leaves room in the buffer has emptied the socket: the runtime is told
+/// so as it would be by a further read that finds nothing, which is saved. What comes later, a
+/// FIN included, wakes it again.
+fn receive(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut received = 0;
+    let outcome = from.try_io(Interest::READABLE, || {
+        received = rustix::net::recv(from, &mut *buffer, RecvFlags::DONTWAIT)?.1;
+        let emptied = received > 0 && received < buffer.len();
+        if emptied { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(received) }
+    });
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && received > 0 => Ok(received),
+        outcome => outcome,
+    }
 }
 
 /// Writes what the socket takes now, 0 when it takes nothing. Goes past the runtime's notion of

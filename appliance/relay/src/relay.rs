@@ -1,21 +1,42 @@
-//! The task that follows snapshots: services come, change and go; grace periods end.
+//! The task that follows snapshots: services come, change, leave and go; grace periods end.
+//!
+//! ```text
+//!              mode proxy                    another mode
+//!   (unknown) ───────────> served (Open) ────────────────> left (Open, HANDOVER later Kept)
+//!                             ^   │                            │  │ no flow is left
+//!                             │   └── gone from the snapshot ──┼──┴──> (unknown)
+//!                             └──────── mode proxy ────────────┘
+//! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use haflinger_core::{ForwardingMode, Protocol, Service, ServiceKey, Snapshot};
+use haflinger_core::{ForwardingMode, Protocol, Service, ServiceKey, Snapshot, Update};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use prometheus::Registry;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::intake::Intake;
 use crate::metrics::{Metrics, ScrapeCollector};
-use crate::service::{Leaving, ServiceRecord, ServiceState};
+use crate::pipes::lock;
+use crate::service::{Leaving, Listening, ServiceRecord, ServiceState};
 use crate::settings::Settings;
 use crate::status::RelayStatus;
 use crate::{Error, Shared, tcp, udp};
+
+/// How long the socket of a service that left is still open for new flows. The other data path
+/// sees the same snapshot, but may be busy with tens of thousands of services; once it has this
+/// one no new flow comes here, and until then nobody is refused.
+const HANDOVER: Duration = Duration::from_secs(10);
+
+/// Between looks at which services that left have no flow any more. That something is due so
+/// soon also spares new connections a system call each: the runtime wakes its driver for a timer
+/// that is due before all others, which the timeouts of connections then never are.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The relay before it runs.
 pub struct Relay {
@@ -24,17 +45,23 @@ pub struct Relay {
     abort: CancellationToken,
     applied: OrdMap<ServiceKey, Arc<Service>>,
     records: HashMap<ServiceKey, ServiceRecord>,
+    /// Those of the records that another data path serves.
+    left: BTreeSet<ServiceKey>,
+    leaves: u64,
+    pub(crate) handover: Duration,
     /// Grace periods by their end; the number tells apart those that end together.
     graces: BTreeMap<(Instant, u64), Grace>,
     graces_begun: u64,
 }
 
-/// Whose flows may go on until the grace period ends.
+/// What may go on until the grace period ends.
 enum Grace {
-    /// One backend of a service that is still there.
+    /// The flows of one backend of a service that is still there.
     Backend(ServiceKey, Leaving),
-    /// A service that was removed.
+    /// The flows of a service that was removed.
     Service(Arc<ServiceState>),
+    /// The intake of a service that left, by the number of the leave.
+    Handover(ServiceKey, u64),
 }
 
 /// Shows and adjusts a running relay.
@@ -77,6 +104,9 @@ impl Relay {
             abort: CancellationToken::new(),
             applied: OrdMap::new(),
             records: HashMap::new(),
+            left: BTreeSet::new(),
+            leaves: 0,
+            handover: HANDOVER,
             graces: BTreeMap::new(),
             graces_begun: 0,
         })
@@ -87,29 +117,28 @@ impl Relay {
         RelayHandle { shared: Arc::clone(&self.shared) }
     }
 
-    /// Serves what the snapshots say until `shutdown`; then closes every listener, gives TCP
-    /// connections `drain_secs` to end, resets the rest and returns. UDP flows end with their
-    /// listeners. Withdraw the routes before that, so that no new client comes.
+    /// Serves what the snapshots lead through the relay (mode `proxy`) until `shutdown`; then
+    /// closes every listener, gives TCP connections `drain_secs` to end, resets the rest and
+    /// returns. UDP flows end with their listeners. Withdraw the routes before that, so that no
+    /// new client comes. What sockets cannot be opened goes to `updates`.
     ///
     /// When the sender of snapshots goes away the last one stays in force. Dropping the future
     /// ends every listener and flow at once.
     pub async fn run(
         mut self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        updates: mpsc::Sender<Update>,
         shutdown: CancellationToken,
     ) {
         let _abort = self.abort.clone().drop_guard();
-        let first = Arc::clone(&snapshots.borrow_and_update());
-        self.apply(&first);
+        let shared = Arc::clone(&self.shared);
+        let mut sweep = interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sender_lives = true;
+        snapshots.mark_changed();
         loop {
-            let next_grace = self.graces.first_key_value().map(|((at, _), _)| *at);
-            let grace_end = async {
-                match next_grace {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let grace_end = next(self.graces.first_key_value().map(|((at, _), _)| *at));
+            let tells = !updates.is_closed() && shared.faults.is_pending();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -121,6 +150,13 @@ impl Relay {
                     Err(_) => sender_lives = false,
                 },
                 () = grace_end => self.end_graces(Instant::now()),
+                Ok(permit) = updates.reserve(), if tells => {
+                    if let Some(update) = shared.faults.next() {
+                        permit.send(update);
+                    }
+                }
+                () = shared.faults.noted() => {}
+                _ = sweep.tick() => self.forget_the_idle(),
             }
         }
         self.stop().await;
@@ -131,25 +167,36 @@ impl Relay {
         let applied = std::mem::replace(&mut self.applied, snapshot.services.clone());
         for item in applied.diff(&snapshot.services) {
             match item {
-                DiffItem::Add(_, service) => {
-                    if service.mode == ForwardingMode::Proxy {
-                        self.add(service);
-                    }
+                DiffItem::Add(key, service) | DiffItem::Update { new: (key, service), .. } => {
+                    self.follow(key, service);
                 }
-                DiffItem::Update { old: (key, old), new: (_, service) } => {
-                    match (old.mode, service.mode) {
-                        (ForwardingMode::Proxy, ForwardingMode::Proxy) => self.update(key, service),
-                        (ForwardingMode::Proxy, _) => self.remove(key),
-                        (_, ForwardingMode::Proxy) => self.add(service),
-                        _ => {}
-                    }
-                }
-                DiffItem::Remove(key, service) => {
-                    if service.mode == ForwardingMode::Proxy {
-                        self.remove(key);
-                    }
-                }
+                DiffItem::Remove(key, _) => self.remove(key),
             }
+        }
+    }
+
+    /// A service came or changed. One that left still learns which of its backends go.
+    fn follow(&mut self, key: &ServiceKey, service: &Arc<Service>) {
+        let relayed = service.mode == ForwardingMode::Proxy;
+        let Some(record) = self.records.get_mut(key) else {
+            if relayed {
+                self.add(service);
+            }
+            return;
+        };
+        let leaving = record.update(Arc::clone(service));
+        match (relayed, record.left) {
+            (true, Some(_)) => {
+                record.left = None;
+                self.left.remove(key);
+                record.state.intake.send_replace(Intake::Open);
+                tracing::debug!(service = %key, "came back to the relay");
+            }
+            (false, None) => self.leave(key),
+            (true, None) | (false, Some(_)) => {}
+        }
+        for leaving in leaving {
+            self.begin_grace(Grace::Backend(*key, leaving));
         }
     }
 
@@ -166,25 +213,61 @@ impl Relay {
         };
     }
 
-    fn update(&mut self, key: &ServiceKey, service: &Arc<Service>) {
+    /// Another data path serves it from now on.
+    fn leave(&mut self, key: &ServiceKey) {
         let Some(record) = self.records.get_mut(key) else { return };
-        for leaving in record.update(Arc::clone(service)) {
-            self.begin_grace(Grace::Backend(*key, leaving));
+        self.leaves += 1;
+        record.left = Some(self.leaves);
+        self.left.insert(*key);
+        if *lock(&record.state.listening) == Listening::Yes {
+            let handover = Grace::Handover(*key, self.leaves);
+            self.begin_timed(self.handover, handover);
+        } else {
+            // Nobody is served here yet.
+            record.state.intake.send_replace(Intake::Kept);
         }
+        tracing::debug!(service = %key, "left the relay, its flows go on");
     }
 
     fn remove(&mut self, key: &ServiceKey) {
-        let Some(record) = self.records.remove(key) else { return };
+        if let Some(state) = self.forget(key) {
+            self.begin_grace(Grace::Service(state));
+        }
+    }
+
+    /// Closes a service's socket and knows it no longer. Its TCP connections go on.
+    fn forget(&mut self, key: &ServiceKey) -> Option<Arc<ServiceState>> {
+        let record = self.records.remove(key)?;
+        self.left.remove(key);
         self.shared.remove_service(key);
         self.shared.metrics.release_series(record.state.has_series);
-        record.state.accepting.cancel();
-        self.begin_grace(Grace::Service(record.state));
+        record.state.intake.send_replace(Intake::Closed);
+        Some(record.state)
+    }
+
+    /// Forgets the services that left and have no flow any more.
+    fn forget_the_idle(&mut self) {
+        let is_idle = |key: &ServiceKey| {
+            let record = self.records.get(key)?;
+            let idle = *record.state.intake.borrow() == Intake::Kept
+                && *lock(&record.state.listening) == Listening::No
+                && record.state.held.count() == 0;
+            idle.then_some(*key)
+        };
+        let idle: Vec<_> = self.left.iter().filter_map(is_idle).collect();
+        for key in idle {
+            self.forget(&key);
+        }
     }
 
     fn begin_grace(&mut self, grace: Grace) {
-        let ends_at = Instant::now() + self.shared.settings.load().drain();
+        let drain = self.shared.settings.load().drain();
+        self.begin_timed(drain, grace);
+    }
+
+    fn begin_timed(&mut self, length: Duration, grace: Grace) {
         self.graces_begun += 1;
-        self.graces.insert((ends_at, self.graces_begun), grace);
+        self.graces.insert((Instant::now() + length, self.graces_begun), grace);
     }
 
     fn end_graces(&mut self, now: Instant) {
@@ -199,13 +282,20 @@ impl Relay {
                         tracing::debug!(service = %key, backend = %leaving.backend, "drained");
                     }
                 }
+                Grace::Handover(key, leave) => {
+                    if let Some(record) = self.records.get(&key)
+                        && record.left == Some(leave)
+                    {
+                        record.state.intake.send_replace(Intake::Kept);
+                    }
+                }
             }
         }
     }
 
     async fn stop(self) {
         for record in self.records.values() {
-            record.state.accepting.cancel();
+            record.state.intake.send_replace(Intake::Closed);
         }
         self.shared.tasks.close();
         let drain = self.shared.settings.load().drain();
@@ -215,5 +305,12 @@ impl Relay {
         }
         self.abort.cancel();
         self.shared.tasks.wait().await;
+    }
+}
+
+async fn next(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

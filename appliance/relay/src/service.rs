@@ -1,15 +1,18 @@
 //! What tasks share about one service: the current picture of it, counters, and the tokens that
 //! end its listener and its flows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use haflinger_core::{Backend, BackendState, Protocol, Service, ServiceKey};
+use haflinger_core::{Backend, BackendState, Protocol, Service, ServiceKey, StateReason};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::intake::Intake;
 use crate::limit::Count;
 use crate::pipes::lock;
 
@@ -24,6 +27,16 @@ impl Picture {
     /// The slot of the backend at a position of the set.
     pub(crate) fn slot(&self, at: usize) -> &Arc<BackendSlot> {
         &self.slots[at]
+    }
+
+    /// Flows that the service may have at once.
+    pub(crate) fn service_limit(&self) -> u32 {
+        self.service.limits.service.map_or(u32::MAX, NonZeroU32::get)
+    }
+
+    /// Flows that each of its backends may have at once.
+    pub(crate) fn backend_limit(&self) -> u32 {
+        self.service.limits.backend.map_or(u32::MAX, NonZeroU32::get)
     }
 
     /// Backends with their slots.
@@ -85,6 +98,8 @@ pub(crate) enum Listening {
     Yes,
     /// The last attempt failed; another follows.
     Failed(String),
+    /// It wants none: another data path serves it.
+    No,
 }
 
 /// One service, from the snapshot that brings it to the one that takes it away.
@@ -93,11 +108,13 @@ pub(crate) struct ServiceState {
     /// Swapped with every change of the service.
     pub(crate) picture: ArcSwap<Picture>,
     pub(crate) counters: Counters,
-    /// TCP connections, from their acceptance on.
-    pub(crate) connections: Arc<Count>,
+    /// TCP connections, from their acceptance on, or UDP flows: what limits are about.
+    pub(crate) held: Arc<Count>,
+    /// Flows that the round-robin has placed.
+    pub(crate) turns: AtomicU64,
     pub(crate) listening: Mutex<Listening>,
-    /// Cancelled when the listener must close.
-    pub(crate) accepting: CancellationToken,
+    /// What its listener is to do.
+    pub(crate) intake: watch::Sender<Intake>,
     /// Cancelled when every flow must end.
     pub(crate) closing: CancellationToken,
     /// Whether it has metric series of its own.
@@ -108,14 +125,18 @@ pub(crate) struct ServiceState {
 /// are in the picture or still have a grace period running.
 pub(crate) struct ServiceRecord {
     pub(crate) state: Arc<ServiceState>,
+    /// Since it left the relay to another data path: which leave this is.
+    pub(crate) left: Option<u64>,
     slots: HashMap<SocketAddr, SlotRecord>,
 }
 
 struct SlotRecord {
     slot: Arc<BackendSlot>,
     state: BackendState,
+    /// Its flows may go on without end.
+    keeps_flows: bool,
     present: bool,
-    /// Rises whenever the backend starts or ceases to be active, so that a grace period that
+    /// Rises whenever the backend starts or ceases to keep flows, so that a grace period that
     /// was overtaken by events is recognised.
     turn: u64,
 }
@@ -135,23 +156,24 @@ impl ServiceRecord {
             key: service.key,
             picture: ArcSwap::from_pointee(picture),
             counters: Counters::default(),
-            connections: Arc::new(Count::default()),
+            held: Arc::new(Count::default()),
+            turns: AtomicU64::new(0),
             listening: Mutex::new(Listening::Starting),
-            accepting: abort.child_token(),
+            intake: watch::Sender::new(Intake::Open),
             closing: abort.child_token(),
             has_series,
         });
-        Self { state, slots }
+        Self { state, left: None, slots }
     }
 
     /// Shows the tasks the service as it is now. UDP flows of a backend that takes none any
     /// more end here. Answers with the backends whose grace period begins.
     pub(crate) fn update(&mut self, service: Arc<Service>) -> Vec<Leaving> {
-        let before: HashMap<SocketAddr, BackendState> = self
+        let before: HashSet<SocketAddr> = self
             .slots
             .iter()
-            .filter(|(_, record)| record.present)
-            .map(|(address, record)| (*address, record.state))
+            .filter(|(_, record)| record.present && record.keeps_flows)
+            .map(|(address, _)| *address)
             .collect();
         for record in self.slots.values_mut() {
             record.present = false;
@@ -163,13 +185,13 @@ impl ServiceRecord {
         for (address, record) in &mut self.slots {
             if !record.present {
                 record.state = BackendState::Down;
+                record.keeps_flows = false;
             }
-            let was_active = before.get(address) == Some(&BackendState::Active);
-            let is_active = record.state == BackendState::Active;
-            if was_active != is_active {
+            let kept_flows = before.contains(address);
+            if kept_flows != record.keeps_flows {
                 record.turn += 1;
             }
-            if was_active && !is_active {
+            if kept_flows && !record.keeps_flows {
                 leaving.push(Leaving { backend: *address, turn: record.turn });
             }
             if service.key.protocol == Protocol::Udp && record.state == BackendState::Down {
@@ -186,7 +208,7 @@ impl ServiceRecord {
         let Some(record) = self.slots.get(&leaving.backend) else {
             return false;
         };
-        let due = record.turn == leaving.turn && record.state != BackendState::Active;
+        let due = record.turn == leaving.turn && !record.keeps_flows;
         if due {
             record.slot.end_flows();
         }
@@ -202,16 +224,23 @@ impl ServiceRecord {
     }
 }
 
+/// Whether a backend's flows may go on without end: those of a backup do, that stands by again.
+fn keeps_flows(backend: &Backend) -> bool {
+    backend.state == BackendState::Active || backend.reasons.contains(&StateReason::Backup)
+}
+
 /// The picture of a service, with known slots where there are any.
 fn picture_of(service: &Arc<Service>, slots: &mut HashMap<SocketAddr, SlotRecord>) -> Picture {
     let slot_of = |backend: &Backend| {
         let record = slots.entry(backend.address).or_insert_with(|| SlotRecord {
             slot: Arc::new(BackendSlot::new(backend.address)),
             state: backend.state,
+            keeps_flows: false,
             present: true,
             turn: 0,
         });
         record.state = backend.state;
+        record.keeps_flows = keeps_flows(backend);
         record.present = true;
         Arc::clone(&record.slot)
     };
@@ -221,6 +250,8 @@ fn picture_of(service: &Arc<Service>, slots: &mut HashMap<SocketAddr, SlotRecord
 
 #[cfg(test)]
 mod tests {
+    use haflinger_core::BackendSet;
+
     use super::*;
     use crate::candidates::position_of;
     use crate::testing::{member, tcp_service};
@@ -262,6 +293,24 @@ mod tests {
         let again = record.update(tcp_service(80, &[]));
         assert!(!record.grace_ended(draining[0]));
         assert!(record.grace_ended(again[0]));
+        assert!(flow.is_cancelled());
+    }
+
+    #[test]
+    fn flows_of_a_backup_that_stands_by_again_go_on_until_it_leaves() {
+        let one = member(1);
+        let mut record = record(&[one]);
+        let flow = token(&record, one.0);
+        let mut standby = Service::clone(&tcp_service(80, &[(one.0, BackendState::Draining)]));
+        let mut set = BackendSet::clone(&standby.backends);
+        set.backends[0].backup = true;
+        set.backends[0].reasons.push(StateReason::Backup);
+        standby.backends = Arc::new(set);
+        assert!(record.update(Arc::new(standby)).is_empty());
+        let leaving = record.update(tcp_service(80, &[]));
+        assert_eq!(leaving.len(), 1);
+        assert!(!flow.is_cancelled());
+        assert!(record.grace_ended(leaving[0]));
         assert!(flow.is_cancelled());
     }
 

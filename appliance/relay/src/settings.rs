@@ -7,7 +7,8 @@ use haflinger_core::flow::FlowHashKey;
 
 use crate::Error;
 
-/// Limits and times. All of them can change at run time and then hold for what begins
+/// Limits and times that hold for all services; how long a flow may be idle is the service's own
+/// matter. All of them can change at run time and then hold for what begins
 /// afterwards; a limit that is lowered ends nothing that already runs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -25,12 +26,6 @@ pub struct Settings {
     pub connect_attempts_max: u32,
     /// How long all attempts for one client may take together, in milliseconds, 1 or more.
     pub connect_total_timeout_ms: u32,
-    /// A TCP connection without a byte in either direction for so long is reset, in seconds,
-    /// 1 or more.
-    pub idle_timeout_secs: u32,
-    /// A UDP flow without a datagram in either direction for so long is forgotten, in seconds,
-    /// 1 or more.
-    pub udp_idle_secs: u32,
     /// How long flows may go on after their backend stopped being active or their service was
     /// removed, and after the relay was told to stop, in seconds. 0 ends them at once.
     pub drain_secs: u32,
@@ -56,8 +51,6 @@ impl Settings {
             ("connect_timeout_ms", self.connect_timeout_ms),
             ("connect_attempts_max", self.connect_attempts_max),
             ("connect_total_timeout_ms", self.connect_total_timeout_ms),
-            ("idle_timeout_secs", self.idle_timeout_secs),
-            ("udp_idle_secs", self.udp_idle_secs),
         ];
         match positive.into_iter().find(|(_, value)| *value == 0) {
             Some((field, _)) => Err(Error::ZeroSetting { field }),
@@ -71,14 +64,6 @@ impl Settings {
 
     pub(crate) fn connect_total_timeout(&self) -> Duration {
         Duration::from_millis(u64::from(self.connect_total_timeout_ms))
-    }
-
-    pub(crate) fn idle_timeout(&self) -> Duration {
-        Duration::from_secs(u64::from(self.idle_timeout_secs))
-    }
-
-    pub(crate) fn udp_idle(&self) -> Duration {
-        Duration::from_secs(u64::from(self.udp_idle_secs))
     }
 
     pub(crate) fn drain(&self) -> Duration {
@@ -95,8 +80,6 @@ impl fmt::Debug for Settings {
             .field("connect_timeout_ms", &self.connect_timeout_ms)
             .field("connect_attempts_max", &self.connect_attempts_max)
             .field("connect_total_timeout_ms", &self.connect_total_timeout_ms)
-            .field("idle_timeout_secs", &self.idle_timeout_secs)
-            .field("udp_idle_secs", &self.udp_idle_secs)
             .field("drain_secs", &self.drain_secs)
             .field("affinity_entries_max", &self.affinity_entries_max)
             .field("pipes_max", &self.pipes_max)
@@ -113,8 +96,8 @@ mod tests {
     #[test]
     fn zero_is_refused_where_nothing_could_be_served() {
         assert!(settings().check().is_ok());
-        let refused = Settings { udp_idle_secs: 0, ..settings() }.check().unwrap_err();
-        assert!(refused.to_string().contains("udp_idle_secs"));
+        let refused = Settings { udp_flows_max: 0, ..settings() }.check().unwrap_err();
+        assert!(refused.to_string().contains("udp_flows_max"));
         assert!(Settings { drain_secs: 0, pipes_max: 0, ..settings() }.check().is_ok());
     }
 

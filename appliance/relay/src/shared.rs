@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::affinity::AffinityTable;
 use crate::candidates::below;
+use crate::faults::Faults;
 use crate::limit::Count;
 use crate::metrics::{Metrics, Rejection};
 use crate::pipes::{PipePool, lock};
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) pipes: PipePool,
     pub(crate) connections: Arc<Count>,
     pub(crate) udp_flows: Arc<Count>,
+    /// What the core is to be told about sockets.
+    pub(crate) faults: Faults,
     /// Listeners and flows.
     pub(crate) tasks: TaskTracker,
     pub(crate) started: Instant,
@@ -43,6 +46,7 @@ impl Shared {
             pipes: PipePool::new(),
             connections: Arc::new(Count::default()),
             udp_flows: Arc::new(Count::default()),
+            faults: Faults::default(),
             tasks: TaskTracker::new(),
             started: Instant::now(),
             affinity: std::array::from_fn(|_| Mutex::new(AffinityTable::new())),
@@ -105,10 +109,18 @@ impl Shared {
 }
 
 impl ServiceState {
-    /// The metric label of the socket's state.
-    pub(crate) fn listening_word(&self) -> &'static str {
+    /// Whether another data path serves it.
+    pub(crate) fn has_left(&self) -> bool {
+        self.picture.load().service.mode.is_xdp()
+    }
+
+    /// The metric label of its state.
+    pub(crate) fn state_word(&self) -> &'static str {
+        if self.has_left() {
+            return "left";
+        }
         match *lock(&self.listening) {
-            Listening::Starting => "starting",
+            Listening::Starting | Listening::No => "starting",
             Listening::Yes => "listening",
             Listening::Failed(_) => "failed",
         }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use haflinger_core::{BackendState, ServiceKey};
+use haflinger_core::{Algorithm, BackendState, ConnectionLimits, ServiceKey};
 use serde::Serialize;
 
 use crate::Shared;
@@ -17,7 +17,8 @@ pub struct RelayStatus {
     pub connections: u64,
     /// UDP flows now.
     pub udp_flows: u64,
-    /// Services, by VIP and port.
+    /// Services, by VIP and port: those that are relayed, and those that left the relay for
+    /// another data path as long as a flow of theirs goes on here.
     pub services: Vec<ServiceStatus>,
 }
 
@@ -30,7 +31,15 @@ pub struct ServiceStatus {
     pub listening: bool,
     /// Why not, while it is tried again.
     pub error: Option<String>,
-    /// Flows now.
+    /// Another data path serves it: here only what had begun goes on.
+    pub left: bool,
+    /// How the backend of a new flow is chosen.
+    pub algorithm: Algorithm,
+    /// How many flows it may have here, and each of its backends.
+    pub limits: ConnectionLimits,
+    /// Flows that count for the limit: TCP connections from their acceptance on, UDP flows.
+    pub held: u64,
+    /// Flows now that have reached a backend.
     pub active: u64,
     /// Flows since the service came.
     pub total: u64,
@@ -52,7 +61,7 @@ pub struct BackendStatus {
     pub address: SocketAddr,
     /// Whether it takes new flows.
     pub state: BackendState,
-    /// Flows now, connection attempts included.
+    /// Flows now, connection attempts included: what counts for the limit.
     pub active: u64,
     /// Flows since the backend came.
     pub total: u64,
@@ -96,8 +105,12 @@ impl ServiceStatus {
             listening: listening == Listening::Yes,
             error: match listening {
                 Listening::Failed(reason) => Some(reason),
-                Listening::Starting | Listening::Yes => None,
+                Listening::Starting | Listening::Yes | Listening::No => None,
             },
+            left: service.has_left(),
+            algorithm: picture.service.algorithm,
+            limits: picture.service.limits,
+            held: service.held.count(),
             active: load(active),
             total: load(total),
             rejected: load(rejected),

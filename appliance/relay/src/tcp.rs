@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +10,18 @@ use haflinger_core::{Protocol, ProxyProtocol, Service};
 use ipnet::IpNet;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::Shared;
 use crate::connect::{Connected, connect};
+use crate::intake::{Intake, is_wanted, shut};
 use crate::limit::Held;
 use crate::metrics::{Ending, Rejection};
 use crate::proxy_protocol::{Header, Version, encode};
 use crate::pump::Pump;
 use crate::service::ServiceState;
-use crate::socket::{bind_tcp, open, reset};
+use crate::socket::{bind_tcp, closed, open, reset};
 
 /// First pause after a failure to accept. Descriptors that ran out come back as connections
 /// end; trying at once would only burn the processor.
@@ -27,20 +30,37 @@ const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Longest pause: a second of silence, while the kernel's backlog holds the clients.
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// Serves one service until its listener must close.
+/// Serves one service, whenever its flows come here, until it is closed for good.
 pub(crate) async fn serve(shared: Arc<Shared>, service: Arc<ServiceState>) {
-    let Some(listener) = open(&shared, &service, bind_tcp).await else { return };
+    let mut intake = service.intake.subscribe();
+    while is_wanted(&mut intake).await {
+        if let Some(listener) = open(&shared, &service, &mut intake, bind_tcp).await {
+            accept(&shared, &service, &listener, &mut intake).await;
+            accept_backlog(&shared, &service, listener);
+        }
+        closed(&shared, &service);
+    }
+}
+
+/// Accepts connections until no new one is wanted.
+async fn accept(
+    shared: &Arc<Shared>,
+    service: &Arc<ServiceState>,
+    listener: &TcpListener,
+    intake: &mut watch::Receiver<Intake>,
+) {
+    let mut shut = pin!(shut(intake));
     let mut backoff = ACCEPT_BACKOFF_MIN;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = service.accepting.cancelled() => break,
+            () = &mut shut => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, client)) => {
                 backoff = ACCEPT_BACKOFF_MIN;
-                admit(&shared, &service, stream, client);
+                admit(shared, service, stream, client);
             }
             Err(error) => {
                 shared.metrics.accept_errors.inc();
@@ -49,14 +69,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, service: Arc<ServiceState>) {
                 }
                 tracing::debug!(service = %service.key, %error, "cannot accept, pausing");
                 tokio::select! {
-                    () = service.accepting.cancelled() => break,
+                    () = &mut shut => return,
                     () = sleep(backoff) => {}
                 }
                 backoff = (backoff * 2).min(ACCEPT_BACKOFF_MAX);
             }
         }
     }
-    accept_backlog(&shared, &service, listener);
 }
 
 /// Clients whose connection the kernel completed before the end are served, not reset: closing
@@ -98,14 +117,17 @@ struct Places {
 }
 
 fn admission(shared: &Shared, service: &ServiceState, client: IpAddr) -> Result<Places, Rejection> {
-    if !is_permitted(&service.picture.load().service.source_ranges, client) {
+    let picture = service.picture.load();
+    if !is_permitted(&picture.service.source_ranges, client) {
         return Err(Rejection::SourceDenied);
     }
     let settings = shared.settings.load();
     let all = shared.connections.hold(settings.connections_max);
     let all = all.ok_or(Rejection::ConnectionsMax)?;
-    let of_service = service.connections.hold(settings.connections_per_service_max);
-    let of_service = of_service.ok_or(Rejection::ServiceConnectionsMax)?;
+    let (host, own) = (settings.connections_per_service_max, picture.service_limit());
+    let of_service = service.held.hold(host.min(own));
+    let full = if own <= host { Rejection::ServiceFull } else { Rejection::ServiceConnectionsMax };
+    let of_service = of_service.ok_or(full)?;
     Ok(Places { _all: all, _of_service: of_service })
 }
 
@@ -122,7 +144,6 @@ async fn relay(
     client_address: SocketAddr,
     _places: Places,
 ) {
-    let _ = client.set_nodelay(true);
     let connected = tokio::select! {
         connected = connect(&shared, &service, client_address) => connected,
         () = service.closing.cancelled() => return reset(client),
@@ -135,10 +156,11 @@ async fn relay(
         }
     };
     let picture = service.picture.load_full();
-    let end = if announce(&shared, &picture.service, &mut stream, client_address).await.is_err() {
-        Ending::Reset
-    } else {
-        Pump::new(&shared, &counted, &client, &stream).run(&ending).await
+    let announced = announce(&shared, &picture.service, &mut stream, client_address).await;
+    drop(picture);
+    let end = match announced {
+        Ok(()) => Pump::new(&shared, &counted, &client, &stream).run(&ending).await,
+        Err(_) => Ending::Reset,
     };
     shared.metrics.ended.with_label_values(&[end.as_str()]).inc();
     if end != Ending::Finished {
@@ -166,6 +188,8 @@ async fn announce(
     };
     let mut bytes = Vec::new();
     encode(version, header, &mut bytes);
+    // The client's first bytes follow at once and must not wait for this to be acknowledged.
+    backend.set_nodelay(true)?;
     // A fresh socket takes this at once; the timeout is for a kernel that is out of memory.
     let within = shared.settings.load().connect_timeout();
     timeout(within, backend.write_all(&bytes)).await.map_err(io::Error::from)?

@@ -22,8 +22,6 @@ pub(crate) fn settings() -> Settings {
         connect_timeout_ms: 2000,
         connect_attempts_max: 3,
         connect_total_timeout_ms: 5000,
-        idle_timeout_secs: 60,
-        udp_idle_secs: 60,
         drain_secs: 60,
         affinity_entries_max: 1000,
         pipes_max: 64,

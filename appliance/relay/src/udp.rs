@@ -1,7 +1,7 @@
 //! UDP: one socket on the VIP, one connected socket for each flow.
 //!
 //! A flow is a client's address and port. Its first datagram picks the backend; it ends when
-//! nothing came for `udp_idle_secs`, and at once when its backend is removed or down. A backend
+//! nothing came for the service's UDP timeout, and at once when its backend is removed or down. A backend
 //! that refuses (ICMP port unreachable) is avoided at the client's next datagram.
 //!
 //! At the limit of flows, datagrams of new clients are dropped and counted: anybody can forge
@@ -20,18 +20,19 @@ use std::time::Duration;
 
 use rustix::net::SendFlags;
 use tokio::net::UdpSocket;
+use tokio::sync::{Notify, watch};
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
-use crate::candidates::Candidates;
-use crate::connect::{Counted, InUse, hash_of, reason_of, remember, remembered};
+use crate::connect::{Counted, FULL_MAX, InUse, candidates, hash_of, reason_of, remember};
+use crate::intake::{Intake, is_wanted};
 use crate::limit::Held;
 use crate::metrics::{Ending, Rejection};
 use crate::pipes::lock;
-use crate::service::{Picture, ServiceState};
-use crate::socket::{bind_udp, connect_udp, open};
+use crate::service::{Listening, Picture, ServiceState};
+use crate::socket::{bind_udp, closed, connect_udp, open};
 use crate::tcp::is_permitted;
 
 /// No UDP datagram is longer, IPv6 jumbograms aside (RFC 768; 65,507 bytes over IPv4).
@@ -48,29 +49,25 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; DATAGRAM_BYTES_MAX]);
 }
 
-/// Serves one service until its socket must close.
+/// Serves one service, whenever its flows come here, until it is closed for good.
 pub(crate) async fn serve(shared: Arc<Shared>, service: Arc<ServiceState>) {
-    let Some(socket) = open(&shared, &service, bind_udp).await else { return };
-    let flows = Mutex::new(HashMap::new());
-    let listener = Arc::new(Listener { shared, service, socket, flows });
-    loop {
-        tokio::select! {
-            biased;
-            () = listener.service.accepting.cancelled() => break,
-            ready = listener.socket.readable() => if ready.is_err() { break },
-        }
-        for _ in 0..BATCH {
-            match listener.forward_one() {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => listener.shared.metrics.accept_errors.inc(),
+    let mut intake = service.intake.subscribe();
+    while is_wanted(&mut intake).await {
+        if let Some(socket) = open(&shared, &service, &mut intake, bind_udp).await {
+            let listener = Arc::new(Listener {
+                shared: Arc::clone(&shared),
+                service: Arc::clone(&service),
+                socket,
+                flows: Mutex::new(HashMap::new()),
+                emptied: Notify::new(),
+            });
+            listener.forward_until_closed(&mut intake).await;
+            // Replies leave through the socket of the VIP: without it no flow can go on.
+            for (_, flow) in lock(&listener.flows).drain() {
+                flow.ending.cancel();
             }
         }
-        consume_budget().await;
-    }
-    // Replies leave through the socket of the VIP: without it no flow can go on.
-    for (_, flow) in lock(&listener.flows).drain() {
-        flow.ending.cancel();
+        closed(&shared, &service);
     }
 }
 
@@ -79,6 +76,8 @@ struct Listener {
     service: Arc<ServiceState>,
     socket: UdpSocket,
     flows: Mutex<HashMap<SocketAddr, Arc<Flow>>>,
+    /// The last flow has ended.
+    emptied: Notify,
 }
 
 struct Flow {
@@ -93,7 +92,9 @@ struct Flow {
     refused: AtomicBool,
     /// Backends that refused this client before this one.
     avoided: Vec<SocketAddr>,
-    _held: Held,
+    /// A place among all flows, and one among the service's; given back when another flow of
+    /// the client takes over.
+    places: Mutex<Option<[Held; 2]>>,
 }
 
 impl Flow {
@@ -107,7 +108,8 @@ impl Flow {
 
     fn idle_at(&self, shared: &Shared) -> Instant {
         let last_moved = Duration::from_millis(self.last_moved.load(Ordering::Relaxed));
-        shared.started + last_moved + shared.settings.load().udp_idle()
+        let timeouts = self.counted.service.picture.load().service.timeouts;
+        shared.started + last_moved + Duration::from_secs(u64::from(timeouts.udp_secs))
     }
 }
 
@@ -120,6 +122,42 @@ enum Sent {
 }
 
 impl Listener {
+    /// Forwards datagrams until the socket is to be closed, or is only kept for flows of which
+    /// none is left.
+    async fn forward_until_closed(self: &Arc<Self>, intake: &mut watch::Receiver<Intake>) {
+        loop {
+            tokio::select! {
+                biased;
+                changed = intake.changed() => if changed.is_err() { return },
+                () = self.emptied.notified() => {}
+                ready = self.socket.readable() => {
+                    if ready.is_err() {
+                        return;
+                    }
+                    self.forward_batch();
+                    consume_budget().await;
+                    continue;
+                }
+            }
+            let listening = match *intake.borrow_and_update() {
+                Intake::Open => Listening::Yes,
+                Intake::Kept if !lock(&self.flows).is_empty() => Listening::No,
+                Intake::Kept | Intake::Closed => return,
+            };
+            *lock(&self.service.listening) = listening;
+        }
+    }
+
+    fn forward_batch(self: &Arc<Self>) {
+        for _ in 0..BATCH {
+            match self.forward_one() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => self.shared.metrics.accept_errors.inc(),
+            }
+        }
+    }
+
     /// Receives one datagram and sends it on.
     fn forward_one(self: &Arc<Self>) -> io::Result<()> {
         BUFFER.with_borrow_mut(|buffer| {
@@ -170,8 +208,8 @@ impl Listener {
                 avoided.extend_from_slice(&former.avoided[forgotten..]);
                 avoided.push(former.backend);
             }
-            // Its task ends, and with it its place among the flows.
             former.ending.cancel();
+            lock(&former.places).take();
             lock(&self.flows).remove(&client);
         }
         let flow = Arc::new(self.begin(picture, client, avoided)?);
@@ -186,29 +224,30 @@ impl Listener {
         client: SocketAddr,
         mut avoided: Vec<SocketAddr>,
     ) -> Result<Flow, Rejection> {
+        if *self.service.intake.borrow() != Intake::Open {
+            return Err(Rejection::ServiceLeft);
+        }
         let settings = self.shared.settings.load();
         let held = self.shared.udp_flows.hold(settings.udp_flows_max);
         let held = held.ok_or(Rejection::FlowsMax)?;
-        let set = &picture.service.backends;
-        let hash = hash_of(&self.shared, &picture.service, client);
-        let known = remembered(&self.shared, &picture.service, client.ip(), hash);
-        let address = |at: &usize| set.backends[*at].address;
-        let at = Candidates::new(set, hash, known)
-            .find(|at| !avoided.contains(&address(at)))
-            .or_else(|| {
-                // Every one refused: begin again.
-                avoided.clear();
-                Candidates::new(set, hash, known).next()
-            })
-            .ok_or(Rejection::NoBackend)?;
-        let backend = InUse::new(picture.slot(at));
+        let of_service = self.service.held.hold(picture.service_limit());
+        let of_service = of_service.ok_or(Rejection::ServiceFull)?;
+        let service = &picture.service;
+        let hash = hash_of(&self.shared, service, client);
+        let mut backend = self.choose(picture, client, hash, &avoided);
+        if backend.is_err() && !avoided.is_empty() {
+            // Every other one refused: begin again.
+            avoided.clear();
+            backend = self.choose(picture, client, hash, &avoided);
+        }
+        let backend = backend?;
         let ending = backend.0.flow_token(&self.service).child_token();
         let address = backend.0.address;
         let socket = connect_udp(address).map_err(|error| {
             self.shared.count_connect_failure(&self.service, &backend.0, reason_of(&error));
             Rejection::ConnectFailed
         })?;
-        remember(&self.shared, &picture.service, client.ip(), hash, address);
+        remember(&self.shared, service, client.ip(), hash, address);
         Ok(Flow {
             client,
             backend: address,
@@ -218,8 +257,33 @@ impl Listener {
             last_moved: AtomicU64::new(self.shared.uptime_ms()),
             refused: AtomicBool::new(false),
             avoided,
-            _held: held,
+            places: Mutex::new(Some([held, of_service])),
         })
+    }
+
+    /// The first candidate that has room and has not refused this client.
+    fn choose(
+        &self,
+        picture: &Picture,
+        client: SocketAddr,
+        hash: u64,
+        avoided: &[SocketAddr],
+    ) -> Result<InUse, Rejection> {
+        let mut full = 0;
+        for at in candidates(&self.shared, &self.service, picture, client.ip(), hash) {
+            let slot = picture.slot(at);
+            if avoided.contains(&slot.address) {
+                continue;
+            }
+            if let Some(backend) = InUse::below(slot, picture.backend_limit()) {
+                return Ok(backend);
+            }
+            full += 1;
+            if full == FULL_MAX {
+                break;
+            }
+        }
+        Err(if full > 0 { Rejection::BackendsFull } else { Rejection::NoBackend })
     }
 
     fn refuse(&self, flow: &Flow, reason: &'static str) {
@@ -270,6 +334,9 @@ async fn replies(listener: Arc<Listener>, flow: Arc<Flow>) {
     let mut flows = lock(&listener.flows);
     if flows.get(&flow.client).is_some_and(|current| Arc::ptr_eq(current, &flow)) {
         flows.remove(&flow.client);
+    }
+    if flows.is_empty() {
+        listener.emptied.notify_one();
     }
 }
 

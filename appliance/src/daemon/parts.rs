@@ -203,8 +203,8 @@ impl Rooms {
 
         let (seen, told) = (snapshots.clone(), updates.clone());
         stages.data_path.spawn("proxy", |stop| self.proxy.run(seen, told, stop));
-        let seen = snapshots.clone();
-        stages.data_path.spawn("relay", |stop| self.relay.run(seen, stop));
+        let (seen, told) = (snapshots.clone(), updates.clone());
+        stages.data_path.spawn("relay", |stop| self.relay.run(seen, told, stop));
         let (seen, told) = (snapshots.clone(), updates.clone());
         stages.data_path.spawn("health", |stop| self.prober.run(seen, told, stop));
         let seen = snapshots.clone();

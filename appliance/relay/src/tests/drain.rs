@@ -1,5 +1,7 @@
 //! Services and backends that come and go, and the end of the relay.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn draining(vip: SocketAddr, gone: SocketAddr, stays: SocketAddr) -> Arc<Service> {
@@ -81,27 +83,43 @@ async fn flows_of_a_removed_service_have_a_grace_period() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_in_use_is_told_and_taken_once_free_while_others_go_on() {
-    let relay = Running::start(settings());
+    let mut relay = Running::start(settings());
     let (taken, free) = (vip(), vip());
     let backend = echo().await;
     let squatter = TcpListener::bind(taken).await.unwrap();
     let (blocked, other) =
         (Arc::new(service(taken, &[backend])), Arc::new(service(free, &[backend])));
     relay.publish([Arc::clone(&blocked), other]);
-    eventually("the reason is told", || {
-        let error = relay.status(blocked.key).and_then(|status| status.error);
-        error.is_some_and(|error| error.contains("in use"))
-    })
-    .await;
+    let told = relay.told().await;
+    assert!(told.0 == blocked.key && told.1.unwrap().contains("in use"));
+    let shown = relay.status(blocked.key).unwrap().error;
+    assert!(shown.is_some_and(|error| error.contains("in use")));
     eventually("the other service listens", || {
         relay.metric("haflinger_relay_services", "listening") == 1.0
     })
     .await;
     assert!(client(free).await.is_ok());
     drop(squatter);
+    assert_eq!(relay.told().await, (blocked.key, None));
     eventually("it is taken", || relay.status(blocked.key).unwrap().listening).await;
     assert_eq!(relay.status(blocked.key).unwrap().error, None);
     assert!(client(taken).await.is_ok());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_is_withdrawn_when_the_socket_is_no_longer_wanted() {
+    let mut relay = Running::start(settings());
+    let (removed, left) = (vip(), vip());
+    let _squatters =
+        (TcpListener::bind(removed).await.unwrap(), TcpListener::bind(left).await.unwrap());
+    let (removed, left) = (Arc::new(service(removed, &[])), Arc::new(service(left, &[])));
+    relay.publish([Arc::clone(&removed), Arc::clone(&left)]);
+    let faulty = BTreeSet::from([relay.told().await.0, relay.told().await.0]);
+    assert_eq!(faulty, BTreeSet::from([removed.key, left.key]));
+    relay.publish([elsewhere(&left)]);
+    let told = BTreeSet::from([relay.told().await, relay.told().await]);
+    assert_eq!(told, BTreeSet::from([(removed.key, None), (left.key, None)]));
     relay.stop().await;
 }
 

@@ -1,7 +1,10 @@
 //! What happens at each limit, and who is turned away.
 
-use haflinger_core::Algorithm;
+use std::num::NonZeroU32;
 
+use haflinger_core::{Algorithm, ConnectionLimits, FlowTimeouts};
+
+use super::udp::{UdpBackend, ask, udp_client, udp_service};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,13 +51,122 @@ async fn connections_beyond_the_limits_are_reset_and_room_is_used_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_says_nothing_is_reset_after_the_idle_timeout() {
-    let relay = Running::start(Settings { idle_timeout_secs: 1, ..settings() });
+    let relay = Running::start(settings());
     let (vip, backend) = (vip(), echo().await);
-    relay.serve([Arc::new(service(vip, &[backend]))]).await;
+    let timeouts = FlowTimeouts { established_secs: 1, ..FlowTimeouts::default() };
+    relay.serve([Arc::new(Service { timeouts, ..service(vip, &[backend]) })]).await;
     let (mut silent, _) = client(vip).await.unwrap();
     let error = within(silent.read_u8()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(relay.metric("haflinger_relay_flows_ended_total", "idle"), 1.0);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_closed_connection_has_the_patience_of_one_that_closes() {
+    let relay = Running::start(settings());
+    let (vip, backend) = (
+        vip(),
+        backend("127.0.0.1:0", |mut stream, _| async move {
+            // Never answers, and never closes either.
+            let mut nothing = [0; 1];
+            while stream.read(&mut nothing).await? > 0 {}
+            std::future::pending().await
+        })
+        .await,
+    );
+    let timeouts = FlowTimeouts { closing_secs: 1, ..FlowTimeouts::default() };
+    relay.serve([Arc::new(Service { timeouts, ..service(vip, &[backend]) })]).await;
+    let mut client = TcpStream::connect(vip).await.unwrap();
+    client.shutdown().await.unwrap();
+    let error = within(client.read_u8()).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(relay.metric("haflinger_relay_flows_ended_total", "idle"), 1.0);
+    relay.stop().await;
+}
+
+fn limited(service: Service, of_service: u32, of_backend: u32) -> Arc<Service> {
+    let limits = ConnectionLimits {
+        service: NonZeroU32::new(of_service),
+        backend: NonZeroU32::new(of_backend),
+    };
+    Arc::new(Service { limits, ..service })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_service_resets_new_clients_until_one_ends() {
+    let relay = Running::start(settings());
+    let (vip, backend) = (vip(), echo().await);
+    let service = limited(service(vip, &[backend]), 2, 0);
+    relay.serve([Arc::clone(&service)]).await;
+    let mut held = [client(vip).await.unwrap().0, client(vip).await.unwrap().0];
+    for _ in 0..3 {
+        assert_eq!(client(vip).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(relay.metric("haflinger_relay_rejected_total", "service_full"), 3.0);
+    assert!(echoes(&mut held[0]).await && echoes(&mut held[1]).await);
+    let status = relay.status(service.key).unwrap();
+    assert_eq!((status.held, status.limits, status.rejected), (2, service.limits, 3));
+    assert_eq!(relay.metric("haflinger_relay_service_flows_limit", "service"), 2.0);
+    drop(held);
+    eventually("the places are free", || relay.status(service.key).unwrap().held == 0).await;
+    assert!(client(vip).await.is_ok());
+    relay.stop_now().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_backend_is_passed_over_and_when_all_are_full_clients_are_reset() {
+    for algorithm in [Algorithm::Hash, Algorithm::RoundRobin, Algorithm::LeastConnections] {
+        let relay = Running::start(settings());
+        let (vip, backends) = (vip(), [echo().await, echo().await, echo().await]);
+        let service = Service { algorithm, ..service(vip, &backends) };
+        let service = limited(service, 0, 2);
+        relay.serve([Arc::clone(&service)]).await;
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            held.push(client(vip).await.unwrap());
+        }
+        for backend in backends {
+            assert_eq!(held.iter().filter(|one| one.1 == backend.port()).count(), 2);
+            let of_backend = relay.metric("haflinger_relay_backend_flows", &backend.to_string());
+            assert_eq!(of_backend, 2.0);
+        }
+        assert_eq!(client(vip).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(relay.metric("haflinger_relay_rejected_total", "backends_full"), 1.0);
+        let (freed, port) = held.swap_remove(3);
+        drop(freed);
+        let active =
+            |status: ServiceStatus| status.backends.iter().map(|one| one.active).sum::<u64>();
+        eventually("a place is free", || active(relay.status(service.key).unwrap()) == 5).await;
+        assert_eq!(client(vip).await.unwrap().1, port);
+        relay.stop_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_service_drops_new_udp_flows_and_keeps_the_old() {
+    let relay = Running::start(settings());
+    let (one, two) =
+        (UdpBackend::start("127.0.0.1:0").await, UdpBackend::start("127.0.0.1:0").await);
+    let backends = [one.address, two.address];
+    let (by_service, by_backend) = (vip(), vip());
+    relay
+        .serve([
+            limited(udp_service(by_service, &backends), 2, 0),
+            limited(udp_service(by_backend, &backends), 0, 1),
+        ])
+        .await;
+    for (vip, reason) in [(by_service, "service_full"), (by_backend, "backends_full")] {
+        let held = [udp_client(vip).await, udp_client(vip).await];
+        let ports = [ask(&held[0], b"mine").await, ask(&held[1], b"mine").await];
+        assert!(vip == by_service || ports[0] != ports[1]);
+        udp_client(vip).await.send(b"room for me?").await.unwrap();
+        eventually("it is dropped and counted", || {
+            relay.metric("haflinger_relay_rejected_total", reason) == 1.0
+        })
+        .await;
+        assert_eq!(ask(&held[0], b"still mine").await, ports[0]);
+    }
     relay.stop().await;
 }
 

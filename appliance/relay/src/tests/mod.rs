@@ -3,8 +3,10 @@
 //! Every test has a VIP of its own in 127/8, so that they run side by side. Nothing is timed:
 //! a condition is awaited with a generous bound.
 
+mod algorithms;
 mod drain;
 mod forwarding;
+mod handover;
 mod limits;
 mod udp;
 
@@ -15,11 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use haflinger_core::{BackendState, Protocol, Service, ServiceKey, Snapshot};
+use haflinger_core::{
+    BackendState, ForwardingMode, Protocol, Service, ServiceKey, Snapshot, Update,
+};
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +38,7 @@ struct Running {
     handle: RelayHandle,
     registry: Registry,
     snapshots: watch::Sender<Arc<Snapshot>>,
+    updates: mpsc::Receiver<Update>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -41,12 +46,15 @@ struct Running {
 impl Running {
     fn start(settings: Settings) -> Self {
         let registry = Registry::new();
-        let relay = Relay::new(settings, &registry).unwrap();
+        let mut relay = Relay::new(settings, &registry).unwrap();
+        // Tests have no other data path that would have to be waited for.
+        relay.handover = Duration::ZERO;
         let handle = relay.handle();
         let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::default()));
+        let (sender, updates) = mpsc::channel(1);
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(relay.run(receiver, shutdown.clone()));
-        Self { handle, registry, snapshots, shutdown, task }
+        let task = tokio::spawn(relay.run(receiver, sender, shutdown.clone()));
+        Self { handle, registry, snapshots, updates, shutdown, task }
     }
 
     /// Publishes a snapshot with exactly these services.
@@ -84,6 +92,14 @@ impl Running {
 
     fn status(&self, key: ServiceKey) -> Option<ServiceStatus> {
         self.handle.status().services.into_iter().find(|status| status.service == key)
+    }
+
+    /// What the core is told next about a socket.
+    async fn told(&mut self) -> (ServiceKey, Option<Arc<str>>) {
+        match within(self.updates.recv()).await {
+            Some(Update::Served { listener, fault }) => (listener, fault),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// A counter or gauge, summed over the label values that contain `label`.
@@ -142,6 +158,11 @@ fn service_of(address: SocketAddr, members: &[(SocketAddr, BackendState)]) -> Se
     let mut service = Service::clone(&tcp_service(address.port(), members));
     service.key.vip = address.ip();
     service
+}
+
+/// The service as another data path serves it.
+fn elsewhere(service: &Service) -> Arc<Service> {
+    Arc::new(Service { mode: ForwardingMode::Nat, ..service.clone() })
 }
 
 /// A backend that runs `serve` for each connection.

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use haflinger_core::FlowTimeouts;
+
 use super::*;
 
 /// A backend that answers each datagram with its port and the datagram. Ends when dropped.
-struct UdpBackend {
-    address: SocketAddr,
+pub(super) struct UdpBackend {
+    pub(super) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl UdpBackend {
-    async fn start(address: &str) -> Self {
+    pub(super) async fn start(address: &str) -> Self {
         let socket = UdpSocket::bind(address).await.unwrap();
         let address = socket.local_addr().unwrap();
         let task = tokio::spawn(async move {
@@ -35,13 +37,13 @@ impl UdpBackend {
     }
 }
 
-fn udp_service(vip: SocketAddr, backends: &[SocketAddr]) -> Service {
+pub(super) fn udp_service(vip: SocketAddr, backends: &[SocketAddr]) -> Service {
     let mut service = service(vip, backends);
     service.key.protocol = Protocol::Udp;
     service
 }
 
-async fn udp_client(vip: SocketAddr) -> UdpSocket {
+pub(super) async fn udp_client(vip: SocketAddr) -> UdpSocket {
     let local = if vip.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
     let socket = UdpSocket::bind(local).await.unwrap();
     // Connected: an answer from another address than the VIP would not arrive.
@@ -50,7 +52,7 @@ async fn udp_client(vip: SocketAddr) -> UdpSocket {
 }
 
 /// Sends a datagram until it is answered; answers with the backend's port.
-async fn ask(socket: &UdpSocket, datagram: &[u8]) -> u16 {
+pub(super) async fn ask(socket: &UdpSocket, datagram: &[u8]) -> u16 {
     let mut buffer = vec![0; 65_535];
     let exchange = async {
         loop {
@@ -191,10 +193,11 @@ async fn when_every_backend_refused_the_first_is_tried_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_flow_is_forgotten_and_its_client_served_anew() {
-    let relay = Running::start(Settings { udp_idle_secs: 1, ..settings() });
+    let relay = Running::start(settings());
     let vip = vip();
     let backend = UdpBackend::start("127.0.0.1:0").await;
-    let service = Arc::new(udp_service(vip, &[backend.address]));
+    let timeouts = FlowTimeouts { udp_secs: 1, ..FlowTimeouts::default() };
+    let service = Arc::new(Service { timeouts, ..udp_service(vip, &[backend.address]) });
     relay.serve([Arc::clone(&service)]).await;
     let socket = udp_client(vip).await;
     ask(&socket, b"one").await;

@@ -19,7 +19,7 @@ use haflinger_core::{
 use haflinger_relay::{Relay, Settings};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::free_address;
@@ -155,9 +155,10 @@ pub(crate) fn under_test(arguments: impl Iterator<Item = String>) -> Result<()> 
     let snapshot = Snapshot { generation: 1, services, ..Snapshot::default() };
     let relay = Relay::new(settings(), &prometheus::Registry::new())?;
     let (_snapshots, receiver) = watch::channel(Arc::new(snapshot));
+    let (updates, _unheard) = mpsc::channel(1);
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(
         async {
-            let run = relay.run(receiver, CancellationToken::new());
+            let run = relay.run(receiver, updates, CancellationToken::new());
             tokio::spawn(run).await.context("the relay")
         },
     )
@@ -171,8 +172,6 @@ fn settings() -> Settings {
         connect_timeout_ms: 5000,
         connect_attempts_max: 3,
         connect_total_timeout_ms: 5000,
-        idle_timeout_secs: 60,
-        udp_idle_secs: 60,
         drain_secs: 0,
         affinity_entries_max: 1000,
         pipes_max: 1000,
