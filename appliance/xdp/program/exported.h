@@ -20,6 +20,7 @@ struct exported {
 	enum stage stage;
 	struct trace_event trace_event;
 	struct deferred deferred;
+	struct sweep sweep;
 };
 
 const struct exported *const volatile exported = 0;

@@ -1,31 +1,94 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * The data path: parse, find the flow or open one, rewrite, route, leave. What is not understood
+ * The data path: parse, find the flow or open one, route, rewrite, leave. What is not understood
  * goes to the kernel untouched.
+ *
+ * A packet of an established flow stays in this function from end to end. All that is unusual is
+ * behind calls to functions that the verifier checks once, by themselves.
  */
 #include "exported.h"
-#include "packet.h"
-#include "parse.h"
+#include "fragment.h"
+#include "leave.h"
+#include "open.h"
+#include "rewrite.h"
+#include "route.h"
+
+/* The program on one page:
+ *
+ *	parse -> fragment -> flow -> unusual? -> forward -> leave
+ *	                      |         |
+ *	                      +-> settle: follow its phase, or open a flow, or refuse
+ */
+
+/* Remembers a first fragment. One whose source is rewritten is sent under another name. */
+static __always_inline int rename(struct xdp_md *context, struct packet *packet, __u32 mode)
+{
+	if (packet->fragment == FIRST_FRAGMENT)
+		fragment_remember(packet);
+	if (mode == MODE_NAT || packet->direction == TO_CLIENT)
+		return fragment_rename(context, packet);
+	return 1;
+}
+
+static __noinline int forward(struct xdp_md *context, struct packet *packet,
+				   struct flow *flow)
+{
+	struct bpf_fib_lookup route = {};
+	struct interface *interface = NULL;
+	struct flow_key after;
+	enum routing routing;
+	__u32 mode = flow->mode;
+
+	packet->stages |= STAGE_FLOW_FOUND;
+	packet->service = flow->service;
+	packet->backend = flow->backend_id;
+	count_packet(packet, flow);
+	tuple_after(flow, packet, &after);
+	routing = find_route(context, packet, &after, &route);
+	if (routing == ROUTED) {
+		interface = egress_of(packet);
+		if (!interface)
+			return decided(packet, REASON_UNTRANSMITTABLE, XDP_DROP);
+	}
+	if (routing == TOO_BIG) {
+		packet->path_mtu = route.mtu_result;
+		return UNDECIDED;
+	}
+	if (routing == UNROUTED)
+		return XDP_DROP;
+	if (!rewrite(context, packet, &after) ||
+	    (packet->fragment != WHOLE && !rename(context, packet, mode)))
+		return decided(packet, REASON_INTERNAL, XDP_DROP);
+	return interface ? transmit(context, packet, &route, interface) : defer(context, packet);
+}
 
 static __always_inline int decide(struct xdp_md *context, struct packet *packet)
 {
 	int verdict = parse(context, packet);
+	struct flow *flow;
 
 	if (verdict != UNDECIDED)
 		return verdict;
-	return decided(packet, REASON_NOT_OURS, XDP_PASS);
-}
-
-/* The one exit: counts every packet under its reason. */
-static __always_inline int leave(struct xdp_md *context, struct packet *packet, int verdict)
-{
-	__u32 reason = packet->reason;
-	struct reason_counters *counters = bpf_map_lookup_elem(&reasons, &reason);
-
-	if (counters) {
-		counters->packets += 1;
-		counters->bytes += context->data_end - context->data;
+	packet->now = bpf_ktime_get_coarse_ns() / SECOND_NS;
+	if (packet->fragment == LATER_FRAGMENT) {
+		packet->reason = REASON_FRAGMENT;
+		verdict = fragment_recall(context, packet);
+		if (verdict != UNDECIDED)
+			return verdict;
 	}
+	flow = find_flow(packet);
+	if (!flow || unusual(packet, flow)) {
+		verdict = settle(context, packet, flow ? flow->mode : NO_FLOW);
+		if (verdict != UNDECIDED)
+			return verdict;
+		flow = bpf_map_lookup_elem(&flows, &packet->record);
+		if (!flow)
+			return decided(packet, REASON_INTERNAL, XDP_DROP);
+	}
+	verdict = forward(context, packet, flow);
+	if (verdict == UNDECIDED)
+		verdict = answer_error(context, packet, ANSWER_TOO_BIG, packet->path_mtu,
+				       is_transit(packet, flow->mode));
 	return verdict;
 }
 
@@ -33,9 +96,27 @@ SEC("xdp")
 int haflinger(struct xdp_md *context)
 {
 	struct packet packet = {};
+	__u32 length = context->data_end - context->data;
 	int verdict = decide(context, &packet);
 
-	return leave(context, &packet, verdict);
+	return leave(context, &packet, length, verdict);
+}
+
+/* Records that one run of `sweep` looks at. */
+#define SWEEP_MAX 4096
+
+/* Releases the expired flows of a part of the records; returns how many. The daemon runs it as a
+ * test, part by part. */
+SEC("syscall")
+int sweep(struct sweep *part)
+{
+	__u32 first = part->first, count = part->count, now = part->now;
+	int released = 0;
+	__u32 i;
+
+	for (i = 0; i < SWEEP_MAX && i < count; i++)
+		released += expire(first + i, now);
+	return released;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -41,13 +41,14 @@
 		__type(value, element);                                                            \
 	} name SEC(".maps")
 
-/* Flows: an index by the tuple of either direction, and records. The first `opening_records`
- * records hold flows that have not been answered, so that a flood of them cannot reach the rest. */
+/* Flows: an index by the tuple of either direction, and records: `opening_records` of the one
+ * region, then `established_records` of the other. The index has room for two keys a record. */
 KEYED(flow_index, BPF_MAP_TYPE_HASH, struct flow_key, struct flow_reference, 0);
 MAPPED_ARRAY(flows, struct flow);
 const volatile __u32 opening_records = 1;
 const volatile __u32 established_records = 1;
 PER_CPU(hands, struct hands, 1);
+PER_CPU(flow_counters, struct flow_counters, 1);
 PER_CPU(rate, struct rate, 1);
 
 /* Services and their tables. */
@@ -81,6 +82,7 @@ struct {
 /* What is seen from outside. */
 PER_CPU(reasons, struct reason_counters, REASONS);
 KEYED(refusals, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct refusal, 0);
+PER_CPU(refusal_budget, struct refusal_budget, 1);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

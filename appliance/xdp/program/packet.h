@@ -13,6 +13,8 @@
 /* No offset that the parser finds is larger: link layer, two tags, the longest IPv6 chain. */
 #define OFFSET_MAX 255
 
+#define SECOND_NS 1000000000ULL
+
 /* A stage that leaves the verdict to the next. */
 #define UNDECIDED -1
 
@@ -50,7 +52,7 @@ struct packet {
 	__u32 now;		 /* seconds */
 	__u16 fragment_header;	 /* offset of IPv6's, or 0 */
 	__u8 direction;		 /* enum direction of the flow it belongs to */
-	__u8 zero;
+	__u8 stale;		 /* the index led to another flow's record: look again */
 	/* What happened to it: for counters and traces. */
 	__u32 stages;
 	__u32 reason;
@@ -58,6 +60,7 @@ struct packet {
 	__u32 backend;
 	__u32 record;
 	__u32 egress;
+	__u32 path_mtu; /* of the way that it is too big for */
 };
 
 /* `size` bytes at `offset`, or NULL when the frame ends before. The barrier keeps the compiler from

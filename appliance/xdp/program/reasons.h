@@ -23,7 +23,7 @@ enum reason {
 	REASON_LOCAL_SOCKET,	   /* no flow, and a socket of this host holds it */
 	REASON_FRAGMENT_UNKNOWN,   /* a later fragment whose first was not seen */
 	REASON_ICMP_UNKNOWN,	   /* an error about no flow of ours */
-	REASON_NOT_ROUTED,	   /* the kernel has a rule for it that a program cannot follow */
+	REASON_NOT_ROUTED,	   /* handed to the daemon: a route that a program cannot follow */
 
 	/* Answered. */
 	REASON_RESET,		 /* TCP of no flow, nat: reset sent */

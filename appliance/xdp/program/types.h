@@ -48,11 +48,13 @@ enum mode {
 	MODE_DSR,
 };
 
-/* Who may touch a flow's record. Only who exchanges LIVE for CLAIMED may release it. */
+/* Who may touch a flow's record. Only who exchanges LIVE for another state may release or move it.
+ * LIVE and MOVING records are read. */
 enum record_state {
 	RECORD_FREE,
 	RECORD_CLAIMED,
 	RECORD_LIVE,
+	RECORD_MOVING, /* from the opening region to the established one */
 };
 
 /* How far a flow has come; each phase has a timeout of its own. */
@@ -244,10 +246,40 @@ struct rate {
 	__u64 tokens;
 };
 
-/* Where a CPU looks next for a record, by region. */
+/* The first records are for flows that are opening, so that a flood of them cannot reach the rest. */
+enum region {
+	REGION_OPENING,
+	REGION_ESTABLISHED,
+	REGIONS,
+};
+
+/* Where a CPU looks next for a record. */
 struct hands {
-	__u32 opening;
-	__u32 established;
+	__u32 next[REGIONS];
+};
+
+/* What became of flows, per CPU. */
+struct flow_counters {
+	__u64 opened;
+	__u64 promoted;	 /* from the opening region to the established one */
+	__u64 stayed;	 /* could not be promoted: no record could be had there; tried again */
+	__u64 reopened;	 /* a SYN after the end: counted as opened too */
+	__u64 forgotten; /* UDP: the backend is down or gone */
+	__u64 expired;
+	__u64 evicted[REGIONS]; /* before their time, to make room */
+};
+
+/* What the program `sweep` is run with. */
+struct sweep {
+	__u32 first; /* record */
+	__u32 count; /* of records, at most 4096 */
+	__u32 now;   /* in seconds */
+};
+
+/* How many refusals a CPU has remembered in this second. */
+struct refusal_budget {
+	__u32 second;
+	__u32 spent;
 };
 
 struct reason_counters {
