@@ -30,7 +30,8 @@ use haflinger_tests::lab::{Lab, Plan, REFUSING_ZONE, Router, ZONE, check, eventu
 use serde_json::{Value, json};
 use toml::Table;
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{HOSTNAME, SOON, Sample, assigned, event, fault};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

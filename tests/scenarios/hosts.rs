@@ -17,7 +17,8 @@ use anyhow::{Context as _, Result, ensure};
 use haflinger_tests::lab::topology::EDGES;
 use haflinger_tests::lab::{Client, HOLD_TIME_SECS, Lab, Plan, Report, Router, eventually, now_ms};
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{SOON, Sample, established};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

@@ -23,7 +23,8 @@ use haflinger_tests::lab::topology::{CLIENT, SHARED_HTTP};
 use haflinger_tests::lab::{Authority, Kind, Lab, Plan, Report, demo, eventually};
 use serde_json::Value;
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{SOON, Sample, routed, same_pods};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

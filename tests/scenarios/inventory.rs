@@ -19,7 +19,8 @@ use haflinger_tests::lab::echo_ports::LINE;
 use haflinger_tests::lab::topology::SHARED_HTTP;
 use haflinger_tests::lab::{Kind, Lab, Plan, demo, eventually};
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{SOON, routed, same_pods};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

@@ -15,7 +15,8 @@ use haflinger_tests::lab::manifests::{annotated, deployments, service};
 use haflinger_tests::lab::{Lab, Plan, eventually};
 use serde_json::{Value, json};
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{SOON, Sample};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

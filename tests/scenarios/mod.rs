@@ -1,5 +1,6 @@
 //! The scenarios, in the order in which they run, and what runs them.
 
+mod grounds;
 mod runner;
 mod sample;
 
@@ -13,10 +14,11 @@ mod outages;
 mod record;
 mod rollout;
 mod service;
+mod xdp;
 
 use std::process::ExitCode;
 
-use runner::Scenario;
+use runner::{Scenario, Totals, Wishes};
 
 const ALL: &[Scenario] = &[
     service::SCENARIO,
@@ -33,5 +35,17 @@ const ALL: &[Scenario] = &[
 
 /// Runs what the command line selects.
 pub(crate) fn main() -> ExitCode {
-    runner::main(ALL)
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            println!("FAIL scenarios: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let wishes = Wishes::read();
+    let mut totals = Totals::default();
+    runtime.block_on(async {
+        wishes.follow(ALL, &mut totals).await && wishes.follow(xdp::ALL, &mut totals).await
+    });
+    wishes.end(&totals)
 }

@@ -18,7 +18,8 @@ use haflinger_tests::lab::topology::CLIENT;
 use haflinger_tests::lab::{Kind, Lab, Plan, eventually};
 use serde_json::{Value, json};
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{SOON, Sample, assigned, routed};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

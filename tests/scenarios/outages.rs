@@ -18,7 +18,8 @@ use haflinger_tests::lab::manifests::{annotated, service};
 use haflinger_tests::lab::topology::EDGES;
 use haflinger_tests::lab::{Client, Lab, Plan, ZONE, eventually};
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{HOSTNAME, SOON, Sample, established};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

@@ -17,7 +17,8 @@ use haflinger_tests::lab::manifests::{annotated, service};
 use haflinger_tests::lab::topology::{NODES, pod_networks};
 use haflinger_tests::lab::{Edge, FOREIGN_RECORD, Lab, eventually};
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{HOSTNAME, SOON, Sample, assigned};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

@@ -20,7 +20,8 @@ use haflinger_tests::lab::topology::SHARED_HTTP;
 use haflinger_tests::lab::{Client, Kind, Lab, Plan, ZONE, eventually};
 use std::net::SocketAddr;
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{SOON, Sample};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

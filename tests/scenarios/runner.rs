@@ -1,4 +1,5 @@
-//! Runs scenarios one after another on one lab, and says what became of every claim.
+//! Runs scenarios one after another, those of a kind on one lab, and says what became of every
+//! claim.
 //!
 //! Invariant: every claim of every selected scenario gets exactly one line, whatever happens:
 //! one that was not reached has failed, one that cannot be tried here is skipped by name.
@@ -10,11 +11,10 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser;
 use haflinger_tests::lab::{
-    Lab, binaries, checkout, control_plane_binary, demo, haflinger_binary, sweep_orphans, tail,
-    tools_are_installed,
+    Edge, Lab, Place, binaries, checkout, haflinger_binary, sweep_orphans, tail,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,35 +23,45 @@ const CLAIM_MAX: Duration = Duration::from_secs(120);
 /// How much of a failure's reason fits on its line, in characters.
 const REASON_MAX: usize = 600;
 
-/// A scenario as its file declares it.
-pub(crate) struct Scenario {
+/// A scenario as its file declares it, on a lab of the kind `G`.
+pub(crate) struct Scenario<G: Ground = Lab> {
     /// Short name, unique.
     pub(crate) name: &'static str,
     /// What the lab must have.
-    pub(crate) needs: Needs,
+    pub(crate) needs: G::Needs,
     /// The claims, numbered from 1.
     pub(crate) claims: &'static [&'static str],
     /// Tries the claims in order.
-    pub(crate) run: for<'a> fn(&'a mut Run) -> Claims<'a>,
+    pub(crate) run: for<'a> fn(&'a mut Run<G>) -> Claims<'a>,
 }
 
 /// A scenario trying its claims.
 pub(crate) type Claims<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
-/// What a scenario needs of the lab.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Needs {
-    /// A control plane.
-    Cluster,
-    /// None, but an inventory file.
-    Inventory,
+/// A kind of lab.
+pub(crate) trait Ground: Sized + 'static {
+    /// What scenarios may ask of it; those that ask for the same share one lab.
+    type Needs: Copy + Eq;
+
+    /// Why it cannot be had on this machine.
+    fn possible(needs: Self::Needs) -> Result<()>;
+    /// Brings it up under the name `id`.
+    async fn bring_up(id: &str, needs: Self::Needs) -> Result<Self>;
+    /// Waits until it is as a scenario should find it.
+    async fn settle(&mut self) -> Result<()>;
+    /// Its directories.
+    fn place(&self) -> &Place;
+    /// What may explain a failure, besides the logs: titles and texts.
+    fn evidence(&self) -> Vec<(String, Result<String>)>;
+    /// Ends it in order.
+    async fn down(self) -> Result<()>;
 }
 
 /// A scenario under way.
-pub(crate) struct Run {
+pub(crate) struct Run<G: Ground = Lab> {
     /// The lab.
-    pub(crate) lab: Lab,
-    scenario: &'static Scenario,
+    pub(crate) lab: G,
+    scenario: &'static Scenario<G>,
     verdicts: BTreeMap<usize, Verdict>,
 }
 
@@ -62,7 +72,7 @@ enum Verdict {
 }
 
 #[derive(Default)]
-struct Totals {
+pub(crate) struct Totals {
     passed: usize,
     failed: usize,
     skipped: usize,
@@ -77,12 +87,12 @@ struct Args {
     list: bool,
 }
 
-impl Run {
+impl<G: Ground> Run<G> {
     /// Tries claim number `number`. Later claims are tried whatever becomes of it.
     pub(crate) async fn claim(
         &mut self,
         number: usize,
-        check: impl AsyncFnOnce(&mut Lab) -> Result<()>,
+        check: impl AsyncFnOnce(&mut G) -> Result<()>,
     ) {
         let outcome = tokio::time::timeout(CLAIM_MAX, check(&mut self.lab)).await;
         let verdict = match outcome {
@@ -114,73 +124,81 @@ impl Run {
     }
 }
 
-/// The program: selects, runs, counts.
-pub(crate) fn main(all: &'static [Scenario]) -> ExitCode {
-    let args = Args::parse();
-    let chosen: Vec<&'static Scenario> = all
-        .iter()
-        .filter(|scenario| {
-            args.names.is_empty() || args.names.iter().any(|name| scenario.name.starts_with(name))
-        })
-        .collect();
-    if args.list {
-        for scenario in chosen {
-            for (index, claim) in scenario.claims.iter().enumerate() {
-                println!("{}", title(scenario, index + 1, claim));
-            }
-        }
-        return ExitCode::SUCCESS;
+/// What the command line asks for.
+pub(crate) struct Wishes(Args);
+
+impl Wishes {
+    /// Reads the command line.
+    pub(crate) fn read() -> Self {
+        Self(Args::parse())
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            println!("FAIL scenarios: {error}");
-            return ExitCode::FAILURE;
+
+    /// Runs what is asked for of `all`, or lists it, adding to `totals`. Answers whether to go on.
+    pub(crate) async fn follow<G: Ground>(
+        &self,
+        all: &'static [Scenario<G>],
+        totals: &mut Totals,
+    ) -> bool {
+        let names = &self.0.names;
+        let asked = |name: &str| names.is_empty() || names.iter().any(|n| name.starts_with(n));
+        let chosen: Vec<_> = all.iter().filter(|scenario| asked(scenario.name)).collect();
+        if self.0.list {
+            for scenario in chosen {
+                for (index, claim) in scenario.claims.iter().enumerate() {
+                    println!("{}", title(scenario, index + 1, claim));
+                }
+            }
+            return true;
         }
-    };
-    let totals = runtime.block_on(run_all(&chosen));
-    println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
-    if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        run_all(&chosen, totals).await
+    }
+
+    /// Says how it went.
+    pub(crate) fn end(&self, totals: &Totals) -> ExitCode {
+        if !self.0.list {
+            let Totals { passed, failed, skipped } = totals;
+            println!("{passed} passed, {failed} failed, {skipped} skipped");
+        }
+        if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
 
-async fn run_all(chosen: &[&'static Scenario]) -> Totals {
-    let mut totals = Totals::default();
-    for needs in [Needs::Cluster, Needs::Inventory] {
-        let group: Vec<_> = chosen.iter().copied().filter(|s| s.needs == needs).collect();
-        if group.is_empty() {
-            continue;
-        }
-        if let Err(reason) = possible(needs) {
+async fn run_all<G: Ground>(chosen: &[&'static Scenario<G>], totals: &mut Totals) -> bool {
+    let mut rest = chosen.to_vec();
+    while let Some(needs) = rest.first().map(|scenario| scenario.needs) {
+        let (group, others): (Vec<_>, Vec<_>) = rest.iter().partition(|s| s.needs == needs);
+        rest = others;
+        if let Err(reason) = possible::<G>(needs) {
             for scenario in group {
-                refuse(scenario, &Verdict::Skipped(format!("{reason:#}")), &mut totals);
+                refuse(scenario, &Verdict::Skipped(format!("{reason:#}")), totals);
             }
             continue;
         }
         tokio::select! {
-            () = run_group(&group, needs, &mut totals) => {}
+            () = run_group(&group, needs, totals) => {}
             // The lab is dropped with the group, and with it all that it started.
             () = interrupted() => {
                 println!("FAIL scenarios: interrupted");
                 totals.failed += 1;
-                return totals;
+                return false;
             }
         }
     }
-    totals
+    true
 }
 
 /// Why the group cannot be tried on this machine.
-fn possible(needs: Needs) -> Result<()> {
+fn possible<G: Ground>(needs: G::Needs) -> Result<()> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "needs root, for network namespaces");
-    tools_are_installed()?;
-    if needs == Needs::Cluster {
-        control_plane_binary()?;
-    }
-    Ok(())
+    G::possible(needs)
 }
 
-async fn run_group(group: &[&'static Scenario], needs: Needs, totals: &mut Totals) {
-    let mut lab = match bring_up(needs).await {
+async fn run_group<G: Ground>(
+    group: &[&'static Scenario<G>],
+    needs: G::Needs,
+    totals: &mut Totals,
+) {
+    let mut lab = match bring_up::<G>(needs).await {
         Ok(lab) => lab,
         Err(error) => {
             for scenario in group {
@@ -192,7 +210,7 @@ async fn run_group(group: &[&'static Scenario], needs: Needs, totals: &mut Total
     };
     for scenario in group {
         let mut run = Run { lab, scenario, verdicts: BTreeMap::new() };
-        let outcome = match run.baseline().await {
+        let outcome = match run.lab.settle().await {
             Ok(()) => (scenario.run)(&mut run).await,
             Err(error) => Err(error.context("the lab is not as a scenario should find it")),
         };
@@ -211,28 +229,14 @@ async fn run_group(group: &[&'static Scenario], needs: Needs, totals: &mut Total
     }
 }
 
-async fn bring_up(needs: Needs) -> Result<Lab> {
+async fn bring_up<G: Ground>(needs: G::Needs) -> Result<G> {
     haflinger_binary()?;
-    for sibling in ["echo", "client"] {
+    for sibling in ["echo", "client", "decapsulate", "flood"] {
         let path = binaries()?.join(sibling);
         anyhow::ensure!(path.exists(), "{} is missing: cargo build --workspace", path.display());
     }
     sweep_orphans();
-    let control_plane = match needs {
-        Needs::Cluster => Some(control_plane_binary()?),
-        Needs::Inventory => None,
-    };
-    let mut lab = Lab::up(&format!("t{}", std::process::id()), control_plane).await?;
-    if needs == Needs::Inventory {
-        demo::take_stock(&mut lab)?;
-    }
-    for edge in &mut lab.edges {
-        if let Err(error) = edge.start().await {
-            let kept = keep_evidence(&lab, "start", &format!("{error:#}"))?;
-            return Err(error).with_context(|| format!("logs: {}", kept.display()));
-        }
-    }
-    Ok(lab)
+    G::bring_up(&format!("t{}", std::process::id()), needs).await
 }
 
 async fn interrupted() {
@@ -258,14 +262,14 @@ impl Totals {
 }
 
 /// Gives every claim of a scenario the same verdict.
-fn refuse(scenario: &Scenario, verdict: &Verdict, totals: &mut Totals) {
+fn refuse<G: Ground>(scenario: &Scenario<G>, verdict: &Verdict, totals: &mut Totals) {
     for number in 1..=scenario.claims.len() {
         say(scenario, number, verdict);
         totals.count(verdict);
     }
 }
 
-fn say(scenario: &Scenario, number: usize, verdict: &Verdict) {
+fn say<G: Ground>(scenario: &Scenario<G>, number: usize, verdict: &Verdict) {
     let claim = number.checked_sub(1).and_then(|index| scenario.claims.get(index));
     let title = title(scenario, number, claim.copied().unwrap_or("a claim without words"));
     match verdict {
@@ -275,7 +279,7 @@ fn say(scenario: &Scenario, number: usize, verdict: &Verdict) {
     }
 }
 
-fn title(scenario: &Scenario, number: usize, claim: &str) -> String {
+fn title<G: Ground>(scenario: &Scenario<G>, number: usize, claim: &str) -> String {
     format!("{}/{number} {claim}", scenario.name)
 }
 
@@ -292,29 +296,34 @@ fn one_line(reason: &str) -> String {
 }
 
 /// Writes what may explain a failure to target/lab-logs and answers where.
-fn keep_evidence(lab: &Lab, name: &str, reason: &str) -> Result<PathBuf> {
+pub(crate) fn keep_evidence(lab: &impl Ground, name: &str, reason: &str) -> Result<PathBuf> {
     let directory = checkout().join("target/lab-logs");
     fs::create_dir_all(&directory)?;
     let mut text = format!("{reason}\n");
-    let mut add = |title: &str, body: String| text += &format!("\n==== {title}\n{body}\n");
-    let or_error = |result: Result<String>| result.unwrap_or_else(|error| format!("{error:#}"));
-    for edge in &lab.edges {
-        let status = edge.status().and_then(|status| Ok(serde_json::to_string_pretty(&status)?));
-        add(&format!("{} status", edge.name()), or_error(status));
-        for args in [["addr", "show", "lo"], ["-4", "route", "show"], ["-6", "route", "show"]] {
-            let shown = edge.namespace().output("ip", &args);
-            add(&format!("{} ip {}", edge.name(), args.join(" ")), or_error(shown));
-        }
+    let mut add = |title: &str, body: &str| text += &format!("\n==== {title}\n{body}\n");
+    for (title, body) in lab.evidence() {
+        add(&title, &body.unwrap_or_else(|error| format!("{error:#}")));
     }
-    add("birdc show protocols", or_error(lab.router.query("show protocols all")));
-    add("birdc show route", or_error(lab.router.query("show route all")));
     let mut logs: Vec<PathBuf> =
-        fs::read_dir(lab.place.path("logs"))?.flatten().map(|entry| entry.path()).collect();
+        fs::read_dir(lab.place().path("logs"))?.flatten().map(|entry| entry.path()).collect();
     logs.sort();
     for log in logs {
-        add(&log.display().to_string(), tail(&log));
+        add(&log.display().to_string(), &tail(&log));
     }
     let file = directory.join(format!("{name}.txt"));
     fs::write(&file, text)?;
     Ok(file)
+}
+
+/// What one Haflinger host can tell about a failure.
+pub(crate) fn edge_evidence(edge: &Edge) -> Vec<(String, Result<String>)> {
+    let status = edge.status().and_then(|status| Ok(serde_json::to_string_pretty(&status)?));
+    let mut all = vec![(format!("{} status", edge.name()), status)];
+    let commands: [&[&str]; 4] =
+        [&["addr", "show"], &["-4", "route", "show"], &["-6", "route", "show"], &["-s", "link"]];
+    for args in commands {
+        let shown = edge.namespace().output("ip", args);
+        all.push((format!("{} ip {}", edge.name(), args.join(" ")), shown));
+    }
+    all
 }

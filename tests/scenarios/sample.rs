@@ -12,8 +12,6 @@ use haflinger_tests::lab::{
 };
 use serde_json::{Value, json};
 
-use super::runner::Run;
-
 /// How long anything may take that needs several parts to agree. Generous: the machine may be
 /// building something else.
 pub(crate) const SOON: Duration = Duration::from_secs(40);
@@ -28,18 +26,6 @@ pub(crate) struct Sample {
     pub(crate) name: String,
     /// VIPs in the Service's status, IPv4 first.
     pub(crate) vips: [IpAddr; 2],
-}
-
-impl Run {
-    /// Both hosts run and have told the router so.
-    pub(crate) async fn baseline(&mut self) -> Result<()> {
-        for edge in &mut self.lab.edges {
-            if !edge.is_running() {
-                edge.start().await?;
-            }
-        }
-        established(&self.lab).await
-    }
 }
 
 impl Sample {

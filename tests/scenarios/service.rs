@@ -28,7 +28,8 @@ use ipnet::IpNet;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::runner::{Needs, Run, Scenario};
+use super::grounds::Needs;
+use super::runner::{Run, Scenario};
 use super::sample::{SOON, Sample, same_pods};
 
 pub(crate) const SCENARIO: Scenario = Scenario {

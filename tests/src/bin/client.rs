@@ -5,14 +5,15 @@
 
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use haflinger_tests::lab::{
-    FAILURES_MAX, Failure, Held, Kind, Pattern, Plan, Report, now_ms, raise_descriptor_limit,
+    FAILURES_MAX, Failure, Held, Kind, Pattern, Plan, Progress, Report, now_ms, progress_path,
+    raise_descriptor_limit,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -22,6 +23,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+/// How often it is written down how held connections fare.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// How long an echo may take.
 const PING_MAX: Duration = Duration::from_secs(2);
 
@@ -58,7 +61,7 @@ async fn main() -> Result<()> {
         stopper.cancel();
     });
     let report = match plan.kind {
-        Kind::Hold => hold(plan, stop).await,
+        Kind::Hold => hold(plan, stop, args.report.as_deref()).await?,
         _ => exchange(plan, stop).await?,
     };
     let text = serde_json::to_string(&report)?;
@@ -224,7 +227,8 @@ fn ping(target: IpAddr) -> Result<()> {
             IpAddr::V4(_) => received.get(20..).unwrap_or_default(),
             IpAddr::V6(_) => &received,
         };
-        let answers = message.first().is_some_and(|found| *found == if kind == 8 { 0 } else { 129 });
+        let answers =
+            message.first().is_some_and(|found| *found == if kind == 8 { 0 } else { 129 });
         if answers && message.get(4..) == Some(&request[4..]) {
             return Ok(());
         }
@@ -274,8 +278,11 @@ async fn https_once(kind: &Kind, target: SocketAddr) -> Result<Answer> {
     Ok(Answer { pod, peer, body: Some(format!("{version:?} {body}")) })
 }
 
-async fn hold(plan: Plan, stop: CancellationToken) -> Report {
+async fn hold(plan: Plan, stop: CancellationToken, report: Option<&Path>) -> Result<Report> {
     let plan = Arc::new(plan);
+    let progress = Arc::new(Mutex::new(Progress::default()));
+    let writer = report
+        .map(|report| tokio::spawn(write_progress(Arc::clone(&progress), progress_path(report))));
     let mut tasks = JoinSet::new();
     let began = Instant::now();
     for number in 0..plan.count {
@@ -284,10 +291,20 @@ async fn hold(plan: Plan, stop: CancellationToken) -> Report {
         if timeout(due.saturating_sub(began.elapsed()), stop.cancelled()).await.is_ok() {
             break;
         }
-        let (plan, stop) = (Arc::clone(&plan), stop.clone());
-        tasks.spawn(async move { (number, hold_one(&plan, number, stop).await) });
+        let (plan, stop, progress) = (Arc::clone(&plan), stop.clone(), Arc::clone(&progress));
+        tasks.spawn(async move {
+            let held = hold_one(&plan, number, stop, &progress).await;
+            if let Some(reason) = &held.failure {
+                let reason = format!("{}: {reason}", held.pod);
+                *locked(&progress).failures.entry(reason).or_default() += 1;
+            }
+            (number, held)
+        });
     }
     let mut held = tasks.join_all().await;
+    if let Some(writer) = writer {
+        writer.abort();
+    }
     held.sort_by_key(|(number, _)| *number);
     let mut report = Report::default();
     for (_, connection) in held {
@@ -297,10 +314,31 @@ async fn hold(plan: Plan, stop: CancellationToken) -> Report {
         }
         report.held.push(connection);
     }
-    report
+    Ok(report)
 }
 
-async fn hold_one(plan: &Plan, number: u64, stop: CancellationToken) -> Held {
+fn locked(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes down how connections fare, several times a second, until it is aborted.
+async fn write_progress(progress: Arc<Mutex<Progress>>, path: PathBuf) -> Result<()> {
+    let mut ticks = interval(PROGRESS_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let text = serde_json::to_string(&*locked(&progress))?;
+        let new = path.with_extension("new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(&new, &path)?;
+    }
+}
+
+async fn hold_one(
+    plan: &Plan,
+    number: u64,
+    stop: CancellationToken,
+    progress: &Mutex<Progress>,
+) -> Held {
     let mut held = Held::default();
     let index = usize::try_from(number).unwrap_or_default() % plan.targets.len();
     let limit = Duration::from_millis(plan.timeout_ms);
@@ -313,15 +351,31 @@ async fn hold_one(plan: &Plan, number: u64, stop: CancellationToken) -> Held {
         Ok(Err(error)) => return Held { failure: Some(format!("{error:#}")), ..held },
         Err(_) => return Held { failure: Some("no answer in time".into()), ..held },
     };
+    locked(progress).open += 1;
+    held.failure = speak(plan, &mut stream, &mut held.lines, stop, progress).await;
+    locked(progress).open -= 1;
+    held
+}
+
+/// Says lines until told to stop; answers why it ended early.
+async fn speak(
+    plan: &Plan,
+    stream: &mut BufReader<TcpStream>,
+    lines: &mut u64,
+    stop: CancellationToken,
+    progress: &Mutex<Progress>,
+) -> Option<String> {
+    let limit = Duration::from_millis(plan.timeout_ms);
     let pause = Duration::from_millis(plan.interval_ms);
     loop {
-        match timeout(limit, say(&mut stream, held.lines)).await {
-            Ok(Ok(())) => held.lines += 1,
-            Ok(Err(error)) => return Held { failure: Some(format!("{error:#}")), ..held },
-            Err(_) => return Held { failure: Some("no line in time".into()), ..held },
+        match timeout(limit, say(stream, *lines)).await {
+            Ok(Ok(())) => *lines += 1,
+            Ok(Err(error)) => return Some(format!("{error:#}")),
+            Err(_) => return Some("no line in time".into()),
         }
+        locked(progress).lines += 1;
         tokio::select! {
-            () = stop.cancelled() => return held,
+            () = stop.cancelled() => return None,
             () = tokio::time::sleep_until(Instant::now() + pause) => {}
         }
     }

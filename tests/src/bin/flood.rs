@@ -64,10 +64,9 @@ fn main() -> Result<()> {
 }
 
 fn send(socket: &Socket, packets: &mut [[u8; LENGTH]; BATCH]) -> io::Result<u64> {
-    let mut parts: [libc::iovec; BATCH] = packets.each_mut().map(|packet| libc::iovec {
-        iov_base: packet.as_mut_ptr().cast(),
-        iov_len: LENGTH,
-    });
+    let mut parts: [libc::iovec; BATCH] = packets
+        .each_mut()
+        .map(|packet| libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: LENGTH });
     let mut messages: [libc::mmsghdr; BATCH] = parts.each_mut().map(|part| {
         // SAFETY: all zeroes is a valid `mmsghdr`: null pointers with lengths of zero.
         let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };

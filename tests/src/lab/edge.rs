@@ -13,12 +13,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use toml::Table;
 
+use super::bpf::directory as bpf_directory;
 use super::control::ControlPlane;
 use super::nameserver::{KEY_NAME, KEY_SECRET, REFUSING_ZONE, ZONE};
 use super::place::binaries;
 use super::router::{BGP_PASSWORD, HOLD_TIME_SECS};
 use super::topology::{
-    DNS, EDGE_AS, EDGES, POOL_V4, POOL_V6, ROUTER, ROUTER_AS, SHARED_HTTP, SITES_V4, SITES_V6,
+    DNS, EDGE_AS, EDGES, Host, POOL_V4, POOL_V6, ROUTER, ROUTER_AS, SHARED_HTTP, SITES_V4, SITES_V6,
 };
 use super::{Namespace, Place, Process};
 
@@ -37,6 +38,10 @@ const READY_POLL: Duration = Duration::from_millis(50);
 /// Longer than the lab's drain times together.
 const STOP_MAX: Duration = Duration::from_secs(40);
 
+/// Sizes of the XDP maps: room for the tests, in little memory.
+const XDP_SIZES: &str = "flows_max = 65536\nopening_flows_max = 16384\nservices_max = 4096\n\
+                         backends_max = 16384\nbuckets_max = 1048576\n";
+
 /// One Haflinger host.
 #[derive(Debug)]
 pub struct Edge {
@@ -54,6 +59,8 @@ pub enum Source {
     Cluster,
     /// From an inventory file.
     Inventory,
+    /// From an inventory file too, on a line: without BGP, DNS and sites.
+    Line,
 }
 
 /// The daemon's binary, and why there is none.
@@ -277,24 +284,42 @@ fn configuration(place: &Place, index: usize, source: Source) -> Result<Table> {
     let host = EDGES[index];
     let directory = place.path(host.name);
     let directory = directory.display();
-    let sources = match source {
+    let inventory = format!("[inventory]\npath = \"{}\"\n", place.path("inventory.toml").display());
+    let rest = match source {
         Source::Cluster => format!(
             "[[cluster]]\nname = \"lab\"\nkubeconfig = \"{}\"\n\
              lease_duration_secs = 5\nlease_renew_secs = 1\n\
-             [routes]\nenabled = true\n",
-            ControlPlane::haflinger_kubeconfig(place).display()
+             [routes]\nenabled = true\n{}",
+            ControlPlane::haflinger_kubeconfig(place).display(),
+            surroundings(host)
         ),
-        Source::Inventory => {
-            format!("[inventory]\npath = \"{}\"\n", place.path("inventory.toml").display())
-        }
+        Source::Inventory => inventory + &surroundings(host),
+        Source::Line => inventory + "[proxy]\ndrain_secs = 3\n",
     };
     let text = format!(
         "[host]\nname = \"{name}\"\nstate_dir = \"{directory}/state\"\n\
          run_dir = \"{directory}/run\"\n\
          [admin]\nlisten = \"{ADMIN}\"\n\
          [log]\nlevel = \"info\"\n\
-         {sources}\
-         [[pool]]\nname = \"main\"\naddresses = [\"{POOL_V4}\", \"{POOL_V6}\"]\n\
+         [relay]\nflow_hash_key_file = \"{key}\"\ndrain_secs = 3\n\
+         [l4.timeouts]\nudp_secs = 10\n\
+         [xdp]\ninterfaces = [\"eth0\"]\nnat_addresses = [\"{nat4}\", \"{nat6}\"]\n\
+         pin_dir = \"{pins}\"\n{XDP_SIZES}\
+         [limits]\nwithdraw_wait_ms = 1500\nstop_secs = 20\n\
+         {rest}",
+        name = host.name,
+        nat4 = host.nat_addresses()[0],
+        nat6 = host.nat_addresses()[1],
+        pins = bpf_directory(place).join(host.name).display(),
+        key = place.path("flow-hash-key").display(),
+    );
+    text.parse().context("parse the configuration")
+}
+
+/// Pools, BGP, DNS and shared addresses, as the large lab has them.
+fn surroundings(host: Host) -> String {
+    format!(
+        "[[pool]]\nname = \"main\"\naddresses = [\"{POOL_V4}\", \"{POOL_V6}\"]\n\
          [[pool]]\nname = \"sites\"\naddresses = [\"{SITES_V4}\", \"{SITES_V6}\"]\n\
          auto_assign = false\n\
          [bgp]\nlocal_as = {EDGE_AS}\nrouter_id = \"{v4}\"\n\
@@ -303,19 +328,14 @@ fn configuration(place: &Place, index: usize, source: Source) -> Result<Table> {
          local_address = \"{v4}\"\nnext_hop_v6 = \"{v6}\"\npassword = \"{BGP_PASSWORD}\"\n\
          [dns]\nrefresh_secs = 10\n\
          {zones}\
-         [relay]\nflow_hash_key_file = \"{key}\"\ndrain_secs = 3\nudp_idle_secs = 10\n\
-         [proxy]\naddresses = [\"{shared4}\", \"{shared6}\"]\nworkers = 1\ndrain_secs = 3\n\
-         [limits]\nwithdraw_wait_ms = 1500\nstop_secs = 20\n",
-        name = host.name,
+         [proxy]\naddresses = [\"{shared4}\", \"{shared6}\"]\nworkers = 1\ndrain_secs = 3\n",
         v4 = host.v4(),
         v6 = host.v6(),
         router = ROUTER.v4(),
         shared4 = SHARED_HTTP.0,
         shared6 = SHARED_HTTP.1,
-        key = place.path("flow-hash-key").display(),
         zones = [ZONE, REFUSING_ZONE].map(zone).concat(),
-    );
-    text.parse().context("parse the configuration")
+    )
 }
 
 fn zone(name: &str) -> String {
@@ -345,7 +365,7 @@ mod tests {
 
     #[test]
     fn configurations_of_the_lab_are_good() {
-        for source in [Source::Cluster, Source::Inventory] {
+        for source in [Source::Cluster, Source::Inventory, Source::Line] {
             let mut config = configuration(&Place::of("unit-test"), 1, source).expect("valid TOML");
             // The checker reads this file, which a lab writes first.
             let key = tempfile::NamedTempFile::new().expect("a file");

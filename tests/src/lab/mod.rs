@@ -6,11 +6,14 @@
 
 mod api;
 mod authority;
+mod bpf;
 mod cluster;
 mod control;
 pub mod demo;
 mod edge;
+mod foreign;
 mod kubelet;
+mod line;
 pub mod manifests;
 mod nameserver;
 mod netns;
@@ -41,6 +44,8 @@ pub use authority::Authority;
 pub use cluster::{Cluster, is_ready, is_serving};
 pub use control::{ControlPlane, binary as control_plane_binary};
 pub use edge::{Edge, ROUTE_PROTOCOL, Source, binary as haflinger_binary, check};
+pub use foreign::ForeignProgram;
+pub use line::{Line, Offer, VipBlock};
 pub use nameserver::{FOREIGN_RECORD, Nameserver, REFUSING_ZONE, ZONE};
 pub use netns::{Namespace, names as namespace_names};
 pub use page::page;
@@ -49,7 +54,10 @@ pub use place::{LedgerEntry, Place, binaries, checkout};
 pub use process::{Process, raise_descriptor_limit, tail};
 pub use router::{HOLD_TIME_SECS, Router, host_prefix};
 pub use topology::Network;
-pub use traffic::{Client, Clients, FAILURES_MAX, Failure, Held, Kind, Plan, Report, now_ms};
+pub use traffic::{
+    Client, Clients, FAILURES_MAX, Failure, Held, Kind, Plan, Progress, Report, now_ms,
+    progress_path,
+};
 pub use wait::{always, eventually};
 
 /// Ports on which every pod's echo server listens.
@@ -64,6 +72,8 @@ pub mod echo_ports {
     pub const READY: u16 = 8081;
     /// Large transfers over TCP.
     pub const BULK: u16 = 7002;
+    /// Here nothing listens.
+    pub const CLOSED: u16 = 7009;
 }
 
 /// How long the owner of a lab may take to end it by itself.
@@ -100,6 +110,7 @@ impl Lab {
         ensure!(geteuid().is_root(), "the lab needs root, for network namespaces");
         let place = Place::of(id);
         place.create()?;
+        bpf::mount(&place)?;
         let source = match control_plane {
             Some(_) => Source::Cluster,
             None => Source::Inventory,
@@ -196,6 +207,7 @@ pub fn sweep(place: &Place) -> Swept {
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
+    bpf::unmount(place);
     let namespaces = netns::remove_all(place);
     // Nothing there is what is wanted.
     let _ = fs::remove_dir_all(place.path(""));

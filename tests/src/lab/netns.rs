@@ -63,7 +63,17 @@ impl Namespace {
 
     /// Runs `ip` commands inside, one a line, stopping at the first that fails.
     pub fn ip(&self, lines: &str) -> Result<()> {
+        self.ip_batch(&[], lines)
+    }
+
+    /// The same for commands that do not see by their arguments that they are of IPv6.
+    pub fn ip6(&self, lines: &str) -> Result<()> {
+        self.ip_batch(&["-6"], lines)
+    }
+
+    fn ip_batch(&self, options: &[&str], lines: &str) -> Result<()> {
         let mut child = Command::new("ip")
+            .args(options)
             .args(["-n", self.name(), "-batch", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, kill_process_group, set_parent_process_death_signal, setrlimit,
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, set_parent_process_death_signal,
+    setrlimit,
 };
 
 use super::Place;
@@ -23,9 +24,6 @@ use super::Place;
 const POLL: Duration = Duration::from_millis(20);
 /// How much of a log is shown when something fails, in bytes.
 const TAIL_MAX: u64 = 6000;
-
-/// Descriptors that a client or a pod may have: ten thousand connections and then some.
-const DESCRIPTORS: u64 = 32_768;
 
 /// A running child in a process group of its own.
 #[derive(Debug)]
@@ -141,10 +139,10 @@ impl Drop for Process {
     }
 }
 
-/// Lets this process have as many descriptors as the lab's largest client needs.
+/// Lets this process have as many descriptors as it may have.
 pub fn raise_descriptor_limit() -> Result<()> {
-    let limit = Some(DESCRIPTORS);
-    setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit })
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .context("raise the limit of open files")
 }
 

@@ -73,6 +73,11 @@ impl Sandbox {
         })
     }
 
+    /// Where it lives.
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Tells the server once that it is to go; answers whether the grace period is over.
     pub(super) fn terminate(&mut self, grace: Duration) -> Result<bool> {
         if self.deadline.is_none() && self.process.is_running() {

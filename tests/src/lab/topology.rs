@@ -71,6 +71,14 @@ impl Host {
         Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, group)
     }
 
+    /// The addresses from which XDP sends in mode `nat`, on a Haflinger host: IPv4 first.
+    pub fn nat_addresses(self) -> [IpAddr; 2] {
+        let last = 100 + self.last;
+        let group = u16::from_str_radix(&last.to_string(), 16).unwrap_or_default();
+        let v6 = Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, group);
+        [Ipv4Addr::new(10, 20, 0, last).into(), v6.into()]
+    }
+
     /// Both addresses.
     pub fn addresses(self) -> [IpAddr; 2] {
         [self.v4().into(), self.v6().into()]
@@ -132,8 +140,14 @@ impl Network {
             nodes: [attach(NODES[0])?, attach(NODES[1])?],
             fabric,
         };
-        for host in EDGES {
+        for (host, namespace) in EDGES.into_iter().zip(&network.edges) {
             offload::face_xdp(&network.fabric, host.name)?;
+            let [v4, v6] = host.nat_addresses();
+            // The host's own connections are made from its first addresses.
+            namespace.ip(&format!(
+                "addr add {v4}/32 dev eth0\n\
+                 addr add {v6}/128 dev eth0 nodad preferred_lft 0\n"
+            ))?;
         }
         network.wire_client()?;
         network.route()?;

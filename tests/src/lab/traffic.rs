@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -103,6 +103,17 @@ pub struct Failure {
     pub ended_ms: u64,
 }
 
+/// How held connections fare while the client is at work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Connections that are open.
+    pub open: u64,
+    /// Lines that came back, over all connections.
+    pub lines: u64,
+    /// Connections that failed, by pod and reason.
+    pub failures: BTreeMap<String, u64>,
+}
+
 /// One held connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
@@ -163,6 +174,11 @@ impl Report {
     }
 }
 
+/// Where a client that holds connections writes its [`Progress`], beside its report.
+pub fn progress_path(report: &Path) -> PathBuf {
+    report.with_extension("progress")
+}
+
 /// Now, in milliseconds since 1970.
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -193,6 +209,7 @@ impl Clients {
     pub fn start(&self, name: &str, plan: &Plan) -> Result<Client> {
         let report = self.place.path(format!("{name}.report.json"));
         let _ = std::fs::remove_file(&report);
+        let _ = std::fs::remove_file(progress_path(&report));
         let mut command = self.command(plan)?;
         command.arg("--report").arg(&report);
         Ok(Client { process: Process::spawn(&self.place, name, command)?, report })
@@ -230,6 +247,13 @@ impl Clients {
 }
 
 impl Client {
+    /// How the connections fare that it holds: what it wrote down last.
+    pub fn progress(&self) -> Result<Progress> {
+        let path = progress_path(&self.report);
+        let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
     /// Tells the client to stop and answers its report.
     pub async fn stop(mut self) -> Result<Report> {
         let went = self.process.stop(Duration::from_secs(15)).await?;

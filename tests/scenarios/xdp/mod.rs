@@ -1,0 +1,132 @@
+//! Scenarios of the XDP data path, on a line: one Haflinger host between a client and backends.
+
+mod modes;
+mod packets;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result, ensure};
+use haflinger_tests::lab::echo_ports::LINE;
+use haflinger_tests::lab::{Kind, Line, Offer, Plan, Report, eventually};
+
+use super::runner::Scenario;
+use super::sample::{SOON, same_pods};
+
+/// In the order in which they run.
+pub(super) const ALL: &[Scenario<Line>] = &[modes::SCENARIO, packets::SCENARIO];
+
+/// Enough for each of four backends to be missed by chance once in 10^11 runs.
+const EXCHANGES: u64 = 100;
+
+/// Puts these services and no others into the inventory, and waits until each is forwarded in its
+/// mode to its backends.
+async fn offer(line: &Line, offers: &[Offer]) -> Result<()> {
+    line.offer(offers)?;
+    eventually(SOON, "the services to be as offered", async || {
+        let status = line.edge.status()?;
+        let services = status["services"].as_array().context("no services in the status")?;
+        for offer in offers {
+            for vip in offer.vips {
+                let of_vip: Vec<_> =
+                    services.iter().filter(|s| s["service"]["vip"] == vip.to_string()).collect();
+                ensure!(!of_vip.is_empty(), "no service on {vip}");
+                for service in of_vip {
+                    is_as_offered(service, offer)?;
+                }
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn is_as_offered(service: &serde_json::Value, offer: &Offer) -> Result<()> {
+    ensure!(service["mode"] == offer.mode, "{service}: not {}", offer.mode);
+    let backends = service["backends"].as_array().map_or(&[][..], Vec::as_slice);
+    let active: BTreeSet<&str> = backends
+        .iter()
+        .filter(|backend| backend["state"] == "active")
+        .filter_map(|backend| backend["name"].as_str())
+        .collect();
+    let wanted: BTreeSet<&str> = offer
+        .backends
+        .iter()
+        .filter(|(_, weight)| **weight > 0)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    ensure!(active == wanted, "{}: active are {active:?}, want {wanted:?}", offer.name);
+    Ok(())
+}
+
+/// Which part of the data path carried something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    Xdp,
+    Relay,
+}
+
+/// New flows that each part of the data path has carried.
+#[derive(Clone, Copy, Debug)]
+struct Carried {
+    xdp: f64,
+    relay: f64,
+}
+
+impl Carried {
+    fn now(line: &Line) -> Result<Self> {
+        let xdp = reason(line, "forwarded_new").unwrap_or(0.0);
+        // Nothing was counted before the first flow.
+        let relay = line.edge.metric("haflinger_relay_flows_total", &[]).unwrap_or(0.0);
+        Ok(Self { xdp, relay })
+    }
+
+    /// Fails unless `path` alone carried at least `flows` new flows since then.
+    async fn since(self, line: &Line, path: Path, flows: u64) -> Result<()> {
+        let flows = u32::try_from(flows)?.into();
+        eventually(SOON, "the flows to be counted", async || {
+            let now = Self::now(line)?;
+            let (xdp, relay) = (now.xdp - self.xdp, now.relay - self.relay);
+            let (by, other) = if path == Path::Xdp { (xdp, relay) } else { (relay, xdp) };
+            ensure!(
+                by >= flows && other < 1.0,
+                "XDP carried {xdp} flows and the relay {relay}; {path:?} should {flows}"
+            );
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Packets that left the XDP program for `reason`.
+fn reason(line: &Line, reason: &str) -> Result<f64> {
+    line.edge.metric("haflinger_xdp_packets_total", &[&format!("reason=\"{reason}\"")])
+}
+
+/// A report of `count` exchanges with every target.
+async fn exchange(line: &Line, kind: &Kind, target: SocketAddr, count: u64) -> Result<Report> {
+    let plan = Plan::connect(vec![target], 2).times(count).by(kind.clone());
+    line.clients.complete(&plan).await
+}
+
+/// Exchanges lines over TCP, or datagrams over UDP, with both VIPs of a service: every backend
+/// is reached, `path` carries it, and backends see the `peers`, IPv4 first.
+async fn reaches(
+    line: &Line,
+    offer: &Offer,
+    kind: &Kind,
+    path: Path,
+    peers: [IpAddr; 2],
+) -> Result<()> {
+    let wanted: BTreeSet<String> = offer.backends.keys().cloned().collect();
+    for (target, peer) in offer.targets(LINE).into_iter().zip(peers) {
+        let before = Carried::now(line)?;
+        let report = exchange(line, kind, target, EXCHANGES).await?;
+        report.ensure_flawless().with_context(|| format!("{kind:?} to {target}"))?;
+        same_pods(&report, &wanted)?;
+        let seen = report.peers.keys();
+        ensure!(seen.eq([&peer.to_string()]), "backends saw {:?}, not {peer}", report.peers);
+        before.since(line, path, EXCHANGES).await?;
+    }
+    Ok(())
+}
