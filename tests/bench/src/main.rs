@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the terminal is where it reports")]
 
 mod instructions;
+mod l4;
 mod random;
 mod relay;
 mod report;
@@ -26,8 +27,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Benchmark = (&'static str, fn(&mut Report) -> Result<()>);
 
 /// All benchmarks, in the order in which they run.
-const BENCHMARKS: &[Benchmark] =
-    &[("table", table::run), ("table-instructions", instructions::run), ("relay", relay::run)];
+const BENCHMARKS: &[Benchmark] = &[
+    ("table", table::run),
+    ("table-instructions", instructions::run),
+    ("relay", relay::run),
+    ("l4/paths", l4::paths::run),
+];
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -38,7 +43,11 @@ fn main() -> Result<()> {
     if only.as_deref() == Some(relay::UNDER_TEST) {
         return relay::under_test(arguments);
     }
-    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    // `l4` stands for all that begin with `l4/`.
+    let wanted = |name: &str| {
+        let rest = only.as_deref().map_or(Some(""), |only| name.strip_prefix(only));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || only.is_none())
+    };
     let chosen: Vec<_> = BENCHMARKS.iter().filter(|(name, _)| wanted(name)).collect();
     if chosen.is_empty() {
         let names: Vec<_> = BENCHMARKS.iter().map(|(name, _)| *name).collect();

@@ -28,6 +28,8 @@ impl Stat {
 pub(crate) enum Better {
     /// Less is better: times, moved buckets.
     Lower,
+    /// More is better: rates.
+    Higher,
 }
 
 /// One quantity, Haflinger's and its peers'.
@@ -101,6 +103,7 @@ impl Measure {
     fn ratio(&self, peer: &Stat) -> Option<f64> {
         let ratio = match self.better {
             Better::Lower => peer.median / self.haflinger.median,
+            Better::Higher => self.haflinger.median / peer.median,
         };
         ratio.is_finite().then_some(ratio)
     }

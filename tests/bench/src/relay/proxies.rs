@@ -46,7 +46,7 @@ impl Proxy {
     pub(crate) fn haflinger(backend: SocketAddr) -> Result<Self> {
         let address = free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args([UNDER_TEST, &address.to_string(), &backend.to_string()]);
+        command.args([UNDER_TEST, &address.to_string(), &backend.to_string(), "1"]);
         Self::start("haflinger", address, command, None)
     }
 
@@ -145,23 +145,27 @@ fn pin(thread: Option<Pid>) -> Result<()> {
     sched_setaffinity(thread, &cores).context("binding a proxy to its core")
 }
 
-/// Runs Haflinger's relay from one address to one backend, until killed.
-pub(crate) fn under_test(arguments: impl Iterator<Item = String>) -> Result<()> {
-    let addresses: Vec<SocketAddr> =
-        arguments.map(|text| text.parse()).collect::<Result<_, _>>().context("an address")?;
-    let [listen, backend] = addresses[..] else { bail!("two addresses are needed") };
+/// Runs Haflinger's relay from one address to one backend on so many threads, until killed.
+pub(crate) fn under_test(mut arguments: impl Iterator<Item = String>) -> Result<()> {
+    let mut address = || -> Result<SocketAddr> {
+        arguments.next().context("an address is missing")?.parse().context("an address")
+    };
+    let (listen, backend) = (address()?, address()?);
+    let threads = arguments.next().context("a number of threads is missing")?.parse()?;
     let service = Arc::new(service(listen, backend));
     let services = [(service.key, service)].into_iter().collect();
     let snapshot = Snapshot { generation: 1, services, ..Snapshot::default() };
     let relay = Relay::new(settings(), &prometheus::Registry::new())?;
     let (_snapshots, receiver) = watch::channel(Arc::new(snapshot));
     let (updates, _unheard) = mpsc::channel(1);
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(
-        async {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?
+        .block_on(async {
             let run = relay.run(receiver, updates, CancellationToken::new());
             tokio::spawn(run).await.context("the relay")
-        },
-    )
+        })
 }
 
 fn settings() -> Settings {

@@ -1,0 +1,3 @@
+//! Layer 4: what the XDP program costs by itself, and what a connection gets through it.
+
+pub(crate) mod paths;
