@@ -1,6 +1,7 @@
 //! `haflinger status`: what the host does, and why it does not do the rest.
 
 mod columns;
+mod services;
 mod text;
 
 use std::collections::BTreeMap;
@@ -10,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use haflinger_core::{
-    Announcement, BackendSet, BackendState, ObjectRef, ObjectReport, ServiceKey, Snapshot,
-    SourceFault, StateReason,
+    Algorithm, Announcement, BackendSet, BackendState, ConnectionLimits, FlowTimeouts,
+    ForwardingMode, ModeReason, ObjectRef, ObjectReport, ServiceKey, Snapshot, SourceFault,
+    StateReason,
 };
 use prometheus::Registry;
 use serde::Serialize;
@@ -79,7 +81,13 @@ struct Status {
 struct ServiceStatus {
     service: ServiceKey,
     object: String,
-    mode: haflinger_core::ForwardingMode,
+    mode: ForwardingMode,
+    asked_mode: ForwardingMode,
+    /// Why the two differ.
+    mode_reason: Option<ModeReason>,
+    algorithm: Algorithm,
+    limits: ConnectionLimits,
+    timeouts: FlowTimeouts,
     announcement: Option<Announcement>,
     table: TableStatus,
     backends: Vec<BackendStatus>,
@@ -100,6 +108,7 @@ struct BackendStatus {
     node: Option<Arc<str>>,
     zone: Option<Arc<str>>,
     weight: u32,
+    backup: bool,
     state: BackendState,
     reasons: Vec<StateReason>,
     buckets: u32,
@@ -142,6 +151,11 @@ impl Exhibition {
             service: service.key,
             object: service.object.to_string(),
             mode: service.mode,
+            asked_mode: service.asked_mode,
+            mode_reason: service.mode_reason.clone(),
+            algorithm: service.algorithm,
+            limits: service.limits,
+            timeouts: service.timeouts,
             announcement: announcement(&snapshot, service.key.vip),
             table: TableStatus {
                 generation: service.backends.table.generation(),
@@ -227,6 +241,7 @@ fn backends(set: &BackendSet) -> Vec<BackendStatus> {
         node: backend.node.clone(),
         zone: backend.zone.clone(),
         weight: backend.weight,
+        backup: backend.backup,
         state: backend.state,
         reasons: backend.reasons.clone(),
         buckets: shares.get(&backend.address).copied().unwrap_or(0),

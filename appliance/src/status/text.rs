@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use haflinger_bgp::fsm::State;
-use haflinger_core::{Announcement, BackendState, Snapshot, StateReason};
+use haflinger_core::{Announcement, Snapshot};
 
+use super::Status;
 use super::columns::{Columns, span};
-use super::{ServiceStatus, Status};
+use super::services::{relayed_by_host, services};
 
 pub(super) fn render(status: &Status, snapshot: &Snapshot) -> String {
     let mut out = String::new();
@@ -42,6 +43,9 @@ fn header(status: &Status, out: &mut String) {
             let _ = writeln!(out, "  {line}");
         }
     }
+    if let Some(reason) = relayed_by_host(status) {
+        let _ = writeln!(out, "services are relayed: {reason}");
+    }
     for restart in &status.config.restart_needed {
         let _ = writeln!(out, "needs a restart: {restart}");
     }
@@ -74,46 +78,6 @@ fn sources(status: &Status) -> Columns {
         columns.row([format!("cluster/{}", cluster.cluster), writer, pending, error]);
     }
     columns
-}
-
-fn services(status: &Status) -> Columns {
-    let mut columns = Columns::new("SERVICES");
-    for service in &status.services {
-        let active = service.backends.iter().filter(|b| b.state == BackendState::Active).count();
-        columns.row([
-            service.service.to_string(),
-            service.object.clone(),
-            format!("{active}/{} active", service.backends.len()),
-            service.announcement.map_or("", |state| announcement(status, state)).to_owned(),
-            listening(status, service),
-            format!("table generation {}", service.table.generation),
-        ]);
-        for backend in &service.backends {
-            let reasons: Vec<&str> = backend.reasons.iter().map(|r| reason(*r)).collect();
-            let place = backend.node.as_deref().or(backend.zone.as_deref()).unwrap_or_default();
-            columns.row([
-                format!("  {}", backend.address),
-                format!("{} {place}", backend.name).trim_end().to_owned(),
-                state(backend.state).to_owned(),
-                format!("{} of {} buckets", backend.buckets, service.table.buckets),
-                reasons.join(", "),
-                String::new(),
-            ]);
-        }
-    }
-    columns
-}
-
-fn listening(status: &Status, service: &ServiceStatus) -> String {
-    let relayed = status.relay.services.iter().find(|r| r.service == service.service);
-    match relayed {
-        None => "not served".to_owned(),
-        Some(relayed) => match (&relayed.error, relayed.listening) {
-            (Some(error), _) => error.clone(),
-            (None, false) => "opening".to_owned(),
-            (None, true) => format!("{} open, {} in all", relayed.active, relayed.total),
-        },
-    }
 }
 
 fn sites(status: &Status, snapshot: &Snapshot) -> Columns {
@@ -231,7 +195,7 @@ fn problems(status: &Status) -> Columns {
     columns
 }
 
-fn announcement(status: &Status, announcement: Announcement) -> &'static str {
+pub(super) fn announcement(status: &Status, announcement: Announcement) -> &'static str {
     match announcement {
         // Without a peer there is nobody to tell.
         Announcement::Announced if status.bgp.is_none() => "available",
@@ -240,26 +204,6 @@ fn announcement(status: &Status, announcement: Announcement) -> &'static str {
         Announcement::NotServed => "withdrawn: port not open",
         Announcement::NotBound => "withdrawn: address not bound",
         Announcement::Draining => "withdrawn: draining",
-    }
-}
-
-fn state(state: BackendState) -> &'static str {
-    match state {
-        BackendState::Active => "active",
-        BackendState::Draining => "draining",
-        BackendState::Down => "down",
-    }
-}
-
-fn reason(reason: StateReason) -> &'static str {
-    match reason {
-        StateReason::NotReady => "not ready",
-        StateReason::Terminating => "terminating",
-        StateReason::Terminated => "terminated",
-        StateReason::CheckFailed => "check failed",
-        StateReason::WeightZero => "weight 0",
-        StateReason::LastResort => "last resort",
-        StateReason::Backup => "backup, stands by",
     }
 }
 

@@ -84,6 +84,13 @@ pub enum ModeReason {
     },
 }
 
+impl ModeReason {
+    /// Whether it is the host that lacks something, for every service alike.
+    pub fn is_of_host(&self) -> bool {
+        matches!(self, Self::XdpDisabled | Self::XdpUnavailable { .. })
+    }
+}
+
 impl fmt::Display for ModeReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -93,7 +100,7 @@ impl fmt::Display for ModeReason {
             }
             Self::FamilyDiffers => f.write_str("VIP and backends are of different families"),
             Self::XdpDisabled => f.write_str("XDP is switched off"),
-            Self::XdpUnavailable { detail } => write!(f, "no XDP: {detail}"),
+            Self::XdpUnavailable { detail } => write!(f, "XDP cannot run: {detail}"),
             Self::Refused { detail } => f.write_str(detail),
         }
     }

@@ -1,0 +1,208 @@
+//! The services in the status for people.
+
+use haflinger_core::{Algorithm, BackendState, ConnectionLimits, ModeReason, StateReason};
+
+use super::columns::Columns;
+use super::text::announcement;
+use super::{BackendStatus, ServiceStatus, Status};
+
+/// What this host lacks, so that services which ask for XDP are relayed: said once.
+pub(super) fn relayed_by_host(status: &Status) -> Option<&ModeReason> {
+    let reasons = status.services.iter().filter_map(|service| service.mode_reason.as_ref());
+    reasons.into_iter().find(|reason| reason.is_of_host())
+}
+
+pub(super) fn services(status: &Status) -> Columns {
+    let mut columns = Columns::new("SERVICES");
+    for service in &status.services {
+        let active = service.backends.iter().filter(|b| b.state == BackendState::Active).count();
+        columns.row([
+            service.service.to_string(),
+            service.object.clone(),
+            mode(service),
+            format!("{active}/{} active", service.backends.len()),
+            service.announcement.map_or("", |state| announcement(status, state)).to_owned(),
+            listening(status, service),
+        ]);
+        for note in notes(service) {
+            columns.row([format!("  {note}")]);
+        }
+        for backend in &service.backends {
+            let place = backend.node.as_deref().or(backend.zone.as_deref()).unwrap_or_default();
+            columns.row([
+                format!("  {}", backend.address),
+                format!("{} {place}", backend.name).trim_end().to_owned(),
+                state(backend).to_owned(),
+                format!("{}/{} buckets", backend.buckets, service.table.buckets),
+                reasons(backend),
+                String::new(),
+            ]);
+        }
+    }
+    columns
+}
+
+/// The mode, and the algorithm where it is not the usual one.
+fn mode(service: &ServiceStatus) -> String {
+    match service.algorithm {
+        Algorithm::Hash => service.mode.to_string(),
+        other => format!("{}, {other}", service.mode),
+    }
+}
+
+/// What is particular about a service.
+fn notes(service: &ServiceStatus) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(reason) = service.mode_reason.as_ref().filter(|reason| !reason.is_of_host()) {
+        notes.push(format!("{} instead of {}: {reason}", service.mode, service.asked_mode));
+    }
+    match service.limits {
+        ConnectionLimits { service: None, backend: None } => {}
+        ConnectionLimits { service: Some(all), backend: None } => {
+            notes.push(format!("at most {all} connections"));
+        }
+        ConnectionLimits { service: None, backend: Some(each) } => {
+            notes.push(format!("at most {each} connections to each backend"));
+        }
+        ConnectionLimits { service: Some(all), backend: Some(each) } => {
+            notes.push(format!("at most {all} connections, {each} to each backend"));
+        }
+    }
+    notes
+}
+
+fn listening(status: &Status, service: &ServiceStatus) -> String {
+    if service.mode.is_xdp() {
+        // It needs no socket.
+        return String::new();
+    }
+    let relayed = status.relay.services.iter().find(|r| r.service == service.service);
+    match relayed {
+        None => "not served".to_owned(),
+        Some(relayed) => match (&relayed.error, relayed.listening) {
+            (Some(error), _) => error.clone(),
+            (None, false) => "opening".to_owned(),
+            (None, true) => format!("{} open, {} in all", relayed.active, relayed.total),
+        },
+    }
+}
+
+fn state(backend: &BackendStatus) -> &'static str {
+    match backend.state {
+        BackendState::Active => "active",
+        BackendState::Draining if backend.reasons.contains(&StateReason::Backup) => "standing by",
+        BackendState::Draining => "draining",
+        BackendState::Down => "down",
+    }
+}
+
+fn reasons(backend: &BackendStatus) -> String {
+    let backup = backend.backup.then_some("backup");
+    let reasons = backend.reasons.iter().filter_map(|reason| match reason {
+        StateReason::NotReady => Some("not ready"),
+        StateReason::Terminating => Some("terminating"),
+        StateReason::Terminated => Some("terminated"),
+        StateReason::CheckFailed => Some("check failed"),
+        StateReason::WeightZero => Some("weight 0"),
+        StateReason::LastResort => Some("last resort"),
+        // What it is and its state say it.
+        StateReason::Backup => None,
+    });
+    backup.into_iter().chain(reasons).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+
+    use haflinger_core::{FlowTimeouts, ForwardingMode, Protocol, ServiceKey};
+
+    use super::super::TableStatus;
+    use super::*;
+
+    fn service() -> ServiceStatus {
+        ServiceStatus {
+            service: ServiceKey { vip: [192, 0, 2, 1].into(), port: 80, protocol: Protocol::Tcp },
+            object: "inventory/service/default/web".to_owned(),
+            mode: ForwardingMode::Nat,
+            asked_mode: ForwardingMode::Nat,
+            mode_reason: None,
+            algorithm: Algorithm::Hash,
+            limits: ConnectionLimits::default(),
+            timeouts: FlowTimeouts::default(),
+            announcement: None,
+            table: TableStatus { generation: 1, buckets: 256 },
+            backends: Vec::new(),
+        }
+    }
+
+    fn backend(backup: bool, state: BackendState, reasons: &[StateReason]) -> BackendStatus {
+        BackendStatus {
+            address: ([10, 0, 0, 1], 80).into(),
+            name: "pod".into(),
+            node: None,
+            zone: None,
+            weight: 100,
+            backup,
+            state,
+            reasons: reasons.to_vec(),
+            buckets: 0,
+        }
+    }
+
+    fn said(backend: &BackendStatus) -> (&'static str, String) {
+        (state(backend), reasons(backend))
+    }
+
+    #[test]
+    fn a_service_as_asked_for_has_no_notes() {
+        assert_eq!(mode(&service()), "nat");
+        assert!(notes(&service()).is_empty());
+    }
+
+    #[test]
+    fn the_algorithm_is_shown_where_it_is_not_the_usual_one() {
+        let spread = ServiceStatus { algorithm: Algorithm::LeastConnections, ..service() };
+        assert_eq!(mode(&spread), "nat, least-connections");
+    }
+
+    #[test]
+    fn another_mode_than_asked_for_is_explained_but_for_what_the_whole_host_lacks() {
+        let relayed = |reason: ModeReason| ServiceStatus {
+            mode: ForwardingMode::Proxy,
+            asked_mode: ForwardingMode::Dsr,
+            mode_reason: Some(reason),
+            ..service()
+        };
+        let full = ModeReason::Refused { detail: Arc::from("no bucket is free") };
+        assert_eq!(notes(&relayed(full)), ["proxy instead of dsr: no bucket is free"]);
+        assert!(notes(&relayed(ModeReason::XdpDisabled)).is_empty());
+    }
+
+    #[test]
+    fn limits_are_shown() {
+        let limited = |all: u32, each: u32| {
+            let limits =
+                ConnectionLimits { service: NonZeroU32::new(all), backend: NonZeroU32::new(each) };
+            notes(&ServiceStatus { limits, ..service() })
+        };
+        assert_eq!(limited(9, 0), ["at most 9 connections"]);
+        assert_eq!(limited(0, 3), ["at most 3 connections to each backend"]);
+        assert_eq!(limited(9, 3), ["at most 9 connections, 3 to each backend"]);
+    }
+
+    #[test]
+    fn a_backup_is_told_from_what_drains() {
+        use BackendState::{Active, Down, Draining};
+        let text = String::from;
+        assert_eq!(said(&backend(false, Active, &[])), ("active", text("")));
+        assert_eq!(said(&backend(true, Active, &[])), ("active", text("backup")));
+        let waits = backend(true, Draining, &[StateReason::Backup]);
+        assert_eq!(said(&waits), ("standing by", text("backup")));
+        let drained = backend(true, Draining, &[StateReason::WeightZero]);
+        assert_eq!(said(&drained), ("draining", text("backup, weight 0")));
+        let failed = backend(true, Down, &[StateReason::CheckFailed]);
+        assert_eq!(said(&failed), ("down", text("backup, check failed")));
+    }
+}
