@@ -1,9 +1,36 @@
 //! The XDP data path: the program that forwards, its loader, and the control that keeps its maps
 //! equal to the snapshot. The only room that knows libbpf.
 
+mod attach;
 mod buddy;
+mod cleanup;
+mod control;
+mod engine;
+mod error;
+#[cfg(feature = "bench")]
+pub mod harness;
+mod interfaces;
+mod layout;
+mod loader;
 mod mapped;
+mod maps;
+mod netlink;
+mod settings;
 mod slots;
+mod status;
+mod sys;
+mod words;
+mod xdp;
+
+pub use attach::Attached;
+pub use cleanup::{Removed, take_off};
+pub use control::{Fill, Traffic};
+pub use engine::InterfaceStatus;
+pub use error::{Error, LoadError};
+pub use settings::{AttachWish, Capacities, Settings};
+pub use status::XdpStatus;
+pub use sys::AttachMode;
+pub use xdp::{Xdp, XdpHandle};
 
 /// The compiled program: its bytes, maps and types, generated from the C sources and their BTF.
 #[allow(

@@ -1,0 +1,171 @@
+//! Giving back what nobody needs any more, and looking again at what may have changed.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use haflinger_core::ServiceKey;
+
+use super::serve::{NO_BACKEND, count};
+use super::{Control, Held, Traffic};
+use crate::program::types;
+
+/// Seconds in which the routes to all backends are looked at again.
+const ROUND_SECS: usize = 60;
+
+/// Routes that one second may ask for, whatever their number: 5 microseconds each.
+const ROUTES_PER_SECOND: usize = 10_000;
+
+/// Rounds after which a next hop that no route names is forgotten.
+const HOP_ROUNDS: u64 = 2;
+
+impl Control {
+    /// Gives back what is out of sight. To be called about once a second.
+    pub(crate) fn reap(&mut self, now: u64) {
+        self.release(now);
+        for key in std::mem::take(&mut self.waiting) {
+            let Some(mut held) = self.services.remove(&key) else { continue };
+            self.drop_backends(&mut held, now);
+            if self.is_done(&held, now) {
+                self.remove_ranges(&mut held, |_| false);
+                self.maps.services.write(held.slot, &types::service::default());
+                self.retired.services.push_back((now, held.slot));
+                continue;
+            }
+            let waits = held.left.is_some() || held.backends.values().any(|b| b.left.is_some());
+            if waits {
+                self.waiting.insert(key);
+            }
+            self.services.insert(key, held);
+        }
+    }
+
+    /// Whether nothing of a service that left is in use.
+    fn is_done(&self, held: &Held, now: u64) -> bool {
+        let connections = self.maps.service_loads.read(held.slot).connections;
+        held.left.is_some_and(|left| Self::is_over(left, now))
+            && held.backends.is_empty()
+            && connections == 0
+    }
+
+    /// Frees backends that have left and have no flow. Second hops that name them are cleared
+    /// first, all in one look at the table.
+    fn drop_backends(&mut self, held: &mut Held, now: u64) {
+        let maps = &self.maps;
+        let idle = |slot| maps.backend_loads.read(slot).connections == 0;
+        let gone: HashSet<u32> = held
+            .backends
+            .values()
+            .filter(|backend| {
+                backend.left.is_some_and(|left| Self::is_over(left, now)) && idle(backend.slot)
+            })
+            .map(|backend| backend.slot)
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        if let Some(region) = held.region {
+            for at in region.first..region.first + region.len() {
+                let bucket = maps.buckets.read(at);
+                if gone.contains(&bucket.second) {
+                    maps.buckets.write(at, &types::bucket { second: NO_BACKEND, ..bucket });
+                }
+            }
+        }
+        for slot in &gone {
+            held.past.add(&self.traffic(*slot));
+            self.maps.backends.write(*slot, &types::backend::default());
+            self.retired.backends.push_back((now, *slot));
+        }
+        held.backends.retain(|_, backend| !gone.contains(&backend.slot));
+    }
+
+    /// Makes free what was taken away long enough ago.
+    fn release(&mut self, now: u64) {
+        let Self { retired, maps, .. } = self;
+        while let Some((then, region)) = retired.regions.front().copied()
+            && Self::is_over(then, now)
+        {
+            retired.regions.pop_front();
+            self.regions.release(region);
+        }
+        while let Some((then, region)) = retired.sources.front().copied()
+            && Self::is_over(then, now)
+        {
+            retired.sources.pop_front();
+            self.sources.release(region);
+        }
+        // A flow that was created while the slot was being taken away keeps it.
+        for _ in 0..retired.backends.len() {
+            let Some((then, slot)) = retired.backends.pop_front() else { break };
+            if Self::is_over(then, now) && maps.backend_loads.read(slot).connections == 0 {
+                self.backend_slots.release(slot);
+            } else {
+                retired.backends.push_back((then, slot));
+            }
+        }
+        for _ in 0..retired.services.len() {
+            let Some((then, slot)) = retired.services.pop_front() else { break };
+            if Self::is_over(then, now) && maps.service_loads.read(slot).connections == 0 {
+                self.service_slots.release(slot);
+            } else {
+                retired.services.push_back((then, slot));
+            }
+        }
+    }
+
+    /// Looks again at the routes to some backends, so that all are seen in a minute: where `nat`
+    /// sends from and whose neighbour entry is kept may have changed.
+    pub(crate) fn look_again(&mut self) {
+        if self.round.is_empty() {
+            let rounds_old = |age: &mut u64| {
+                *age += 1;
+                *age <= HOP_ROUNDS
+            };
+            self.hops.retain(|_, age| rounds_old(age));
+            for (key, held) in &self.services {
+                self.round.extend(held.backends.keys().map(|address| (*key, *address)));
+            }
+        }
+        let all: usize = self.round.len().max(self.backend_slots.taken() as usize);
+        let now = all.div_ceil(ROUND_SECS).clamp(1, ROUTES_PER_SECOND).min(self.round.len());
+        for (key, address) in self.round.split_off(self.round.len() - now) {
+            self.look_again_at(&key, address);
+        }
+    }
+
+    fn look_again_at(&mut self, key: &ServiceKey, address: SocketAddr) {
+        let route = self.route(address.ip());
+        let known = self.services.get_mut(key).and_then(|held| held.backends.get_mut(&address));
+        let Some(backend) = known else { return };
+        // A route that is away may come back as it was.
+        if route.is_none() || backend.route == route {
+            return;
+        }
+        backend.route = route;
+        let slot = backend.slot;
+        let (first, count) = self.source_range(address.ip(), route.as_ref());
+        let record = self.maps.backends.read(slot);
+        let record = types::backend { sources_first: first, sources_count: count, ..record };
+        self.maps.backends.write(slot, &record);
+    }
+
+    /// What the program counted for a backend, over all CPUs.
+    pub(crate) fn traffic(&self, slot: u32) -> Traffic {
+        let counted = self.maps.backend_counters.get(slot).unwrap_or_default();
+        counted.iter().fold(Traffic::default(), |mut sum, cpu| {
+            sum.add(&Traffic {
+                packets_in: cpu.packets[0],
+                packets_out: cpu.packets[1],
+                bytes_in: cpu.bytes[0],
+                bytes_out: cpu.bytes[1],
+                flows: cpu.flows,
+            });
+            sum
+        })
+    }
+
+    /// Services in the maps, those included whose last flows are awaited.
+    pub(crate) fn services(&self) -> u32 {
+        count(self.services.len())
+    }
+}

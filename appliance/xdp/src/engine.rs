@@ -1,0 +1,293 @@
+//! A loaded program with everything around it: what the actuator's task calls, step by step.
+//!
+//! Everything here blocks for as long as the kernel takes, and is called from blocking threads.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use haflinger_core::{Snapshot, Update};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::attach::{self, Attached};
+use crate::control::{Control, Hop};
+use crate::error::LoadError;
+use crate::interfaces;
+use crate::loader::{self, Loaded};
+use crate::maps::{Index, Maps};
+use crate::netlink::{Link, Netlink};
+use crate::program::types;
+use crate::settings::{AttachWish, Settings};
+use crate::sys::{self, AttachMode};
+
+/// An interface as status shows it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// How the program hangs on it.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<Attached>,
+    /// Why it does not, or what there is to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Interfaces and what hangs on them.
+#[derive(Debug, Default)]
+pub(crate) struct Interfaces {
+    /// By name: what was attached, or why not.
+    pub(crate) wanted: BTreeMap<String, Result<Attached, String>>,
+    pub(crate) links: Vec<Link>,
+    /// Interfaces that routes to backends lead to, and that cannot transmit.
+    pub(crate) dumb: BTreeSet<String>,
+    told: BTreeMap<u32, [u8; 16]>,
+}
+
+/// A loaded program with its maps and interfaces.
+pub(crate) struct Engine {
+    pub(crate) maps: Arc<Maps>,
+    pub(crate) loaded: Loaded,
+    pub(crate) control: Mutex<Control>,
+    pub(crate) interfaces: Mutex<Interfaces>,
+    pin_dir: PathBuf,
+}
+
+/// The lock's content: whoever panicked while holding it left it whole enough to be shown.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Seconds of the clock that the program reads.
+pub(crate) fn now_secs() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Monotonic).tv_sec).unwrap_or_default()
+}
+
+impl Engine {
+    /// Loads the program and takes over what is pinned.
+    pub(crate) fn start(settings: &Settings) -> Result<Self, LoadError> {
+        let (loaded, maps) = loader::load(settings)?;
+        let maps = Arc::new(maps);
+        attach::prepare(&settings.pin_dir)
+            .map_err(|source| LoadError::Pins { path: settings.pin_dir.clone(), source })?;
+        let mut netlink = Netlink::open(0).map_err(|error| LoadError::Other(error.to_string()))?;
+        let router = Box::new(move |address| netlink.route(address));
+        let control = Control::new(maps.clone(), router, settings);
+        Ok(Self {
+            maps,
+            loaded,
+            control: Mutex::new(control),
+            interfaces: Mutex::default(),
+            pin_dir: settings.pin_dir.clone(),
+        })
+    }
+
+    /// Applies a snapshot.
+    pub(crate) fn apply(&self, snapshot: &Snapshot) -> Vec<Update> {
+        lock(&self.control).apply(snapshot, now_secs())
+    }
+
+    /// Applies settings that need no loading.
+    pub(crate) fn configure(&self, settings: &Settings) {
+        lock(&self.control).configure(settings, now_secs());
+    }
+
+    /// Whether every interface that is wanted has the program.
+    pub(crate) fn is_attached_everywhere(&self) -> bool {
+        lock(&self.interfaces).wanted.values().all(Result::is_ok)
+    }
+
+    /// Gives back what is over, looks again at routes, and asks again for what was refused.
+    pub(crate) fn tend(&self) -> Vec<Update> {
+        let mut control = lock(&self.control);
+        control.reap(now_secs());
+        control.look_again();
+        control.retry()
+    }
+
+    /// Attaches to the interfaces that are there and asked for, takes the program off the others,
+    /// and tells the program how frames leave.
+    pub(crate) fn follow_links(&self, settings: &Settings) -> std::io::Result<()> {
+        let mut netlink = Netlink::open(0)?;
+        let links = netlink.links()?;
+        let wanted = if settings.interfaces.is_empty() {
+            netlink.default_links(&links)?
+        } else {
+            settings.interfaces.clone()
+        };
+        let hops: Vec<Hop> = lock(&self.control).hops().collect();
+        let mut interfaces = lock(&self.interfaces);
+        let able = able_to_transmit(&links);
+        let dumb = dumb_exits(&links, &able, &hops);
+        let wish = self.wish(settings.attach, &interfaces, &dumb);
+        let mut now = BTreeMap::new();
+        for name in wanted {
+            let attached = self.attach(&interfaces, &links, &name, wish);
+            now.insert(name, attached);
+        }
+        for index in attach::pinned(&self.pin_dir) {
+            let keeps = now.values().flatten().any(|attached| attached.index == index);
+            // What another owner's program keeps us from may be only for now.
+            if !keeps && let Err(error) = attach::detach(&self.pin_dir, index) {
+                tracing::warn!(index, %error, "the program stays on an interface");
+            }
+        }
+        log_changes(&interfaces.wanted, &now);
+        let generic = now.values().flatten().all(|attached| attached.mode == AttachMode::Generic);
+        interfaces.dumb = if generic { BTreeSet::new() } else { dumb };
+        interfaces.wanted = now;
+        // Attaching may have given a driver the ability.
+        let able = able_to_transmit(&links);
+        tell(&self.maps.interfaces, &mut interfaces.told, &links, &able, generic);
+        interfaces.links = links;
+        Ok(())
+    }
+
+    /// With `auto`, an interface that cannot transmit what a driver's program redirects decides for
+    /// the network stack; once attached, only a restart changes it, since packets would pass by
+    /// meanwhile.
+    fn wish(
+        &self,
+        wish: AttachWish,
+        interfaces: &Interfaces,
+        dumb: &BTreeSet<String>,
+    ) -> AttachWish {
+        let modes = || interfaces.wanted.values().flatten().map(|attached| attached.mode);
+        let pinned = attach::pinned(&self.pin_dir);
+        match wish {
+            AttachWish::Auto if modes().any(|mode| mode == AttachMode::Generic) => AttachWish::Auto,
+            AttachWish::Auto if !dumb.is_empty() && pinned.is_empty() => AttachWish::Generic,
+            other => other,
+        }
+    }
+
+    fn attach(
+        &self,
+        interfaces: &Interfaces,
+        links: &[Link],
+        name: &str,
+        wish: AttachWish,
+    ) -> Result<Attached, String> {
+        let link = links.iter().find(|link| link.name == name);
+        let link = link.ok_or_else(|| "there is no such interface".to_owned())?;
+        if let Some(bond) = link.master.and_then(|master| links.iter().find(|l| l.index == master))
+            && bond.kind == "bond"
+        {
+            return Err(format!("it belongs to the bond {0}: name {0} instead", bond.name));
+        }
+        if let Some(Ok(attached)) = interfaces.wanted.get(name)
+            && attached.index == link.index
+            && attach::is_attached(&self.pin_dir, link.index)
+        {
+            return Ok(attached.clone());
+        }
+        attach::attach(&self.pin_dir, link, wish, self.loaded.program.as_fd())
+    }
+
+    /// Whether packets are being forwarded, or why not.
+    pub(crate) fn fault(&self) -> Option<Arc<str>> {
+        let interfaces = lock(&self.interfaces);
+        if interfaces.wanted.values().any(Result::is_ok) {
+            return None;
+        }
+        let faults = interfaces.wanted.iter().filter_map(|(name, attached)| {
+            attached.as_ref().err().map(|fault| format!("{name}: {fault}"))
+        });
+        let faults: Vec<String> = faults.collect();
+        Some(if faults.is_empty() {
+            "no interface has a default route".into()
+        } else {
+            faults.join("; ").into()
+        })
+    }
+
+    /// Interfaces as status shows them.
+    pub(crate) fn interfaces(&self) -> Vec<InterfaceStatus> {
+        let interfaces = lock(&self.interfaces);
+        let dumb = interfaces.dumb.iter().map(|name| InterfaceStatus {
+            name: name.clone(),
+            attached: None,
+            note: Some(
+                "backends are reached by it, but its driver cannot transmit what a program \
+                 redirects: set xdp.attach to \"generic\""
+                    .to_owned(),
+            ),
+        });
+        let wanted = interfaces.wanted.iter().map(|(name, attached)| InterfaceStatus {
+            name: name.clone(),
+            attached: attached.as_ref().ok().cloned(),
+            note: attached.as_ref().err().cloned(),
+        });
+        wanted.chain(dumb).collect()
+    }
+}
+
+fn log_changes(
+    before: &BTreeMap<String, Result<Attached, String>>,
+    now: &BTreeMap<String, Result<Attached, String>>,
+) {
+    for (name, attached) in now {
+        match attached {
+            _ if before.get(name) == Some(attached) => {}
+            Ok(Attached { mode, not_native: Some(reason), .. }) => {
+                tracing::info!(interface = %name, ?mode, %reason, "attached");
+            }
+            Ok(Attached { mode, .. }) => tracing::info!(interface = %name, ?mode, "attached"),
+            Err(reason) => tracing::warn!(interface = %name, %reason, "not attached"),
+        }
+    }
+}
+
+/// Links whose drivers transmit what a program redirects.
+fn able_to_transmit(links: &[Link]) -> HashSet<u32> {
+    let hanging: Vec<_> = links
+        .iter()
+        .filter(|link| link.vlan.is_none())
+        .filter_map(|link| Some((link, sys::query(link.index).ok()?)))
+        .collect();
+    // A kernel that tells abilities tells some of some link: where we attach, at least.
+    let tells = hanging.iter().any(|(_, hanging)| hanging.features != 0);
+    let able =
+        hanging.iter().filter(|(link, hanging)| interfaces::transmits(*hanging, link, tells));
+    able.map(|(link, _)| link.index).collect()
+}
+
+/// Links that routes to backends lead to, and that cannot transmit.
+fn dumb_exits(links: &[Link], able: &HashSet<u32>, hops: &[Hop]) -> BTreeSet<String> {
+    let exits: BTreeSet<u32> = hops.iter().map(|(interface, _)| *interface).collect();
+    let carrier = |link: &Link| link.vlan.and(link.parent).unwrap_or(link.index);
+    let dumb = links
+        .iter()
+        .filter(|link| exits.contains(&link.index) && !able.contains(&carrier(link)) && link.up);
+    dumb.map(|link| link.name.clone()).collect()
+}
+
+fn tell(
+    map: &Index<u32, types::interface>,
+    told: &mut BTreeMap<u32, [u8; 16]>,
+    links: &[Link],
+    able: &HashSet<u32>,
+    generic: bool,
+) {
+    let entries = interfaces::entries(links, able, generic);
+    let mut now = BTreeMap::new();
+    for (index, entry) in &entries {
+        let mut bytes = [0; 16];
+        let source = crate::mapped::bytes_of(entry);
+        bytes[..source.len()].copy_from_slice(source);
+        if told.get(index) != Some(&bytes)
+            && let Err(error) = map.insert(index, entry)
+        {
+            tracing::warn!(index, %error, "the program is not told of an interface");
+            continue;
+        }
+        now.insert(*index, bytes);
+    }
+    for index in map.keys().unwrap_or_default() {
+        if !entries.contains_key(&index) {
+            let _ = map.remove(&index);
+        }
+    }
+    *told = now;
+}
