@@ -29,6 +29,7 @@ mod listen;
 mod listener;
 mod metrics;
 mod proxy;
+mod reports;
 mod routes;
 mod settings;
 mod slots;

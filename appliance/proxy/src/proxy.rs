@@ -3,16 +3,15 @@
 //! ```text
 //!  snapshots ──> run (any runtime) ──> Tables ──> ArcSwaps ──> workers (a thread each)
 //!                  │   ▲ bind retries                            accept → TLS → engine
-//!                  └──> updates: faults of certificates
+//!                  └──> updates: faults of certificates and sockets
 //! ```
 
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use haflinger_core::{CertificateRef, Snapshot, SourceFault, Update};
+use haflinger_core::{Snapshot, Update};
 use prometheus::Registry;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::listen::{ConnectionCount, accept_loop, bind};
 use crate::listener::Listener;
 use crate::metrics::Metrics;
+use crate::reports::Reports;
 use crate::settings::{Settings, SettingsError};
 use crate::status::ProxyStatus;
 use crate::tables::{Effects, LISTENERS_MAX, Tables, TlsBase};
@@ -105,8 +105,7 @@ impl Proxy {
         shutdown: CancellationToken,
     ) {
         let drains = TaskTracker::new();
-        // One entry a certificate, and only the newest word about each: bounded by their number.
-        let mut reports: BTreeMap<CertificateRef, Option<SourceFault>> = BTreeMap::new();
+        let mut reports = Reports::default();
         let mut snapshots_end = false;
         snapshots.mark_changed();
         loop {
@@ -119,18 +118,18 @@ impl Proxy {
                     let snapshot = snapshots.borrow_and_update().clone();
                     let effects = self.state.tables().apply(snapshot, Instant::now());
                     self.carry_out(effects, &drains, &mut reports);
-                    self.bind_due();
+                    self.bind_due(&mut reports);
                 }
-                () = sleep_until(next_bind) => self.bind_due(),
+                () = sleep_until(next_bind) => self.bind_due(&mut reports),
                 () = self.state.renew_engines.notified() => self.renew_engines(),
                 permit = updates.reserve(), if !reports.is_empty() => match permit {
                     Ok(permit) => {
-                        if let Some((certificate, fault)) = reports.pop_first() {
-                            permit.send(Update::Certificate { certificate, fault });
+                        if let Some(update) = reports.next() {
+                            permit.send(update);
                         }
                     }
                     // Nobody listens any more.
-                    Err(_) => reports.clear(),
+                    Err(_) => reports = Reports::default(),
                 },
             }
         }
@@ -141,13 +140,9 @@ impl Proxy {
         drains.wait().await;
     }
 
-    fn carry_out(
-        &self,
-        effects: Effects,
-        drains: &TaskTracker,
-        reports: &mut BTreeMap<CertificateRef, Option<SourceFault>>,
-    ) {
-        reports.extend(effects.reports);
+    fn carry_out(&self, effects: Effects, drains: &TaskTracker, reports: &mut Reports) {
+        reports.certificates(effects.reports);
+        reports.sockets(effects.sockets);
         for listener in effects.retired {
             tracing::info!(listener = %listener.address, "no longer listening");
             self.drain(listener, drains);
@@ -167,7 +162,7 @@ impl Proxy {
         });
     }
 
-    fn bind_due(&self) {
+    fn bind_due(&self, reports: &mut Reports) {
         let start = |socket: TcpListener, listener: &Arc<Listener>| {
             let handles = self.workers.iter().map(|_| socket.try_clone());
             let handles = handles.collect::<Result<Vec<_>, _>>()?;
@@ -179,7 +174,7 @@ impl Proxy {
             Ok(())
         };
         let jitter = || rand::random_range(0.5..=1.0);
-        self.state.tables().bind_due(Instant::now(), jitter, bind, start);
+        reports.sockets(self.state.tables().bind_due(Instant::now(), jitter, bind, start));
     }
 
     fn renew_engines(&self) {

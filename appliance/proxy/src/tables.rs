@@ -19,6 +19,7 @@ use rustls::server::ProducesTickets;
 use crate::certificates::{Certificate, CertificateError, CertificateSlot, NameTable, Resolver};
 use crate::listener::{Listener, ListenerTls, Routes};
 use crate::metrics::Metrics;
+use crate::reports::SocketWord;
 use crate::slots::Slots;
 use crate::status::{CertificateStatus, ListenerState, ListenerStatus};
 use crate::upstream::TargetSlot;
@@ -81,6 +82,8 @@ pub(crate) struct Effects {
     pub(crate) retired: Vec<Arc<Listener>>,
     /// What to say about certificates.
     pub(crate) reports: Vec<(CertificateRef, Option<SourceFault>)>,
+    /// What to say about sockets.
+    pub(crate) sockets: Vec<SocketWord>,
 }
 
 impl TlsBase {
@@ -149,10 +152,10 @@ impl Tables {
                 DiffItem::Remove(address, _) => self.retire(*address, now, &mut effects),
                 DiffItem::Update { old: (address, was), new: (_, is) } if was.tls != is.tls => {
                     self.retire(*address, now, &mut effects);
-                    self.add(*address, is, now);
+                    self.add(*address, is, now, &mut effects);
                 }
                 DiffItem::Update { new: (address, spec), .. } => self.change(*address, spec),
-                DiffItem::Add(address, spec) => self.add(*address, spec, now),
+                DiffItem::Add(address, spec) => self.add(*address, spec, now, &mut effects),
             }
         }
         self.metrics.generation.set(i64::try_from(new.generation).unwrap_or(i64::MAX));
@@ -227,12 +230,19 @@ impl Tables {
         })
     }
 
-    fn add(&mut self, address: SocketAddr, spec: &Arc<HttpListener>, now: Instant) {
+    fn add(
+        &mut self,
+        address: SocketAddr,
+        spec: &Arc<HttpListener>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
         let routes = self.routes(spec);
         let tls = match spec.tls.then(|| self.tls.listener()).transpose() {
             Ok(tls) => tls,
             Err(error) => {
                 tracing::error!(listener = %address, %error, "no TLS configuration");
+                effects.sockets.push((address, Some("no TLS configuration".into())));
                 return;
             }
         };
@@ -246,6 +256,7 @@ impl Tables {
         } else {
             tracing::error!(listener = %address, limit = self.listeners_max, "listener refused");
             self.refused.insert(address);
+            effects.sockets.push((address, Some(self.refusal().into())));
             SocketState::Refused
         };
         let served = Served { spec: spec.clone(), listener: Arc::new(listener), socket };
@@ -262,7 +273,13 @@ impl Tables {
         }
     }
 
+    /// Why a listener is refused.
+    fn refusal(&self) -> String {
+        format!("more than {} listeners", self.listeners_max)
+    }
+
     fn retire(&mut self, address: SocketAddr, now: Instant, effects: &mut Effects) {
+        effects.sockets.push((address, None));
         let Some(served) = self.listeners.remove(&address) else { return };
         self.unbound.remove(&address);
         effects.retired.push(served.listener);
@@ -298,15 +315,17 @@ impl Tables {
     }
 
     /// Binds every listener that is due and gives each new socket to `start`. `jitter` draws
-    /// from 0.5 to 1.
+    /// from 0.5 to 1. Answers what to say about their sockets; of the first failure nothing, since
+    /// it may just have met the former listener.
     pub(crate) fn bind_due(
         &mut self,
         now: Instant,
         mut jitter: impl FnMut() -> f64,
         bind: impl Fn(SocketAddr) -> std::io::Result<TcpListener>,
         mut start: impl FnMut(TcpListener, &Arc<Listener>) -> std::io::Result<()>,
-    ) {
+    ) -> Vec<SocketWord> {
         let Self { listeners, unbound, metrics, .. } = self;
+        let mut words = Vec::new();
         unbound.retain(|address| {
             let Some(served) = listeners.get_mut(address) else { return false };
             let SocketState::Retrying { attempts, due, .. } = served.socket else { return false };
@@ -316,10 +335,14 @@ impl Tables {
             served.socket = match bind(*address).and_then(|s| start(s, &served.listener)) {
                 Ok(()) => {
                     tracing::info!(listener = %address, tls = served.spec.tls, "listening");
+                    words.push((*address, None));
                     SocketState::Bound
                 }
                 Err(error) => {
                     metrics.bind_failed();
+                    if attempts > 0 {
+                        words.push((*address, Some(error.to_string().into())));
+                    }
                     if attempts == 1 {
                         tracing::warn!(listener = %address, %error, "cannot listen, trying on");
                     }
@@ -332,6 +355,7 @@ impl Tables {
             !matches!(served.socket, SocketState::Bound)
         });
         self.count_listeners();
+        words
     }
 
     fn count_listeners(&self) {
@@ -358,10 +382,7 @@ impl Tables {
             let (state, reason) = match &served.socket {
                 SocketState::Bound => (ListenerState::Bound, None),
                 SocketState::Retrying { reason, .. } => (ListenerState::Retrying, reason.clone()),
-                SocketState::Refused => {
-                    let reason = format!("more than {} listeners", self.listeners_max);
-                    (ListenerState::Refused, Some(reason))
-                }
+                SocketState::Refused => (ListenerState::Refused, Some(self.refusal())),
             };
             ListenerStatus {
                 address: *address,

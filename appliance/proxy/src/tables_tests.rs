@@ -61,6 +61,43 @@ fn bind_due(tables: &mut Tables, now: Instant, taken: &[u16]) -> Vec<u16> {
     tried.into_inner()
 }
 
+/// What is said about sockets when binding fails, or does not, at `now`.
+fn said(tables: &mut Tables, now: Instant, taken: bool) -> Vec<(u16, bool)> {
+    let bind = |_| match taken {
+        true => Err(io::ErrorKind::AddrInUse.into()),
+        false => TcpListener::bind("127.0.0.1:0"),
+    };
+    faults(tables.bind_due(now, || 1.0, bind, |_, _| Ok(())))
+}
+
+fn faults(words: Vec<SocketWord>) -> Vec<(u16, bool)> {
+    words.into_iter().map(|(address, fault)| (address.port(), fault.is_some())).collect()
+}
+
+#[test]
+fn a_socket_that_cannot_be_opened_is_told_from_the_second_failure_on_until_it_is_open() {
+    let mut tables = tables(9);
+    let now = Instant::now();
+    tables.apply(Arc::new(snapshot(&[1])), now);
+    assert_eq!(said(&mut tables, now, true), []);
+    let mut due = tables.next_bind().unwrap();
+    assert_eq!(said(&mut tables, due, true), [(1, true)]);
+    due = tables.next_bind().unwrap();
+    assert_eq!(said(&mut tables, due, false), [(1, false)]);
+}
+
+#[test]
+fn a_refused_listener_is_told_and_one_that_goes_withdraws_what_was_said() {
+    let mut tables = tables(1);
+    let now = Instant::now();
+    let effects = tables.apply(Arc::new(snapshot(&[1, 2])), now);
+    assert_eq!(faults(effects.sockets), [(2, true)]);
+    said(&mut tables, now, false);
+    let effects = tables.apply(Arc::new(snapshot(&[2])), now);
+    assert_eq!(faults(effects.sockets), [(1, false)]);
+    assert_eq!(said(&mut tables, now, false), [(2, false)]);
+}
+
 fn states(tables: &Tables) -> Vec<ListenerState> {
     tables.listener_status().into_iter().map(|listener| listener.state).collect()
 }

@@ -1,14 +1,16 @@
 //! Listeners and routes that come and go, and the end.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
+use haflinger_core::{ServiceKey, Update};
 use haflinger_proxy::ListenerState;
 use tokio::net::TcpStream;
 
 use crate::support::backend::{Backend, field};
 use crate::support::client::{RawClient, https};
-use crate::support::{Lab, free_address, rule, self_signed, tls_entry, until};
+use crate::support::{Lab, PATIENCE, free_address, rule, self_signed, tls_entry, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn listeners_come_and_go_without_disturbing_others() {
@@ -99,6 +101,13 @@ async fn a_listener_changes_from_plain_to_tls() {
     assert_eq!(client.get(url).send().await.unwrap().status(), 200);
 }
 
+async fn socket_report(lab: &mut Lab) -> (ServiceKey, Option<Arc<str>>) {
+    match tokio::time::timeout(PATIENCE, lab.updates.recv()).await {
+        Ok(Some(Update::Served { listener, fault })) => (listener, fault),
+        other => panic!("no report about a socket: {other:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_is_taken_is_shown_and_bound_once_it_is_free() {
     let shop = Backend::start("shop").await;
@@ -115,7 +124,11 @@ async fn an_address_that_is_taken_is_shown_and_bound_once_it_is_free() {
     .await;
     assert!(lab.metric("haflinger_proxy_bind_failures_total", "") > 0.0);
     assert_eq!(lab.metric("haflinger_proxy_listeners_bound", ""), 0.0);
+    let (listener, fault) = socket_report(&mut lab).await;
+    assert_eq!(listener.socket_addr(), lab.address);
+    assert!(fault.unwrap().contains("in use"));
     drop(squatter);
+    assert_eq!(socket_report(&mut lab).await, (listener, None));
     until("the address is bound", || {
         lab.handle.status().listeners[0].state == ListenerState::Bound
     })
