@@ -9,6 +9,9 @@ use libbpf_cargo::SkeletonBuilder;
 
 const SOURCE: &str = "program/haflinger.bpf.c";
 
+/// With the feature `bench`.
+const HARNESS: &str = "program/harness.bpf.c";
+
 fn main() {
     println!("cargo:rerun-if-changed=program");
     println!("cargo:rerun-if-env-changed=CLANG");
@@ -22,12 +25,19 @@ fn main() {
         );
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    compile(&clang, SOURCE, &out.join("haflinger.skel.rs"));
+    if env::var_os("CARGO_FEATURE_BENCH").is_some() {
+        compile(&clang, HARNESS, &out.join("harness.skel.rs"));
+    }
+}
+
+fn compile(clang: &Path, source: &str, skeleton: &Path) {
     SkeletonBuilder::new()
-        .source(SOURCE)
-        .clang(&clang)
+        .source(source)
+        .clang(clang)
         .clang_args(arguments())
-        .build_and_generate(out.join("haflinger.skel.rs"))
-        .unwrap_or_else(|error| panic!("{SOURCE}: {error:#}"));
+        .build_and_generate(skeleton)
+        .unwrap_or_else(|error| panic!("{source}: {error:#}"));
 }
 
 /// The instruction set is the third, for atomic exchanges (kernel 5.12); warnings are errors.
