@@ -78,7 +78,7 @@ static __always_inline int answer_allowed(void)
 
 	if (!rate)
 		return 0;
-	earned = (now - rate->refilled) / ANSWER_NANOSECONDS;
+	earned = now > rate->refilled ? (now - rate->refilled) / ANSWER_NANOSECONDS : 0;
 	if (rate->tokens + earned >= ANSWERS_AT_ONCE) {
 		rate->tokens = ANSWERS_AT_ONCE;
 		rate->refilled = now;
@@ -92,6 +92,11 @@ static __always_inline int answer_allowed(void)
 	return 1;
 }
 
+static __always_inline int is_icmp(const struct packet *packet)
+{
+	return packet->key.protocol == IPPROTO_ICMP || packet->key.protocol == IPPROTO_ICMPV6;
+}
+
 /* One host sent it, as a frame to this host alone (RFC 1122, section 3.2.2; RFC 4443, 2.4 (e)). */
 static __always_inline int answerable(struct xdp_md *context, const struct packet *packet)
 {
@@ -99,7 +104,7 @@ static __always_inline int answerable(struct xdp_md *context, const struct packe
 	const struct address *source = &packet->key.source;
 	__u32 v4 = bpf_ntohl(source->words[3]);
 
-	if (!link || link->h_dest[0] & 1 || packet->fragment == LATER_FRAGMENT)
+	if (!link || link->h_dest[0] & 1 || packet->fragment == LATER_FRAGMENT || is_icmp(packet))
 		return 0;
 	if (packet->family == 4)
 		return v4 >> 24 != 0 && v4 >> 24 != 127 && v4 >> 24 < 224;

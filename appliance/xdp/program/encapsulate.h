@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
  * IP in IP, mode dsr (RFC 2003, RFC 2473): the packet as the client sent it, a hop older, behind a
- * header to the backend of whichever family that has. No fragments are made of what gets too long
- * (the header says so, too), so the caller has compared the path's MTU with the packet's length.
+ * header to the backend of whichever family that has. What gets too long for the way there is
+ * answered, as by any router; only an IPv4 packet whose client lets it be cut is: the outer packet,
+ * by the daemon. No other outer packet may be cut.
  *
  * The outer source is one address of this host, whatever the flow: over IPv4, paths of equal cost
  * on the way see one flow for each backend, unless they look inside. Over IPv6 the flow label
@@ -13,8 +14,10 @@
 
 #include "answer.h"
 #include "checksum.h"
+#include "flow.h"
 #include "fragment.h"
 #include "packet.h"
+#include "route.h"
 
 /* The protocol is the family of what is inside: 4 or 41. */
 #define PROTOCOL_IPV4 4
@@ -27,7 +30,7 @@ static __always_inline __u32 encapsulation_overhead(const struct address *backen
 }
 
 /* One hop older (RFC 2003, section 3.1): TTL and protocol are one word of the checksum. */
-static __always_inline int inner_hop(struct xdp_md *context, const struct packet *packet)
+static __always_inline int one_hop_less(struct xdp_md *context, const struct packet *packet)
 {
 	struct ipv6hdr *v6;
 	struct iphdr *v4;
@@ -76,7 +79,8 @@ static __always_inline __u32 flow_label(const struct flow_key *key)
 }
 
 static __always_inline int outer_v4(struct xdp_md *context, const struct packet *packet,
-				    const struct address *source, const struct address *backend)
+				    const struct address *source, const struct address *backend,
+				    int cut)
 {
 	struct iphdr *ip = at(context, packet->network, sizeof(*ip));
 
@@ -85,6 +89,10 @@ static __always_inline int outer_v4(struct xdp_md *context, const struct packet 
 	header_v4(ip, source, backend, packet->family == 4 ? PROTOCOL_IPV4 : PROTOCOL_IPV6,
 		  packet->length);
 	ip->tos = packet->traffic_class;
+	if (cut) {
+		ip->frag_off = 0;
+		ip->id = identification_v4(fragment_identification(4));
+	}
 	ip->check = 0;
 	ip->check = checksum_fold(checksum_add(0, ip, sizeof(*ip)));
 	return 1;
@@ -105,33 +113,93 @@ static __always_inline int outer_v6(struct xdp_md *context, const struct packet 
 }
 
 /*
- * Sends the packet on its way to `backend`: afterwards it is a packet of the backend's family whose
- * network layer begins where it did, and `packet` says so. Zero if there is no room for it, or no
- * address to send it from.
+ * Puts the packet behind a header to `backend`, which allows the whole to be cut if `cut`. Then it
+ * is a packet of the backend's family whose network layer begins where it did, and `packet` says
+ * so. Zero if there is no room for it, or no address to send it from.
  */
-__noinline int encapsulate(struct xdp_md *context, struct packet *packet, struct address *backend)
+static __always_inline int encapsulate(struct xdp_md *context, struct packet *packet,
+				       const struct address *backend, int cut)
 {
-	__u32 zero = 0, overhead;
-	const struct settings *all = bpf_map_lookup_elem(&settings, &zero);
+	__u32 only = 0, overhead = encapsulation_overhead(backend);
+	const struct settings *all = bpf_map_lookup_elem(&settings, &only);
 	const struct address *source;
-	int v4, written;
+	int v4 = is_mapped(backend), written;
 
-	if (!packet || !backend || !all)
+	if (!all)
 		return 0;
-	v4 = is_mapped(backend);
-	overhead = encapsulation_overhead(backend);
 	source = v4 ? &all->tunnel_source_v4 : &all->tunnel_source_v6;
 	if (!(source->halves[0] | source->halves[1]) || packet->length > DATAGRAM_MAX - overhead)
 		return 0;
-	if (!inner_hop(context, packet) || !outer_room(context, packet, overhead))
+	if (!one_hop_less(context, packet) || !outer_room(context, packet, overhead))
 		return 0;
-	written = v4 ? outer_v4(context, packet, source, backend)
+	written = v4 ? outer_v4(context, packet, source, backend, cut)
 		     : outer_v6(context, packet, source, backend);
 	packet->family = v4 ? 4 : 6;
 	packet->length += overhead;
 	packet->transport += overhead;
 	packet->stages |= STAGE_ENCAPSULATED;
 	return written;
+}
+
+/* The way of the outer packet, asked before there is one: an answer would quote the inner. */
+static __always_inline enum routing outer_route(struct xdp_md *context, struct packet *packet,
+						const struct address *backend,
+						struct bpf_fib_lookup *route)
+{
+	__u32 overhead = encapsulation_overhead(backend);
+	struct flow_key outer = {};
+	__u8 family = packet->family;
+	enum routing routing;
+
+	outer.destination = *backend;
+	outer.protocol = family == 4 ? PROTOCOL_IPV4 : PROTOCOL_IPV6;
+	packet->family = is_mapped(backend) ? 4 : 6;
+	packet->length += overhead;
+	routing = find_route(context, packet, &outer, route);
+	packet->family = family;
+	packet->length -= overhead;
+	if (routing == TOO_BIG)
+		packet->path_mtu = route->mtu_result - overhead;
+	return routing;
+}
+
+/*
+ * Sends a packet of the flow in `packet->record` to its backend. UNDECIDED: it is too big for that
+ * way, and as it was.
+ */
+__noinline int forward_encapsulated(struct xdp_md *context, struct packet *packet)
+{
+	struct bpf_fib_lookup route = {};
+	struct interface *interface = NULL;
+	enum routing routing;
+	struct flow *flow;
+	int cut;
+
+	if (!packet)
+		return XDP_DROP;
+	flow = bpf_map_lookup_elem(&flows, &packet->record);
+	if (!flow)
+		return decided(packet, REASON_INTERNAL, XDP_DROP);
+	packet->stages |= STAGE_FLOW_FOUND;
+	packet->service = flow->service;
+	packet->backend = flow->backend_id;
+	count_packet(packet, flow);
+	routing = outer_route(context, packet, &flow->backend, &route);
+	if (routing == TOO_BIG)
+		return UNDECIDED;
+	if (routing == UNROUTED)
+		return XDP_DROP;
+	if (routing == ROUTED) {
+		interface = egress_of(packet);
+		if (!interface)
+			return decided(packet, REASON_UNTRANSMITTABLE, XDP_DROP);
+	}
+	/* The kernel answers in place of the length with the MTU. */
+	cut = routing == DEFERRED &&
+	      route.mtu_result < packet->length + encapsulation_overhead(&flow->backend);
+	if (!encapsulate(context, packet, &flow->backend, cut))
+		return decided(packet, REASON_NO_ROOM, XDP_DROP);
+	return interface ? transmit(context, packet, &route, interface) : defer(context, packet);
 }
 
 #endif

@@ -7,17 +7,20 @@
  * behind calls to functions that the verifier checks once, by themselves.
  */
 #include "exported.h"
+#include "errors.h"
 #include "fragment.h"
 #include "leave.h"
+#include "mss.h"
 #include "open.h"
 #include "rewrite.h"
 #include "route.h"
 
 /* The program on one page:
  *
- *	parse -> fragment -> flow -> unusual? -> forward -> leave
+ *	parse -> fragment -> flow -> unusual? -> forward, in mode dsr encapsulated -> leave
  *	                      |         |
  *	                      +-> settle: follow its phase, or open a flow, or refuse
+ *	                      +-> settle_icmp: to the flow that an error quotes
  */
 
 /* Remembers a first fragment. One whose source is rewritten is sent under another name. */
@@ -56,6 +59,8 @@ static __noinline int forward(struct xdp_md *context, struct packet *packet,
 	}
 	if (routing == UNROUTED)
 		return XDP_DROP;
+	if (packet->tcp_flags & TCP_SYN)
+		mss_clamp(context, packet, routing == ROUTED ? route.mtu_result : ~0U);
 	if (!rewrite(context, packet, &after) ||
 	    (packet->fragment != WHOLE && !rename(context, packet, mode)))
 		return decided(packet, REASON_INTERNAL, XDP_DROP);
@@ -78,14 +83,17 @@ static __always_inline int decide(struct xdp_md *context, struct packet *packet)
 	}
 	flow = find_flow(packet);
 	if (!flow || unusual(packet, flow)) {
-		verdict = settle(context, packet, flow ? flow->mode : NO_FLOW);
+		verdict = !flow && is_icmp(packet)
+				  ? settle_icmp(context, packet)
+				  : settle(context, packet, flow ? flow->mode : NO_FLOW);
 		if (verdict != UNDECIDED)
 			return verdict;
 		flow = bpf_map_lookup_elem(&flows, &packet->record);
 		if (!flow)
 			return decided(packet, REASON_INTERNAL, XDP_DROP);
 	}
-	verdict = forward(context, packet, flow);
+	verdict = flow->mode == MODE_DSR ? forward_encapsulated(context, packet)
+					 : forward(context, packet, flow);
 	if (verdict == UNDECIDED)
 		verdict = answer_error(context, packet, ANSWER_TOO_BIG, packet->path_mtu,
 				       is_transit(packet, flow->mode));

@@ -2,7 +2,8 @@
 /*
  * The maximum segment size that either end of a TCP connection states (RFC 9293, section 3.7.1) is
  * lowered to what both sides of this host carry, so that the ends need not find out by errors
- * that somebody may drop. Never raised, never added.
+ * that somebody may drop. Never raised, never added. In mode dsr the answer that would tell the
+ * client does not come this way: there backends have to state what the tunnel leaves.
  */
 #ifndef HAFLINGER_MSS_H
 #define HAFLINGER_MSS_H
@@ -40,7 +41,16 @@ static __always_inline __u32 mss_option(struct xdp_md *context, __u32 offset, __
 	return 0;
 }
 
-/* Lowers the option of a SYN or SYN-ACK to what a network layer of `mtu` bytes carries. */
+/* The smaller one of the MTUs of the way on, `mtu`, and of the interface that the packet is from. */
+static __always_inline __u32 smaller_mtu(const struct xdp_md *context, __u32 mtu)
+{
+	__u32 ingress = context->ingress_ifindex;
+	const struct interface *interface = bpf_map_lookup_elem(&interfaces, &ingress);
+
+	return interface && interface->mtu && interface->mtu < mtu ? interface->mtu : mtu;
+}
+
+/* Lowers the option of a SYN or SYN-ACK to what the way on, with its MTU, and the way back carry. */
 __noinline int mss_clamp(struct xdp_md *context, struct packet *packet, __u32 mtu)
 {
 	__u32 headers, offset, most;
@@ -50,6 +60,7 @@ __noinline int mss_clamp(struct xdp_md *context, struct packet *packet, __u32 mt
 
 	if (!packet)
 		return 0;
+	mtu = smaller_mtu(context, mtu);
 	headers = sizeof(*tcp) +
 		  (packet->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	tcp = at(context, packet->transport, sizeof(*tcp));

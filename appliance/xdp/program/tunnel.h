@@ -137,21 +137,18 @@ static __always_inline void tunnel_answered(struct packet *packet, const struct 
  * Turns an error from the tunnel's way into one to the client, to be routed (UNDECIDED); what it
  * says nothing of stays as it is.
  */
-__noinline int tunnel_error(struct xdp_md *context, struct packet *packet)
+static __always_inline int tunnel_error(struct xdp_md *context, struct packet *packet,
+					struct scratch *here)
 {
-	struct scratch *here = scratch_here();
 	struct tunnel_quote quote = {};
-	const struct packet *inner;
+	struct packet *inner = &here->quote;
 	const struct flow *flow;
 	__u32 overhead, quoted;
 
-	if (!packet || !here)
-		return XDP_DROP;
 	if (!tunnel_quoted(context, packet, &quote) ||
-	    !inner_quoted(context, packet, quote.inner, &here->quote))
+	    !inner_quoted(context, packet, quote.inner, inner))
 		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);
-	inner = &here->quote;
-	flow = flow_of(&inner->key);
+	flow = find_flow(inner);
 	if (!flow || flow->mode != MODE_DSR || !same_address(&flow->backend, &quote.backend))
 		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);
 	overhead = encapsulation_overhead(&quote.backend);
@@ -164,6 +161,8 @@ __noinline int tunnel_error(struct xdp_md *context, struct packet *packet)
 	if (!tunnel_turn(context, &here->error, quote.inner))
 		return decided(packet, REASON_NO_ROOM, XDP_DROP);
 	tunnel_answered(packet, &here->error);
+	packet->record = inner->record;
+	packet->direction = TO_CLIENT;
 	return UNDECIDED;
 }
 
