@@ -1,4 +1,6 @@
 systemd-sysusers /usr/lib/sysusers.d/haflinger.conf
+# Fails where no BPF file system is mounted; the daemon then says so.
+systemd-tmpfiles --create /usr/lib/tmpfiles.d/haflinger.conf
 file=/etc/haflinger/haflinger.toml
 if [ -f "$file" ] && [ "$(stat --format %U:%G "$file")" = root:root ]; then
     chgrp haflinger "$file"

@@ -1,7 +1,12 @@
 //! Runs in the guest first and proves the machine itself, so that a failing test of the data
-//! path is not searched for there. Speaks like libtest.
+//! path is not searched for there. Speaks like libtest, and like it takes names of claims to try
+//! those alone; the tests of the packages try some under the daemon's unit.
 
+mod bpf;
+
+use std::fs;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, ensure};
@@ -12,14 +17,18 @@ type Claim = (&'static str, fn() -> anyhow::Result<()>);
 const CLAIMS: &[Claim] = &[
     ("the_kernel_is_debian_12s", the_kernel_is_debian_12s),
     ("types_of_the_kernel_are_known", types_of_the_kernel_are_known),
-    ("a_map_can_be_made", a_map_can_be_made),
+    ("a_map_and_a_program_can_be_pinned", a_map_and_a_program_can_be_pinned),
     ("devices_and_namespaces_can_be_made", devices_and_namespaces_can_be_made),
 ];
 
 fn main() -> ExitCode {
     let mut output = std::io::stdout();
     let mut status = ExitCode::SUCCESS;
+    let only: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     for (name, check) in CLAIMS {
+        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+            continue;
+        }
         let result = match check() {
             Ok(()) => "ok".to_owned(),
             Err(error) => {
@@ -45,35 +54,23 @@ fn types_of_the_kernel_are_known() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The head of `union bpf_attr` for BPF_MAP_CREATE (include/uapi/linux/bpf.h).
-#[repr(C)]
-struct MapCreate {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-}
-
-fn a_map_can_be_made() -> anyhow::Result<()> {
-    const BPF_MAP_CREATE: libc::c_int = 0;
-    const BPF_MAP_TYPE_HASH: u32 = 1;
-    let attributes =
-        MapCreate { map_type: BPF_MAP_TYPE_HASH, key_size: 4, value_size: 8, max_entries: 1024 };
-    // SAFETY: the kernel reads the attributes, which live until it returns, and no more of them
-    // than their size says.
-    let descriptor = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_CREATE,
-            &raw const attributes,
-            std::mem::size_of::<MapCreate>(),
-        )
-    };
-    ensure!(descriptor >= 0, "bpf(2): {}", std::io::Error::last_os_error());
+fn a_map_and_a_program_can_be_pinned() -> anyhow::Result<()> {
+    let folder = Path::new("/sys/fs/bpf/haflinger");
+    // Where the daemon's unit is in force, it is there already and writable.
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let map = bpf::map().context("a map")?;
+    let program = bpf::program().context("a program")?;
+    for (name, what) in [("map", map), ("program", program)] {
+        let path = folder.join(name);
+        bpf::pin(&what, &path).with_context(|| path.display().to_string())?;
+        fs::remove_file(&path)?;
+    }
     Ok(())
 }
 
 fn devices_and_namespaces_can_be_made() -> anyhow::Result<()> {
+    // What is made here goes with the machine, and must not be made on another.
+    ensure!(std::env::var_os("HAFLINGER_GUEST").is_some(), "this is not the guest");
     ip("netns add other")?;
     ip("link add here type veth peer name there netns other")?;
     ip("netns exec other ip link set there up")?;
