@@ -51,7 +51,7 @@ pub(crate) fn is_ours_to_clear(current: &Value, left: &[Vec<IpAddr>]) -> bool {
 pub(crate) fn has_news(report: &ObjectReport) -> bool {
     let desired: BTreeSet<IpAddr> = report.desired.iter().map(|entry| entry.address).collect();
     let recorded: BTreeSet<IpAddr> = report.recorded.iter().copied().collect();
-    desired != recorded || !report.faults.is_empty()
+    desired != recorded || report.ip_mode_outdated || !report.faults.is_empty()
 }
 
 /// The merge patch for the status subresource; refused by the server if the object has
@@ -106,6 +106,7 @@ mod tests {
         ObjectReport {
             desired: desired.iter().map(entry).collect(),
             recorded: recorded.iter().map(|text| ip(text)).collect(),
+            ip_mode_outdated: false,
             faults: Vec::new(),
         }
     }
@@ -147,6 +148,20 @@ mod tests {
             {"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}]}}});
         assert!(matches!(plan(ObjectKind::Service, &bare, &wanted), Plan::Write(_)));
         assert_eq!(plan(ObjectKind::Ingress, &bare, &wanted), Plan::Keep);
+    }
+
+    #[test]
+    fn another_mode_of_the_same_address_is_news_and_is_written() {
+        let mut wanted = report(&["192.0.2.1"], &["192.0.2.1"]);
+        assert!(!has_news(&wanted));
+        wanted.desired[0].ip_mode = IpMode::Vip;
+        wanted.ip_mode_outdated = true;
+        assert!(has_news(&wanted));
+        let Plan::Write(addresses) = plan(ObjectKind::Service, &status(&["192.0.2.1"]), &wanted)
+        else {
+            panic!("nothing is written");
+        };
+        assert_eq!(rendered(ObjectKind::Service, &addresses)[0]["ipMode"], "VIP");
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Writer {
         if let Err(from) = self.allowance.take(news.len(), now) {
             self.board.metrics.events(&self.board.cluster, "postponed", news.len());
             // The address does not wait for the events.
-            if addresses_agree(&report) {
+            if status_agrees(&report) {
                 self.queue.postponed(object, from);
                 return None;
             }
@@ -232,12 +232,12 @@ impl Writer {
     }
 }
 
-fn addresses_agree(report: &ObjectReport) -> bool {
+fn status_agrees(report: &ObjectReport) -> bool {
     let mut recorded = report.recorded.clone();
     recorded.sort_unstable();
     let mut desired: Vec<IpAddr> = report.desired.iter().map(|entry| entry.address).collect();
     desired.sort_unstable();
-    recorded == desired
+    recorded == desired && !report.ip_mode_outdated
 }
 
 async fn until(at: Option<Instant>) {

@@ -125,6 +125,7 @@ fn report(desired: &[&str], recorded: &[&str]) -> ObjectReport {
     ObjectReport {
         desired: desired.iter().map(entry).collect(),
         recorded: recorded.iter().map(|text| text.parse().unwrap()).collect(),
+        ip_mode_outdated: false,
         faults: Vec::new(),
     }
 }

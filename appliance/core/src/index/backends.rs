@@ -123,6 +123,8 @@ fn keep_last_resort(backends: &mut [Backend]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::DEFAULT_WEIGHT;
 
@@ -230,6 +232,61 @@ mod tests {
     fn a_backup_that_is_down_says_only_that() {
         let states = states(&[slice("web", vec![entry(1, true, true, false), backup(2, false)])]);
         assert_eq!(states[1], (BackendState::Down, vec![StateReason::NotReady]));
+    }
+
+    fn any_entry() -> impl Strategy<Value = SliceBackend> {
+        (any::<[bool; 4]>(), prop::sample::select(vec![0, 1, DEFAULT_WEIGHT])).prop_map(
+            |([ready, serving, terminating, backup], weight)| SliceBackend {
+                backup,
+                weight,
+                ..entry(0, ready, serving, terminating)
+            },
+        )
+    }
+
+    proptest! {
+        /// The order in which backends are used, said once more and simply.
+        #[test]
+        fn only_the_best_tier_that_has_anybody_is_active(
+            entries in prop::collection::vec((any_entry(), any::<bool>()), 0..6),
+        ) {
+            let entries: Vec<(SliceBackend, bool)> = (1..)
+                .zip(entries)
+                .map(|(last, (entry, failed))| {
+                    (SliceBackend { address: [10, 0, 0, last].into(), ..entry }, failed)
+                })
+                .collect();
+            let sound = |(entry, failed): &&(SliceBackend, bool)| !failed && entry.weight > 0;
+            let ready = |(entry, _): &&(SliceBackend, bool)| entry.ready && !entry.terminating;
+            let usable: Vec<_> = entries.iter().filter(sound).filter(ready).collect();
+            let of = |backup: bool| usable.iter().filter(move |(entry, _)| entry.backup == backup);
+            let leaving = |(entry, _): &&(SliceBackend, bool)| entry.terminating && entry.serving;
+            let expected: Vec<SocketAddr> = if of(false).count() > 0 {
+                of(false).map(|(entry, _)| (entry.address, 8080).into()).collect()
+            } else if of(true).count() > 0 {
+                of(true).map(|(entry, _)| (entry.address, 8080).into()).collect()
+            } else {
+                let leaving = entries.iter().filter(sound).filter(leaving);
+                leaving.map(|(entry, _)| (entry.address, 8080).into()).collect()
+            };
+            let slices = [slice("web", entries.iter().map(|(entry, _)| entry.clone()).collect())];
+            let failed = |address: &SocketAddr| {
+                entries.iter().any(|(entry, failed)| *failed && entry.address == address.ip())
+            };
+            let gathered = gather(&spec(), &port(), Family::V4, slices.iter(), failed);
+            let active: Vec<SocketAddr> = gathered
+                .backends
+                .iter()
+                .filter(|backend| backend.state == BackendState::Active)
+                .map(|backend| backend.address)
+                .collect();
+            prop_assert_eq!(active, expected);
+            // Whoever is not active says why.
+            let explained = gathered.backends.iter().all(|backend| {
+                backend.state == BackendState::Active || !backend.reasons.is_empty()
+            });
+            prop_assert!(explained);
+        }
     }
 
     #[test]

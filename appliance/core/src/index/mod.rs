@@ -292,6 +292,7 @@ impl Index {
                 .map(|address| StatusAddress { address: *address, ip_mode })
                 .collect(),
             recorded: recorded.to_vec(),
+            ip_mode_outdated: false,
             faults: outcome.faults,
         }
     }

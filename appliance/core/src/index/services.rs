@@ -298,8 +298,9 @@ impl Index {
         let entry = self.services.get(object)?;
         let spec = entry.spec.as_ref()?;
         let exposure = spec.exposure.as_ref()?;
-        let mut report =
-            self.claim_report(object, &exposure.recorded, self.ip_mode(spec, exposure));
+        let ip_mode = self.ip_mode(spec, exposure);
+        let mut report = self.claim_report(object, &exposure.recorded, ip_mode);
+        report.ip_mode_outdated = exposure.recorded_ip_mode.is_some_and(|known| known != ip_mode);
         report.faults.extend(spec.faults.iter().cloned());
         report.faults.extend(entry.faults.iter().cloned());
         let relayed = entry.keys.iter().filter(|key| {

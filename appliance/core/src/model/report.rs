@@ -99,6 +99,8 @@ pub struct ObjectReport {
     pub desired: Vec<StatusAddress>,
     /// What it holds, as last seen.
     pub recorded: Vec<IpAddr>,
+    /// What it holds has another `ipMode` than it should.
+    pub ip_mode_outdated: bool,
     /// Everything that is wrong with the object.
     pub faults: Vec<SourceFault>,
 }

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Algorithm, ConnectionLimits, Family, FlowTimeouts, ForwardingMode, ModeReason, ObjectRef,
-    Protocol, ServiceKey, SourceFault, Target, TimeoutRequest,
+    Algorithm, ConnectionLimits, Family, FlowTimeouts, ForwardingMode, IpMode, ModeReason,
+    ObjectRef, Protocol, ServiceKey, SourceFault, Target, TimeoutRequest,
 };
 use crate::forwarding::TableView;
 
@@ -126,6 +126,9 @@ pub struct Exposure {
     /// The record: addresses in `status.loadBalancer.ingress`. For the inventory, the
     /// addresses written there.
     pub recorded: Vec<IpAddr>,
+    /// The `ipMode` of those entries; `None` where they have none, or not the same.
+    #[serde(default)]
+    pub recorded_ip_mode: Option<IpMode>,
     /// How packets should reach the backends; `None`: as configured. Earlier releases wrote
     /// `mode`, in which nobody had a choice: it is not read.
     #[serde(default, rename = "forwarding")]

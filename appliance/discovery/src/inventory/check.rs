@@ -266,6 +266,7 @@ impl<'a> Check<'a> {
             requested: addresses.clone(),
             pool: None,
             recorded: addresses,
+            recorded_ip_mode: None,
             mode,
             source_ranges,
             hostnames,

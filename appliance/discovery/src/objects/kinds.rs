@@ -69,7 +69,7 @@ slim! {
     /// `status.loadBalancer`.
     LoadBalancerStatus { ingress: List<LoadBalancerIngress> }
     /// `status.loadBalancer.ingress[]`.
-    LoadBalancerIngress { ip: String }
+    LoadBalancerIngress { ip: String, ip_mode: String }
 
     /// discovery.k8s.io/v1 EndpointSlice.
     SliceBody {

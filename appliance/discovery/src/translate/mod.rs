@@ -16,7 +16,7 @@ pub(crate) mod update;
 
 use std::net::IpAddr;
 
-use haflinger_core::{Family, FaultReason, SourceFault};
+use haflinger_core::{Family, FaultReason, IpMode, SourceFault};
 
 pub(crate) use annotations::{dns_name, is_usable_vip};
 pub(crate) use ingress::ingress;
@@ -103,6 +103,21 @@ fn recorded(status: &Lax<LoadBalanced>) -> Vec<IpAddr> {
     };
     let entries = balancer.ingress.elements().iter();
     entries.filter_map(|entry| entry.get()?.ip.text()?.parse().ok()).collect()
+}
+
+/// The `ipMode` that all those entries have.
+fn recorded_ip_mode(status: &Lax<LoadBalanced>) -> Option<IpMode> {
+    let balancer = status.get().and_then(|status| status.load_balancer.get())?;
+    let modes = balancer.ingress.elements().iter().map(|entry| {
+        match entry.get().and_then(|entry| entry.ip_mode.text()) {
+            Some("VIP") => Some(IpMode::Vip),
+            Some("Proxy") => Some(IpMode::Proxy),
+            _ => None,
+        }
+    });
+    let mut modes = modes.collect::<Vec<_>>().into_iter();
+    let first = modes.next()?;
+    first.filter(|_| modes.all(|mode| mode == first))
 }
 
 /// Families in the order in which the addresses name them.

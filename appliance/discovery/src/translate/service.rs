@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::annotations::Annotations;
 use super::l4::algorithm;
-use super::{Claims, Faults, is_usable_vip, port_number, quoted, recorded};
+use super::{Claims, Faults, is_usable_vip, port_number, quoted, recorded, recorded_ip_mode};
 use crate::objects::lax::Lax;
 use crate::objects::{Object, ServiceBody, ServiceSpecBody};
 
@@ -148,6 +148,7 @@ fn exposure(
         requested,
         pool,
         recorded: recorded(&object.body.status),
+        recorded_ip_mode: recorded_ip_mode(&object.body.status),
         mode,
         source_ranges,
         hostnames,

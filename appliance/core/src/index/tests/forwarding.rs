@@ -227,6 +227,20 @@ fn nodes_may_short_cut_where_the_backend_answers_past_the_appliance() {
 }
 
 #[test]
+fn a_changed_mode_makes_the_recorded_ip_mode_outdated() {
+    let outdated = |mode, recorded| {
+        let mut spec = asking(mode);
+        spec.exposure.as_mut().unwrap().recorded_ip_mode = recorded;
+        web(spec).current().reports.get(&object("web")).unwrap().ip_mode_outdated
+    };
+    assert!(outdated(ForwardingMode::Routed, Some(IpMode::Proxy)));
+    assert!(outdated(ForwardingMode::Nat, Some(IpMode::Vip)));
+    assert!(!outdated(ForwardingMode::Routed, Some(IpMode::Vip)));
+    // An API server that does not know the field is not asked again and again.
+    assert!(!outdated(ForwardingMode::Routed, None));
+}
+
+#[test]
 fn a_backup_is_in_the_table_only_while_no_primary_is_usable() {
     let pods = |ready: bool| {
         let mut pods = slice(&[(1, ready), (2, true)]);

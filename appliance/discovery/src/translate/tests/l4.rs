@@ -16,6 +16,25 @@ fn every_mode_is_read_and_none_leaves_it_to_the_configuration() {
 }
 
 #[test]
+fn the_recorded_ip_mode_is_that_of_every_entry() {
+    let recorded = |entries: Value| {
+        let object = object::<ServiceBody>(json!({
+            "metadata": {"name": "web"},
+            "spec": {"type": "LoadBalancer", "loadBalancerClass": "haflinger.dev/edge"},
+            "status": {"loadBalancer": {"ingress": entries}},
+        }));
+        super::super::service(&object, &claims()).exposure.unwrap().recorded_ip_mode
+    };
+    let entry = |mode: &str| json!({"ip": "192.0.2.7", "ipMode": mode});
+    assert_eq!(recorded(json!([entry("VIP"), entry("VIP")])), Some(IpMode::Vip));
+    assert_eq!(recorded(json!([entry("Proxy")])), Some(IpMode::Proxy));
+    assert_eq!(recorded(json!([entry("Proxy"), entry("VIP")])), None);
+    assert_eq!(recorded(json!([{"ip": "192.0.2.7"}])), None);
+    assert_eq!(recorded(json!([entry("Later"), 7])), None);
+    assert_eq!(recorded(json!([])), None);
+}
+
+#[test]
 fn every_algorithm_is_read() {
     for (text, algorithm) in [
         ("hash", Algorithm::Hash),
