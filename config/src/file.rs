@@ -509,7 +509,7 @@ impl Default for Xdp {
         Self {
             enabled: true,
             interfaces: Vec::new(),
-            attach: Attach::NativeThenGeneric,
+            attach: Attach::Auto,
             nat_addresses: Vec::new(),
             nat_ports: "1024-65535".into(),
             flows_max: 524_288,
@@ -528,13 +528,13 @@ impl Default for Xdp {
 
 /// How XDP attaches to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "lowercase")]
 pub enum Attach {
-    /// In the driver, or in the kernel where the driver cannot.
-    NativeThenGeneric,
+    /// In the driver, or behind it where it cannot.
+    Auto,
     /// In the driver only.
     Native,
-    /// In the kernel, behind the driver: slower, on any interface.
+    /// Behind the driver: slower, on any interface.
     Generic,
 }
 

@@ -66,7 +66,7 @@ const SHAPES: &[Case] = &[
     ),
     case("[l4]\nmode = \"xdp\"\n", 2, "l4.mode", "\"xdp\"", "\"dsr\""),
     case("[l4.timeouts]\nclosed_secs = 0\n", 2, "l4.timeouts.closed_secs", "0", "from 1 to 3600"),
-    case("[xdp]\nattach = \"auto\"\n", 2, "xdp.attach", "\"auto\"", "\"generic\""),
+    case("[xdp]\nattach = \"skb\"\n", 2, "xdp.attach", "\"skb\"", "\"generic\""),
     case("[xdp]\nflows_max = 1000\n", 2, "xdp.flows_max", "1000", "from 1024 to 16777216"),
     case("[xdp]\ninterfaces = \"eth0\"\n", 2, "xdp.interfaces", "\"eth0\"", "a list"),
     case("[xdp]\nnat_ports = 1024\n", 2, "xdp.nat_ports", "1024", "text in double quotes"),
