@@ -6,6 +6,9 @@ use std::path::Path;
 
 use crate::attach;
 
+/// Where maps and links are pinned when nothing else is configured.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/haflinger";
+
 /// What was taken back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {

@@ -8,14 +8,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use haflinger_core::{Snapshot, Update};
+use libbpf_rs::MapHandle;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::attach::{self, Attached};
 use crate::control::{Control, Hop};
+use crate::deferrals::{Deferrals, PathSize};
 use crate::error::LoadError;
 use crate::interfaces;
 use crate::loader::{self, Loaded};
 use crate::maps::{Index, Maps};
+use crate::neighbours::{Neighbours, kernel_release};
 use crate::netlink::{Link, Netlink};
 use crate::program::types;
 use crate::settings::{AttachWish, Settings};
@@ -50,7 +53,9 @@ pub(crate) struct Engine {
     pub(crate) maps: Arc<Maps>,
     pub(crate) loaded: Loaded,
     pub(crate) control: Mutex<Control>,
-    pub(crate) interfaces: Mutex<Interfaces>,
+    pub(crate) interfaces: Arc<Mutex<Interfaces>>,
+    pub(crate) neighbours: Mutex<(Netlink, Neighbours)>,
+    pub(crate) deferrals: Deferrals,
     pin_dir: PathBuf,
 }
 
@@ -71,14 +76,25 @@ impl Engine {
         let maps = Arc::new(maps);
         attach::prepare(&settings.pin_dir)
             .map_err(|source| LoadError::Pins { path: settings.pin_dir.clone(), source })?;
-        let mut netlink = Netlink::open(0).map_err(|error| LoadError::Other(error.to_string()))?;
-        let router = Box::new(move |address| netlink.route(address));
+        let netlink = || Netlink::open(0).map_err(|error| LoadError::Other(error.to_string()));
+        let mut routes = netlink()?;
+        let router = Box::new(move |address| routes.route(address));
         let control = Control::new(maps.clone(), router, settings);
+        let interfaces = Arc::new(Mutex::new(Interfaces::default()));
+        let path_size = path_size(netlink()?, interfaces.clone());
+        let map = MapHandle::try_from(&loaded.deferrals);
+        let map = map.map_err(|error| LoadError::Other(error.to_string()))?;
+        let deferrals = Deferrals::start(map, path_size).map_err(|error| {
+            LoadError::NotPermitted(format!("CAP_NET_RAW (raw sockets: {error})"))
+        })?;
+        let neighbours = Neighbours::new(kernel_release());
         Ok(Self {
             maps,
             loaded,
             control: Mutex::new(control),
-            interfaces: Mutex::default(),
+            interfaces,
+            neighbours: Mutex::new((netlink()?, neighbours)),
+            deferrals,
             pin_dir: settings.pin_dir.clone(),
         })
     }
@@ -101,9 +117,15 @@ impl Engine {
     /// Gives back what is over, looks again at routes, and asks again for what was refused.
     pub(crate) fn tend(&self) -> Vec<Update> {
         let mut control = lock(&self.control);
-        control.reap(now_secs());
+        let now = now_secs();
+        control.reap(now);
         control.look_again();
-        control.retry()
+        let (hops, told) = (control.hops().collect(), control.retry());
+        drop(control);
+        let mut neighbours = lock(&self.neighbours);
+        let (netlink, neighbours) = &mut *neighbours;
+        neighbours.tend(netlink, hops, now);
+        told
     }
 
     /// Attaches to the interfaces that are there and asked for, takes the program off the others,
@@ -221,6 +243,16 @@ impl Engine {
         });
         wanted.chain(dumb).collect()
     }
+}
+
+/// How large packets may be towards an address: the link's size, since the kernel refuses no more.
+fn path_size(netlink: Netlink, interfaces: Arc<Mutex<Interfaces>>) -> PathSize {
+    let netlink = Mutex::new(netlink);
+    Box::new(move |address| {
+        let route = lock(&netlink).route(address).ok()?;
+        let interfaces = lock(&interfaces);
+        interfaces.links.iter().find(|link| link.index == route.interface).map(|link| link.mtu)
+    })
 }
 
 fn log_changes(

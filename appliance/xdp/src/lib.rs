@@ -5,6 +5,7 @@ mod attach;
 mod buddy;
 mod cleanup;
 mod control;
+mod deferrals;
 mod engine;
 mod error;
 #[cfg(feature = "bench")]
@@ -14,6 +15,7 @@ mod layout;
 mod loader;
 mod mapped;
 mod maps;
+mod neighbours;
 mod netlink;
 mod settings;
 mod slots;
@@ -23,7 +25,7 @@ mod words;
 mod xdp;
 
 pub use attach::Attached;
-pub use cleanup::{Removed, take_off};
+pub use cleanup::{DEFAULT_PIN_DIR, Removed, take_off};
 pub use control::{Fill, Traffic};
 pub use engine::InterfaceStatus;
 pub use error::{Error, LoadError};

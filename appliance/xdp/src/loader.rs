@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
-use libbpf_rs::{AsRawLibbpf as _, Btf, MapCore as _, PrintLevel, set_print};
+use libbpf_rs::{AsRawLibbpf as _, Btf, MapCore as _, MapHandle, PrintLevel, set_print};
 use rustix::fs::statfs;
 
 use crate::error::LoadError;
@@ -40,8 +40,8 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 pub(crate) struct Loaded {
     pub(crate) reasons: PerCpu<types::reason_counters>,
     pub(crate) refusals: Index<types::flow_key, types::refusal>,
-    pub(crate) trace: OwnedFd,
-    pub(crate) deferrals: OwnedFd,
+    pub(crate) trace: MapHandle,
+    pub(crate) deferrals: MapHandle,
     pub(crate) program: OwnedFd,
     /// Ends flows that have been idle for long, called by the daemon.
     pub(crate) sweep: Option<OwnedFd>,
@@ -80,6 +80,11 @@ pub(crate) fn load(settings: &Settings) -> Result<(Loaded, Maps), LoadError> {
         let map = map.ok_or_else(|| LoadError::Other(format!("the object has no map {name}")))?;
         map.as_fd().try_clone_to_owned().map_err(|e| pins(Path::new(name), e))
     };
+    let handle = |name: &str| -> Result<MapHandle, LoadError> {
+        let map = object.maps().find(|map| map.name() == name);
+        let map = map.ok_or_else(|| LoadError::Other(format!("the object has no map {name}")))?;
+        MapHandle::try_from(&map).map_err(|error| other(&error))
+    };
     let program = |name: &str| {
         let program = object.progs().find(|program| program.name() == name)?;
         program.as_fd().try_clone_to_owned().ok()
@@ -88,8 +93,8 @@ pub(crate) fn load(settings: &Settings) -> Result<(Loaded, Maps), LoadError> {
     let loaded = Loaded {
         reasons: PerCpu::new(fd("reasons")?).map_err(|e| pins(Path::new("reasons"), e))?,
         refusals: index(&fd, "refusals")?,
-        trace: fd("trace")?,
-        deferrals: fd("deferrals")?,
+        trace: handle("trace")?,
+        deferrals: handle("deferrals")?,
         program: program("haflinger").ok_or_else(|| LoadError::Other("no program".into()))?,
         sweep: program("sweep"),
         reason_names,

@@ -42,6 +42,7 @@ plain!(
     types::backend,
     types::backend_counters,
     types::backend_load,
+    types::deferred,
     types::bucket,
     types::flow,
     types::flow_key,

@@ -28,6 +28,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
@@ -169,6 +170,16 @@ impl Netlink {
             request = request.with(NDA_FLAGS_EXT, &NTF_EXT_MANAGED.to_ne_bytes());
         }
         self.ask(request).map(drop)
+    }
+
+    /// Takes a neighbour entry away.
+    pub(crate) fn forget(&mut self, hop: IpAddr, link: u32) -> io::Result<()> {
+        let (family, octets) = family_and_octets(hop);
+        let mut header = vec![family, 0, 0, 0];
+        header.extend(link.to_ne_bytes());
+        header.extend([0; 4]);
+        let request = Request::new(RTM_DELNEIGH, NLM_F_REQUEST | NLM_F_ACK, &header);
+        self.ask(request.with(NDA_DST, &octets)).map(drop)
     }
 
     /// Reads away the events that have come; an error when the kernel had to drop some, which

@@ -1,0 +1,5 @@
+//! The data path as a whole, with real connections through namespaces. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod lifecycle;
+mod support;
