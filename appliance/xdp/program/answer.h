@@ -441,10 +441,16 @@ static __always_inline int error_frame(struct xdp_md *context, struct error *err
 	return link_store(context, error->network, &link) && error_write(context, error);
 }
 
+static __always_inline enum reason error_reason(__u32 answer)
+{
+	return answer == ANSWER_TOO_BIG ? REASON_TOO_BIG : REASON_TTL_EXCEEDED;
+}
+
 /*
  * Tells the sender of a packet that its hops are used up, or that it is larger than `mtu`. The
  * error comes from the address that the packet went to, which is ours; `from_self` says that it
- * is not, but passes through here (routed mode, to the client).
+ * is not, but passes through here (routed mode, to the client). Without an address of its own this
+ * host has to be silent.
  */
 __noinline int answer_error(struct xdp_md *context, struct packet *packet, __u32 answer, __u32 mtu,
 			    __u32 from_self)
@@ -460,13 +466,14 @@ __noinline int answer_error(struct xdp_md *context, struct packet *packet, __u32
 	if (from_self)
 		error.source = packet->family == 4 ? all->self_v4 : all->self_v6;
 	error_kind(&error, answer, mtu);
+	if (!(error.source.halves[0] | error.source.halves[1]))
+		return decided(packet, error_reason(answer), XDP_DROP);
 	if (!may_answer(context, packet, &verdict))
 		return verdict;
 	if (!error_frame(context, &error))
 		return decided(packet, REASON_NO_ROOM, XDP_DROP);
 	packet->stages |= STAGE_ANSWERED;
-	return decided(packet, answer == ANSWER_TOO_BIG ? REASON_TOO_BIG : REASON_TTL_EXCEEDED,
-		       XDP_TX);
+	return decided(packet, error_reason(answer), XDP_TX);
 }
 
 #endif

@@ -197,6 +197,8 @@ __noinline int forward_encapsulated(struct xdp_md *context, struct packet *packe
 	/* The kernel answers in place of the length with the MTU. */
 	cut = routing == DEFERRED &&
 	      route.mtu_result < packet->length + encapsulation_overhead(&flow->backend);
+	if (packet->fragment == FIRST_FRAGMENT)
+		fragment_remember(packet);
 	if (!encapsulate(context, packet, &flow->backend, cut))
 		return decided(packet, REASON_NO_ROOM, XDP_DROP);
 	return interface ? transmit(context, packet, &route, interface) : defer(context, packet);
