@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use haflinger_core::{BackendSet, BackendState};
+use haflinger_core::{Backend, BackendSet, BackendState};
 
 use crate::selection::{PREFERRED_MAX, Preferred};
 
@@ -35,7 +35,7 @@ impl<'a> Candidates<'a> {
                 continue;
             }
             if let Some(at) = position_of(self.set, address)
-                && self.set.backends[at].state == BackendState::Active
+                && takes_flows(&self.set.backends[at])
             {
                 return Some(at);
             }
@@ -58,12 +58,17 @@ impl Iterator for Candidates<'_> {
             self.next_other += 1;
             let backend = &self.set.backends[at];
             let tried = self.preferred.contains(&Some(backend.address));
-            if backend.state == BackendState::Active && !tried {
+            if takes_flows(backend) && !tried {
                 return Some(at);
             }
         }
         None
     }
+}
+
+/// Whether a backend may be given new flows.
+pub(crate) fn takes_flows(backend: &Backend) -> bool {
+    backend.state == BackendState::Active && backend.weight > 0
 }
 
 /// A place below `bound`, by the low bits of a flow's hash: the high ones picked the bucket, so

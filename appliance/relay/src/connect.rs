@@ -159,6 +159,9 @@ pub(crate) async fn connect(
             }
             continue;
         };
+        if !service.still_offers(&picture, &backend.0) {
+            continue;
+        }
         attempts += 1;
         let ending = backend.0.flow_token(service);
         let address = backend.0.address;

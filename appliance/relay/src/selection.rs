@@ -12,9 +12,9 @@
 use std::net::SocketAddr;
 
 use haflinger_core::forwarding::TableView;
-use haflinger_core::{BackendSet, BackendState, Weight};
+use haflinger_core::{BackendSet, Weight};
 
-use crate::candidates::{below, position_of};
+use crate::candidates::{below, position_of, takes_flows};
 
 /// Backends that an algorithm puts in order. The power of two choices lies in the second sample;
 /// beyond the fourth one more gains next to nothing.
@@ -65,7 +65,7 @@ pub(crate) fn least_loaded(set: &BackendSet, hash: u64, flows: impl Fn(usize) ->
     let mut best = Best::default();
     let mut weigh = |at: usize| {
         let backend = &set.backends[at];
-        if backend.state == BackendState::Active && backend.weight > 0 {
+        if takes_flows(backend) {
             best.add(Load { at, flows: flows(at), weight: backend.weight });
         }
     };

@@ -12,6 +12,7 @@ use haflinger_core::{Backend, BackendState, Protocol, Service, ServiceKey, State
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::candidates::{position_of, takes_flows};
 use crate::intake::Intake;
 use crate::limit::Count;
 use crate::pipes::lock;
@@ -119,6 +120,21 @@ pub(crate) struct ServiceState {
     pub(crate) closing: CancellationToken,
     /// Whether it has metric series of its own.
     pub(crate) has_series: bool,
+}
+
+impl ServiceState {
+    /// Whether a backend in use, chosen by `picture`, still takes flows. Asked after it came in
+    /// use: a backend that goes later finds the flow, and ends it with its grace period.
+    pub(crate) fn still_offers(&self, picture: &Picture, chosen: &Arc<BackendSlot>) -> bool {
+        let now = self.picture.load();
+        if std::ptr::eq(&raw const **now, picture) {
+            return true;
+        }
+        let at = position_of(&now.service.backends, chosen.address);
+        at.is_some_and(|at| {
+            takes_flows(&now.service.backends.backends[at]) && Arc::ptr_eq(now.slot(at), chosen)
+        })
+    }
 }
 
 /// A service as the relay's own task keeps it: the shared state, and the slots of backends that
@@ -253,7 +269,6 @@ mod tests {
     use haflinger_core::BackendSet;
 
     use super::*;
-    use crate::candidates::position_of;
     use crate::testing::{member, tcp_service};
 
     fn record(members: &[(SocketAddr, BackendState)]) -> ServiceRecord {
@@ -294,6 +309,24 @@ mod tests {
         assert!(!record.grace_ended(draining[0]));
         assert!(record.grace_ended(again[0]));
         assert!(flow.is_cancelled());
+    }
+
+    #[test]
+    fn a_backend_that_went_after_it_was_chosen_is_not_offered_any_more() {
+        let (one, two) = (member(1), member(2));
+        let mut record = record(&[one, two]);
+        let before = record.state.picture.load_full();
+        let (stays, goes) = (before.slot(0), before.slot(1));
+        assert!(record.state.still_offers(&before, goes));
+        record.update(tcp_service(80, &[one, (two.0, BackendState::Draining)]));
+        assert!(record.state.still_offers(&before, stays));
+        assert!(!record.state.still_offers(&before, goes));
+        // Gone without a flow and back again, it is another one with counters of its own.
+        record.update(tcp_service(80, &[one]));
+        record.update(tcp_service(80, &[one, two]));
+        assert!(!record.state.still_offers(&before, goes));
+        let now = record.state.picture.load_full();
+        assert!(record.state.still_offers(&before, now.slot(1)));
     }
 
     #[test]

@@ -275,12 +275,15 @@ impl Listener {
             if avoided.contains(&slot.address) {
                 continue;
             }
-            if let Some(backend) = InUse::below(slot, picture.backend_limit()) {
+            let Some(backend) = InUse::below(slot, picture.backend_limit()) else {
+                full += 1;
+                if full == FULL_MAX {
+                    break;
+                }
+                continue;
+            };
+            if self.service.still_offers(picture, slot) {
                 return Ok(backend);
-            }
-            full += 1;
-            if full == FULL_MAX {
-                break;
             }
         }
         Err(if full > 0 { Rejection::BackendsFull } else { Rejection::NoBackend })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use haflinger_core::BackendState;
 use haflinger_core::forwarding::ForwardingTable;
 use proptest::prelude::*;
 
