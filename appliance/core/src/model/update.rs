@@ -47,8 +47,8 @@ pub enum Update {
         /// Why no packet is forwarded by XDP; `None`: it runs.
         fault: Option<Arc<str>>,
     },
-    /// Whether XDP can take a service. Whoever refused withdraws it: when there is room again,
-    /// and when the service is gone.
+    /// Whether XDP can take a service. Whoever refused withdraws it when there is room again, when
+    /// it is gone, or when it asks for no XDP any more. That it is relayed meanwhile is no reason.
     Forwarding {
         /// Which.
         service: ServiceKey,
