@@ -120,7 +120,7 @@ static __always_inline __u32 choose_least(struct packet *packet, const struct se
 
 static __always_inline __u32 next_turn(const struct packet *packet)
 {
-	struct service_load *load = bpf_map_lookup_elem(&service_loads, &packet->service);
+	struct service_load *load = ELEMENT(service_loads, packet->service);
 
 	return load ? __sync_fetch_and_add(&load->turn, 1) : 0;
 }
@@ -182,7 +182,7 @@ __noinline int choose(struct packet *packet)
 	if (!packet)
 		return NO_BACKEND;
 	packet->reason = REASON_NO_BACKEND;
-	service = bpf_map_lookup_elem(&services, &packet->service);
+	service = ELEMENT(services, packet->service);
 	if (!service)
 		return NO_BACKEND;
 	table = table_of(service);
@@ -206,7 +206,7 @@ __noinline int choose_astray(struct packet *packet)
 
 	if (!packet)
 		return NO_BACKEND;
-	service = bpf_map_lookup_elem(&services, &packet->service);
+	service = ELEMENT(services, packet->service);
 	if (!service)
 		return NO_BACKEND;
 	table = table_of(service);

@@ -177,7 +177,7 @@ __noinline int forward_encapsulated(struct xdp_md *context, struct packet *packe
 
 	if (!packet)
 		return XDP_DROP;
-	flow = bpf_map_lookup_elem(&flows, &packet->record);
+	flow = ELEMENT(flows, packet->record);
 	if (!flow)
 		return decided(packet, REASON_INTERNAL, XDP_DROP);
 	packet->stages |= STAGE_FLOW_FOUND;

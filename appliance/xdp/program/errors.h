@@ -80,7 +80,7 @@ __noinline int settle_icmp(struct xdp_md *context, struct packet *packet)
 	if (packet->fragment != WHOLE)
 		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);
 	if (icmp_quote(context, packet, &here->quote)) {
-		flow = find_flow(&here->quote);
+		flow = find_flow(&here->quote, &here->quote.key);
 		if (flow)
 			return icmp_of_flow(context, packet, &here->quote, flow);
 		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);

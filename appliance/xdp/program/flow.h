@@ -41,10 +41,11 @@ static __always_inline int belongs(const struct packet *packet, const struct flo
 	       key->protocol == flow->client.protocol;
 }
 
-/* The flow of a packet; `packet->record` and `packet->direction` say where it stands. */
-static __always_inline struct flow *find_flow(struct packet *packet)
+/* The flow of a packet; `packet->record` and `packet->direction` say where it stands. `key` is its
+ * key, where a lookup may read it: not in what a function got as an argument. */
+static __always_inline struct flow *find_flow(struct packet *packet, const struct flow_key *key)
 {
-	const struct flow_reference *reference = bpf_map_lookup_elem(&flow_index, &packet->key);
+	const struct flow_reference *reference = bpf_map_lookup_elem(&flow_index, key);
 	struct flow *flow;
 	__u32 state;
 
@@ -52,7 +53,7 @@ static __always_inline struct flow *find_flow(struct packet *packet)
 		return NULL;
 	packet->record = *(volatile __u32 *)&reference->record;
 	packet->direction = reference->direction;
-	flow = bpf_map_lookup_elem(&flows, &packet->record);
+	flow = ELEMENT(flows, packet->record);
 	if (!flow)
 		return NULL;
 	state = *(volatile __u32 *)&flow->state;
@@ -96,7 +97,7 @@ __noinline int promote(struct packet *packet)
 
 	if (!packet || packet->record >= opening_records)
 		return 0;
-	old = bpf_map_lookup_elem(&flows, &packet->record);
+	old = ELEMENT(flows, packet->record);
 	if (!old || __sync_val_compare_and_swap(&old->state, RECORD_LIVE, RECORD_MOVING) !=
 			    RECORD_LIVE)
 		return 0;
@@ -228,7 +229,7 @@ __noinline int follow(struct xdp_md *context, struct packet *packet)
 
 	if (!packet)
 		return 0;
-	flow = bpf_map_lookup_elem(&flows, &packet->record);
+	flow = ELEMENT(flows, packet->record);
 	if (!flow)
 		return 0;
 	if (reopens(packet, flow)) {

@@ -81,14 +81,14 @@ static __always_inline int decide(struct xdp_md *context, struct packet *packet)
 		if (verdict != UNDECIDED)
 			return verdict;
 	}
-	flow = find_flow(packet);
+	flow = find_flow(packet, &packet->key);
 	if (!flow || unusual(packet, flow)) {
 		verdict = !flow && is_icmp(packet)
 				  ? settle_icmp(context, packet)
 				  : settle(context, packet, flow ? flow->mode : NO_FLOW);
 		if (verdict != UNDECIDED)
 			return verdict;
-		flow = bpf_map_lookup_elem(&flows, &packet->record);
+		flow = ELEMENT(flows, packet->record);
 		if (!flow)
 			return decided(packet, REASON_INTERNAL, XDP_DROP);
 	}

@@ -164,7 +164,7 @@ static __always_inline int insert_client(struct packet *packet, struct flow *flo
 	int error = insert(&key, record, TO_BACKEND);
 
 	if (error == -EEXIST) {
-		if (find_flow(packet)) {
+		if (find_flow(packet, &key)) {
 			withdraw(flow);
 			return UNDECIDED;
 		}
@@ -193,8 +193,8 @@ __noinline int create(struct packet *packet)
 
 	if (!packet)
 		return XDP_DROP;
-	service = bpf_map_lookup_elem(&services, &packet->service);
-	backend = bpf_map_lookup_elem(&backends, &packet->backend);
+	service = ELEMENT(services, packet->service);
+	backend = ELEMENT(backends, packet->backend);
 	record = claim(REGION_OPENING, packet->now);
 	flow = bpf_map_lookup_elem(&flows, &record);
 	if (!service || !backend || record < 0 || !flow)
@@ -216,7 +216,7 @@ static __always_inline int admit(struct xdp_md *context, struct packet *packet,
 {
 	__u32 only = 0;
 	const struct settings *all = bpf_map_lookup_elem(&settings, &only);
-	const struct service_load *load = bpf_map_lookup_elem(&service_loads, &packet->service);
+	const struct service_load *load = ELEMENT(service_loads, packet->service);
 
 	if (!all || !load)
 		return decided(packet, REASON_INTERNAL, XDP_DROP);
@@ -300,8 +300,9 @@ static __always_inline int astray(struct xdp_md *context, struct packet *packet,
 static __always_inline int open_flow(struct xdp_md *context, struct packet *packet)
 {
 	const struct service *service;
+	struct flow_key key = packet->key;
 
-	if (packet->stale && find_flow(packet))
+	if (packet->stale && find_flow(packet, &key))
 		return UNDECIDED;
 	if (packet->fragment == LATER_FRAGMENT)
 		return decided(packet, REASON_FRAGMENT_UNKNOWN, XDP_PASS);

@@ -77,6 +77,14 @@ static __always_inline void *at(struct xdp_md *context, __u64 offset, __u32 size
 	return data + size > end ? NULL : data;
 }
 
+/* The element of an array, by a copy of its index: before kernel 6.2 the key of a lookup may not lie
+ * in what a function got as an argument, as the packet does in most of them. */
+#define ELEMENT(array, index)                                                                      \
+	({                                                                                         \
+		__u32 position = (index);                                                          \
+		bpf_map_lookup_elem(&(array), &position);                                          \
+	})
+
 static __always_inline int same_address(const struct address *one, const struct address *other)
 {
 	return one->halves[0] == other->halves[0] && one->halves[1] == other->halves[1];

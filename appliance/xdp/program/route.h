@@ -84,7 +84,7 @@ static __always_inline enum routing find_route(struct xdp_md *context, struct pa
 /* How frames leave by the route's interface, or NULL. */
 static __always_inline struct interface *egress_of(const struct packet *packet)
 {
-	struct interface *interface = bpf_map_lookup_elem(&interfaces, &packet->egress);
+	struct interface *interface = ELEMENT(interfaces, packet->egress);
 
 	return interface && interface->transmits ? interface : NULL;
 }

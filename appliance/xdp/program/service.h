@@ -21,7 +21,7 @@ static __always_inline struct service *find_service(struct packet *packet)
 	if (!slot)
 		return NULL;
 	packet->service = *(volatile __u32 *)slot;
-	service = bpf_map_lookup_elem(&services, &packet->service);
+	service = ELEMENT(services, packet->service);
 	if (!service || !same_address(&service->key.vip, &key.vip) ||
 	    service->key.port != key.port || service->key.protocol != key.protocol)
 		return NULL;

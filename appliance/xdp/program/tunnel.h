@@ -148,7 +148,7 @@ static __always_inline int tunnel_error(struct xdp_md *context, struct packet *p
 	if (!tunnel_quoted(context, packet, &quote) ||
 	    !inner_quoted(context, packet, quote.inner, inner))
 		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);
-	flow = find_flow(inner);
+	flow = find_flow(inner, &inner->key);
 	if (!flow || flow->mode != MODE_DSR || !same_address(&flow->backend, &quote.backend))
 		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);
 	overhead = encapsulation_overhead(&quote.backend);
