@@ -72,11 +72,14 @@ fn notes(service: &ServiceStatus) -> Vec<String> {
 }
 
 fn listening(status: &Status, service: &ServiceStatus) -> String {
-    if service.mode.is_xdp() {
-        // It needs no socket.
-        return String::new();
-    }
     let relayed = status.relay.services.iter().find(|r| r.service == service.service);
+    if service.mode.is_xdp() {
+        // It needs no socket, but what began in the relay goes on there.
+        return match relayed.map_or(0, |relayed| relayed.held) {
+            0 => String::new(),
+            held => format!("{held} still relayed"),
+        };
+    }
     match relayed {
         None => "not served".to_owned(),
         Some(relayed) => match (&relayed.error, relayed.listening) {
