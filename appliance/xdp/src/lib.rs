@@ -17,6 +17,7 @@ mod mapped;
 mod maps;
 mod neighbours;
 mod netlink;
+pub mod seeing;
 mod settings;
 mod slots;
 mod status;
