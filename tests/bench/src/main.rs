@@ -12,6 +12,7 @@ mod l4;
 mod random;
 mod relay;
 mod report;
+mod snapshot;
 mod table;
 
 use std::path::Path;
@@ -31,6 +32,7 @@ const BENCHMARKS: &[Benchmark] = &[
     ("table", table::run),
     ("table-instructions", instructions::run),
     ("relay", relay::run),
+    ("l4/program", l4::program::run),
     ("l4/paths", l4::paths::run),
 ];
 
@@ -42,6 +44,9 @@ fn main() -> Result<()> {
     }
     if only.as_deref() == Some(relay::UNDER_TEST) {
         return relay::under_test(arguments);
+    }
+    if only.as_deref() == Some(l4::datapath::UNDER_TEST) {
+        return l4::datapath::under_test(arguments);
     }
     // `l4` stands for all that begin with `l4/`.
     let wanted = |name: &str| {

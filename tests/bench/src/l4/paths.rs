@@ -1,6 +1,6 @@
 //! `ONLY=l4/paths`: clients and a server with something between them: plain forwarding by the
 //! kernel (the limit), nftables as a NodePort is served, HAProxy in TCP mode, our relay, and
-//! our XDP path. [`world`] draws the cables.
+//! our XDP path. [`super::world`] draws the cables.
 //!
 //! Client and server are one thread each and the same for all. The ways take turns, in another
 //! order each round; each has a middle of its own, so that nothing is set up between turns and
@@ -12,17 +12,16 @@ mod message;
 mod server;
 mod usage;
 mod ways;
-mod world;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::process::geteuid;
 
+use super::world::{CLIENT_CORE, World, pin};
 use crate::report::{Better, Measure, Report, Stat};
 use client::{Outcome, Work, carry_out};
 use ways::Way;
-use world::{CLIENT_CORE, World, pin};
 
 /// Rounds that count: odd, so that the median is a measured one.
 const ROUNDS: usize = 5;
@@ -96,6 +95,7 @@ fn ways(world: &World) -> Result<Vec<Way>> {
         ways.push(Way::haproxy(world, world.middle("haproxy", 3)?)?);
     }
     ways.push(Way::relay(world, world.middle("relay", 4)?)?);
+    ways.push(Way::xdp(world, world.middle("xdp", 5)?)?);
     for way in &ways {
         way.wait(world)?;
     }

@@ -12,11 +12,14 @@
 //! card. All devices collect received frames (GRO), as network cards do.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use haflinger_tests::lab::{Namespace, Place, sweep, sweep_orphans};
 use rustix::process::geteuid;
 use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::datapath;
 
 /// Core of the load generator.
 pub(super) const CLIENT_CORE: usize = 0;
@@ -55,9 +58,9 @@ impl Middle {
         Ipv4Addr::new(10, 72, self.number, 2)
     }
 
-    /// Addresses, as a prefix, that the server's route leads here.
-    pub(super) fn sources(&self) -> (Ipv4Addr, u8) {
-        (Ipv4Addr::new(10, 74, self.number, 0), 28)
+    /// Addresses to send from: the server's routes to them lead here.
+    pub(super) fn sources(&self) -> [Ipv4Addr; 4] {
+        [1, 2, 3, 4].map(|last| Ipv4Addr::new(10, 74, self.number, last))
     }
 
     /// The client's device on the cable to here.
@@ -72,6 +75,8 @@ pub(super) struct World {
     pub(super) place: Place,
     pub(super) client: Namespace,
     pub(super) server: Namespace,
+    /// A BPF file system.
+    pub(super) bpf: PathBuf,
 }
 
 impl World {
@@ -83,7 +88,8 @@ impl World {
         place.create()?;
         let client = Namespace::create(&place, "client")?;
         let server = Namespace::create(&place, "server")?;
-        let world = Self { place, client, server };
+        let bpf = datapath::mount(&place)?;
+        let world = Self { place, client, server, bpf };
         reuse_ports(&world.client)?;
         join((&world.client, DIRECT_DEVICE), (&world.server, DIRECT_DEVICE))?;
         world.client.ip("addr add 10.73.0.1/24 dev direct\n")?;
@@ -109,11 +115,10 @@ impl World {
              route add {vip}/32 via 10.71.{number}.1\n\
              route add 10.72.{number}.0/24 via 10.71.{number}.1\n"
         ))?;
-        let (sources, length) = middle.sources();
         self.server.ip(&format!(
             "addr add {server}/24 dev {device}\n\
              route add 10.71.{number}.0/24 via 10.72.{number}.1\n\
-             route add {sources}/{length} via 10.72.{number}.1\n"
+             route add 10.74.{number}.0/24 via 10.72.{number}.1\n"
         ))?;
         Ok(middle)
     }
@@ -132,7 +137,7 @@ fn reuse_ports(namespace: &Namespace) -> Result<()> {
 }
 
 /// A cable between two namespaces, without offloads.
-fn join(left: (&Namespace, &str), right: (&Namespace, &str)) -> Result<()> {
+pub(super) fn join(left: (&Namespace, &str), right: (&Namespace, &str)) -> Result<()> {
     let (left, left_device) = left;
     let (right, right_device) = right;
     left.ip(&format!(

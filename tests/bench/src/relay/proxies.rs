@@ -4,18 +4,12 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use haflinger_core::flow::FlowHashKey;
-use haflinger_core::forwarding::ForwardingTable;
-use haflinger_core::{
-    Algorithm, Backend, BackendSet, BackendState, ConnectionLimits, DEFAULT_WEIGHT, Family,
-    FlowTimeouts, ForwardingMode, ObjectRef, Protocol, ProxyProtocol, Service, ServiceKey,
-    Snapshot, SourceId, Target,
-};
+use haflinger_core::{ForwardingMode, Protocol};
 use haflinger_relay::{Relay, Settings};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -23,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::free_address;
+use crate::snapshot::{backends, service, snapshot};
 
 /// First argument of the process that is Haflinger under test.
 pub(crate) const UNDER_TEST: &str = "relay-under-test";
@@ -152,11 +147,9 @@ pub(crate) fn under_test(mut arguments: impl Iterator<Item = String>) -> Result<
     };
     let (listen, backend) = (address()?, address()?);
     let threads = arguments.next().context("a number of threads is missing")?.parse()?;
-    let service = Arc::new(service(listen, backend));
-    let services = [(service.key, service)].into_iter().collect();
-    let snapshot = Snapshot { generation: 1, services, ..Snapshot::default() };
+    let served = service(listen, ForwardingMode::Proxy, backends(&[backend], Protocol::Tcp));
     let relay = Relay::new(settings(), &prometheus::Registry::new())?;
-    let (_snapshots, receiver) = watch::channel(Arc::new(snapshot));
+    let (_snapshots, receiver) = watch::channel(snapshot(1, [served]));
     let (updates, _unheard) = mpsc::channel(1);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -180,39 +173,5 @@ fn settings() -> Settings {
         affinity_entries_max: 1000,
         pipes_max: 1000,
         flow_hash_key: FlowHashKey([7; 16]),
-    }
-}
-
-fn service(listen: SocketAddr, backend: SocketAddr) -> Service {
-    let object = ObjectRef::service(&SourceId::inventory(), "default", "bench");
-    let target = Target {
-        object: object.clone(),
-        port: listen.port(),
-        protocol: Protocol::Tcp,
-        family: Family::of(backend.ip()),
-    };
-    let only = Backend {
-        address: backend,
-        name: "backend".into(),
-        node: None,
-        zone: None,
-        weight: DEFAULT_WEIGHT,
-        backup: false,
-        state: BackendState::Active,
-        reasons: Vec::new(),
-    };
-    let table = ForwardingTable::new([(backend, DEFAULT_WEIGHT)]).view();
-    Service {
-        key: ServiceKey { vip: listen.ip(), port: listen.port(), protocol: Protocol::Tcp },
-        object,
-        mode: ForwardingMode::Proxy,
-        asked_mode: ForwardingMode::Proxy,
-        mode_reason: None,
-        algorithm: Algorithm::Hash,
-        limits: ConnectionLimits::default(),
-        timeouts: FlowTimeouts::default(),
-        source_ranges: Vec::new(),
-        proxy_protocol: ProxyProtocol::Off,
-        backends: Arc::new(BackendSet { target, backends: vec![only], table }),
     }
 }

@@ -11,7 +11,7 @@ use haflinger_tests::lab::Namespace;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::message::{CHUNK, REQUEST, asked};
-use super::world::{SERVER_CORE, pin};
+use crate::l4::world::{SERVER_CORE, pin};
 
 /// Where it listens, on every address.
 pub(super) const PORT: u16 = 7000;

@@ -9,7 +9,8 @@ use anyhow::{Result, bail};
 use haflinger_tests::lab::{Process, tail};
 
 use super::server::PORT;
-use super::world::{DIRECT_DEVICE, DIRECT_SERVER, Middle, World};
+use crate::l4::datapath;
+use crate::l4::world::{DIRECT_DEVICE, DIRECT_SERVER, Middle, TO_CLIENT, TO_SERVER, World};
 use crate::relay::UNDER_TEST;
 
 /// A way that carries nothing within so long is given up.
@@ -98,6 +99,21 @@ impl Way {
         command.arg(UNDER_TEST).args([format!("{vip}:{PORT}"), format!("{server}:{PORT}")]);
         command.arg(THREADS.to_string());
         let process = Process::spawn(&world.place, "relay", command)?;
+        Ok(Self::to_vip(middle, Some(process)))
+    }
+
+    /// Our XDP path in mode nat, attached to both devices.
+    pub(super) fn xdp(world: &World, middle: Middle) -> Result<Self> {
+        let (vip, server) = (middle.vip(), middle.server());
+        let pin_dir = world.bpf.join("xdp");
+        middle.namespace.ip(&format!("addr add {vip}/32 dev lo\n"))?;
+        let this = std::env::current_exe()?;
+        let mut command = middle.namespace.command(&this.to_string_lossy())?;
+        command.arg(datapath::UNDER_TEST);
+        command.args([format!("{vip}:{PORT}"), format!("{server}:{PORT}")]);
+        command.arg(pin_dir).args([TO_CLIENT, TO_SERVER]);
+        command.args(middle.sources().map(|address| address.to_string()));
+        let process = Process::spawn(&world.place, "xdp", command)?;
         Ok(Self::to_vip(middle, Some(process)))
     }
 
