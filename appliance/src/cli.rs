@@ -207,13 +207,19 @@ async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 /// remembered on old kernels; without one, the mark alone has to do.
 async fn cleanup(args: &FileArgs) -> anyhow::Result<ExitCode> {
     let sources = Sources::system(FileSource::Path(args.config.clone()));
-    let remembered = match Config::load(&sources) {
-        Ok(loaded) => settings::netlink(&loaded.config).remembered,
-        Err(_) => None,
+    let (remembered, pin_dir) = match Config::load(&sources) {
+        Ok(Loaded { config, .. }) => (settings::netlink(&config).remembered, config.xdp.pin_dir),
+        Err(_) => (None, haflinger_xdp::DEFAULT_PIN_DIR.into()),
     };
+    // The program first: it leads packets to what is removed next.
+    let taken_off = haflinger_xdp::take_off(&pin_dir)
+        .with_context(|| format!("taking XDP off ({})", pin_dir.display()))?;
     let what = haflinger_netlink::Cleanup { addresses: true, routes: true, remembered };
     let removed = haflinger_netlink::cleanup(&what).await?;
-    show(&format!("removed {} addresses and {} routes\n", removed.addresses, removed.routes))
+    show(&format!(
+        "took XDP off {} interfaces, removed {} addresses and {} routes\n",
+        taken_off.interfaces, removed.addresses, removed.routes
+    ))
 }
 
 /// The socket of the daemon that runs on a configuration. A file that the daemon has refused is

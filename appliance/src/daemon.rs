@@ -3,7 +3,7 @@
 //! ```text
 //!  stage      tasks                             stops
 //!  writers    reporter, DNS                     first: another host takes over at once
-//!  data path  relay, proxy, probes              after the routers have followed the withdrawal
+//!  data path  relay, XDP, proxy, probes         after the routers have followed the withdrawal
 //!  outward    announcer, BGP, netlink           when no flow is left
 //!  core       discovery, fold                   then: the last good state is written
 //!  admin      status, metrics, watchdog         last

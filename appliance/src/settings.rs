@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use haflinger_bgp::model::{Community, HoldTime, RouterId};
 use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
-use haflinger_config::{Config, KeyAlgorithm, Peer, Zone, ZonePolicy};
+use haflinger_config::{Attach, Config, KeyAlgorithm, Peer, Zone, ZonePolicy};
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::{FlowTimeouts, ForwardingMode, Policy, Pool, SourceId};
 use haflinger_dns::RecordName;
@@ -37,7 +37,7 @@ pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
             closed_secs: secs(config.l4.timeouts.closed),
             udp_secs: secs(config.l4.timeouts.udp),
         },
-        xdp: false,
+        xdp: config.xdp.enabled,
     }
 }
 
@@ -181,6 +181,34 @@ pub(crate) fn proxy(config: &Config, key: FlowHashKey) -> haflinger_proxy::Setti
         trusted_proxies: proxy.trusted_proxies.clone(),
         // 0 means at once; a timer needs a little.
         drain_timeout: proxy.drain.max(Duration::from_millis(1)),
+    }
+}
+
+pub(crate) fn xdp(config: &Config, key: FlowHashKey) -> haflinger_xdp::Settings {
+    let xdp = &config.xdp;
+    haflinger_xdp::Settings {
+        enabled: xdp.enabled,
+        interfaces: xdp.interfaces.clone(),
+        attach: match xdp.attach {
+            Attach::Auto => haflinger_xdp::AttachWish::Auto,
+            Attach::Native => haflinger_xdp::AttachWish::Native,
+            Attach::Generic => haflinger_xdp::AttachWish::Generic,
+        },
+        pin_dir: xdp.pin_dir.clone(),
+        flow_hash_key: key,
+        capacities: haflinger_xdp::Capacities {
+            opening_flows: xdp.opening_flows_max,
+            established_flows: xdp.flows_max,
+            services: xdp.services_max,
+            backends: xdp.backends_max,
+            buckets: xdp.buckets_max,
+            source_ranges: xdp.source_ranges_max,
+            affinities: xdp.affinity_entries_max,
+            fragments: xdp.fragments_max,
+        },
+        new_flows_rate: xdp.new_flows_per_second,
+        nat_addresses: xdp.nat_addresses.clone(),
+        nat_ports: xdp.nat_ports.first()..=xdp.nat_ports.last(),
     }
 }
 

@@ -20,6 +20,7 @@ use haflinger_netlink::{Reconciler, ReconcilerHandle};
 use haflinger_proxy::{Proxy, ProxyHandle};
 use haflinger_relay::{Relay, RelayHandle};
 use haflinger_report::{Reporter, ReporterHandle};
+use haflinger_xdp::{Xdp, XdpHandle};
 use prometheus::{IntGaugeVec, Opts, Registry};
 use rand::RngCore as _;
 use tokio::sync::{mpsc, watch};
@@ -41,6 +42,7 @@ pub(crate) struct Handles {
     pub(crate) dns: WriterHandle,
     pub(crate) netlink: ReconcilerHandle,
     pub(crate) relay: RelayHandle,
+    pub(crate) xdp: XdpHandle,
     pub(crate) proxy: ProxyHandle,
     pub(crate) prober: ProberHandle,
 }
@@ -53,6 +55,7 @@ pub(super) struct Converted {
     dns: haflinger_dns::Settings,
     netlink: haflinger_netlink::Settings,
     relay: haflinger_relay::Settings,
+    xdp: haflinger_xdp::Settings,
     proxy: haflinger_proxy::Settings,
     prober: haflinger_health::Settings,
 }
@@ -67,12 +70,14 @@ impl Converted {
             dns: settings::dns(config)?,
             netlink: settings::netlink(config),
             relay: settings::relay(config, key),
+            xdp: settings::xdp(config, key),
             proxy: settings::proxy(config, key),
             prober: settings::prober(config),
         };
         converted.bgp.check().context("[bgp]")?;
         converted.dns.check().context("[dns]")?;
         converted.netlink.check().context("[vips] and [routes]")?;
+        converted.xdp.check().context("[xdp]")?;
         Ok(converted)
     }
 }
@@ -82,6 +87,7 @@ impl Converted {
     pub(super) fn apply(self, handles: &Handles) -> anyhow::Result<()> {
         // The data path first: it refuses most, and the others depend on nothing of it.
         handles.relay.reconfigure(self.relay).context("[relay]")?;
+        handles.xdp.reconfigure(self.xdp).context("[xdp]")?;
         handles.proxy.reconfigure(self.proxy).context("[proxy]")?;
         handles.prober.reconfigure(self.prober).context("[health]")?;
         handles.netlink.reconfigure(self.netlink).context("[vips] and [routes]")?;
@@ -157,6 +163,7 @@ struct Rooms {
     dns: Writer,
     netlink: Reconciler,
     relay: Relay,
+    xdp: Xdp,
     proxy: Proxy,
     prober: Prober,
 }
@@ -170,6 +177,7 @@ impl Rooms {
             dns: Writer::new(settings.dns, registry).context("[dns]")?,
             netlink: Reconciler::new(settings.netlink, registry).context("netlink")?,
             relay: Relay::new(settings.relay, registry).context("[relay]")?,
+            xdp: Xdp::new(settings.xdp, registry).context("[xdp]")?,
             proxy: Proxy::new(settings.proxy, registry).context("[proxy]")?,
             prober: Prober::new(settings.prober, registry).context("[health]")?,
         })
@@ -183,6 +191,7 @@ impl Rooms {
             dns: self.dns.handle(),
             netlink: self.netlink.handle(),
             relay: self.relay.handle(),
+            xdp: self.xdp.handle(),
             proxy: self.proxy.handle(),
             prober: self.prober.handle(),
         }
@@ -205,6 +214,8 @@ impl Rooms {
         stages.data_path.spawn("proxy", |stop| self.proxy.run(seen, told, stop));
         let (seen, told) = (snapshots.clone(), updates.clone());
         stages.data_path.spawn("relay", |stop| self.relay.run(seen, told, stop));
+        let (seen, told) = (snapshots.clone(), updates.clone());
+        stages.data_path.spawn("xdp", |stop| self.xdp.run(seen, told, stop));
         let (seen, told) = (snapshots.clone(), updates.clone());
         stages.data_path.spawn("health", |stop| self.prober.run(seen, told, stop));
         let seen = snapshots.clone();

@@ -72,6 +72,7 @@ struct Status {
     dns: haflinger_dns::driver::Status,
     netlink: haflinger_netlink::Status,
     relay: haflinger_relay::RelayStatus,
+    xdp: haflinger_xdp::XdpStatus,
     proxy: haflinger_proxy::ProxyStatus,
     health: haflinger_health::HealthStatus,
 }
@@ -192,6 +193,7 @@ impl Exhibition {
             dns: self.handles.dns.status(),
             netlink: self.handles.netlink.status(),
             relay: self.handles.relay.status(),
+            xdp: self.handles.xdp.status(),
             proxy: self.handles.proxy.status(),
             health: self.handles.prober.status(),
         }

@@ -18,7 +18,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("bgpkit", &[]),
     ("rtnetlink", &["haflinger-netlink"]),
     ("netlink-", &["haflinger-netlink"]),
-    ("libbpf", &[]),
+    ("libbpf", &["haflinger-xdp"]),
     ("figment", &["haflinger-config"]),
     ("clap", &["haflinger-appliance"]),
     ("anyhow", &["haflinger-appliance"]),
@@ -37,6 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("haflinger-proxy", &["haflinger-core"]),
     ("haflinger-health", &["haflinger-core"]),
     ("haflinger-netlink", &["haflinger-core"]),
+    ("haflinger-xdp", &["haflinger-core"]),
     (
         "haflinger-appliance",
         &[
@@ -51,6 +52,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "haflinger-proxy",
             "haflinger-relay",
             "haflinger-report",
+            "haflinger-xdp",
         ],
     ),
 ];

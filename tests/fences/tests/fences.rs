@@ -19,6 +19,7 @@ const PLANTED: &[(&str, &str, &str)] = &[
     ("dns", "netgauze-bgp-pkt", "haflinger-dns names netgauze-bgp-pkt: netgauze belongs"),
     ("bgp", "hickory-proto", "haflinger-bgp names hickory-proto: hickory belongs"),
     ("appliance", "rtnetlink", "haflinger-appliance names rtnetlink: rtnetlink belongs"),
+    ("appliance", "libbpf-rs", "haflinger-appliance names libbpf-rs: libbpf belongs"),
     ("appliance", "bgp-rs", "haflinger-appliance names bgp-rs: no room may name bgp-rs"),
     ("appliance/health", "anyhow", "haflinger-health names anyhow: anyhow belongs"),
     ("appliance", "figment", "haflinger-appliance names figment: figment belongs"),
