@@ -47,6 +47,19 @@ pub(crate) struct Tally {
     pub(crate) lost: AtomicU64,
 }
 
+impl Tally {
+    /// By what became of them.
+    pub(crate) fn counts(&self) -> [(&'static str, u64); 4] {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("sent", load(&self.sent)),
+            ("cut", load(&self.cut)),
+            ("failed", load(&self.failed)),
+            ("lost", load(&self.lost)),
+        ]
+    }
+}
+
 /// Asks for the size of packets on the way to an address.
 pub(crate) type PathSize = Box<dyn Fn(IpAddr) -> Option<u32> + Send>;
 

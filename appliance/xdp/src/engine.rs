@@ -7,12 +7,12 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use haflinger_core::{Snapshot, Update};
+use haflinger_core::{ServiceKey, Snapshot, Update};
 use libbpf_rs::MapHandle;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::attach::{self, Attached};
-use crate::control::{Control, Hop};
+use crate::control::{Control, Hop, Traffic};
 use crate::deferrals::{Deferrals, PathSize};
 use crate::error::LoadError;
 use crate::interfaces;
@@ -21,7 +21,9 @@ use crate::maps::{Index, Maps};
 use crate::neighbours::{Neighbours, kernel_release};
 use crate::netlink::{Link, Netlink};
 use crate::program::types;
+use crate::samples::Samples;
 use crate::settings::{AttachWish, Settings};
+use crate::sweep::Sweep;
 use crate::sys::{self, AttachMode};
 
 /// An interface as status shows it.
@@ -56,6 +58,8 @@ pub(crate) struct Engine {
     pub(crate) interfaces: Arc<Mutex<Interfaces>>,
     pub(crate) neighbours: Mutex<(Netlink, Neighbours)>,
     pub(crate) deferrals: Deferrals,
+    pub(crate) sweep: Mutex<Sweep>,
+    samples: Mutex<Samples>,
     pin_dir: PathBuf,
 }
 
@@ -95,6 +99,8 @@ impl Engine {
             interfaces,
             neighbours: Mutex::new((netlink()?, neighbours)),
             deferrals,
+            sweep: Mutex::default(),
+            samples: Mutex::default(),
             pin_dir: settings.pin_dir.clone(),
         })
     }
@@ -121,11 +127,68 @@ impl Engine {
         control.reap(now);
         control.look_again();
         let (hops, told) = (control.hops().collect(), control.retry());
+        lock(&self.samples).take(now, || control.totals().collect());
         drop(control);
+        self.sweep_part(now);
         let mut neighbours = lock(&self.neighbours);
         let (netlink, neighbours) = &mut *neighbours;
         neighbours.tend(netlink, hops, now);
         told
+    }
+
+    fn sweep_part(&self, now: u64) {
+        let began = std::time::Instant::now();
+        let now = u32::try_from(now).unwrap_or(u32::MAX);
+        let program = self.loaded.sweep.as_ref().map(|program| program.as_fd());
+        lock(&self.sweep).step(program, &self.maps.flows, now, || began.elapsed());
+    }
+
+    /// What the program counted under each reason, over all CPUs.
+    pub(crate) fn reasons(&self) -> impl Iterator<Item = (String, types::reason_counters)> {
+        self.loaded.reason_names.iter().filter_map(|(number, name)| {
+            let counted = self.loaded.reasons.get(*number).ok()?;
+            let sum = counted.iter().fold(types::reason_counters::default(), |mut sum, cpu| {
+                sum.packets += cpu.packets;
+                sum.bytes += cpu.bytes;
+                sum
+            });
+            Some((name.clone(), sum))
+        })
+    }
+
+    /// What became of flows, over all CPUs.
+    pub(crate) fn flow_events(&self) -> [(&'static str, u64); 8] {
+        let counted = self.loaded.flow_counters.get(0).unwrap_or_default();
+        let sum = |count: fn(&types::flow_counters) -> u64| counted.iter().map(count).sum();
+        [
+            ("opened", sum(|cpu| cpu.opened)),
+            ("promoted", sum(|cpu| cpu.promoted)),
+            ("stayed", sum(|cpu| cpu.stayed)),
+            ("reopened", sum(|cpu| cpu.reopened)),
+            ("forgotten", sum(|cpu| cpu.forgotten)),
+            ("expired", sum(|cpu| cpu.expired)),
+            ("evicted_opening", sum(|cpu| cpu.evicted[0])),
+            ("evicted_established", sum(|cpu| cpu.evicted[1])),
+        ]
+    }
+
+    /// How the program hangs on each interface that is wanted; empty where it does not.
+    pub(crate) fn modes(&self) -> Vec<(String, &'static str)> {
+        let interfaces = lock(&self.interfaces);
+        let modes = interfaces.wanted.iter().map(|(name, attached)| {
+            let mode = match attached {
+                Ok(Attached { mode: AttachMode::Native, .. }) => "native",
+                Ok(Attached { mode: AttachMode::Generic, .. }) => "generic",
+                Err(_) => "",
+            };
+            (name.clone(), mode)
+        });
+        modes.collect()
+    }
+
+    /// What went through services a second, lately.
+    pub(crate) fn rate(&self, service: &ServiceKey) -> Option<Traffic> {
+        lock(&self.samples).rate(service)
     }
 
     /// Attaches to the interfaces that are there and asked for, takes the program off the others,

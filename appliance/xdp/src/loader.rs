@@ -39,8 +39,11 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) reasons: PerCpu<types::reason_counters>,
+    pub(crate) flow_counters: PerCpu<types::flow_counters>,
     pub(crate) refusals: Index<types::flow_key, types::refusal>,
+    pub(crate) affinities: Index<types::affinity_key, types::affinity>,
     pub(crate) trace: MapHandle,
+    pub(crate) trace_counters: PerCpu<types::trace_counters>,
     pub(crate) deferrals: MapHandle,
     pub(crate) program: OwnedFd,
     /// Ends flows that have been idle for long, called by the daemon.
@@ -92,8 +95,13 @@ pub(crate) fn load(settings: &Settings) -> Result<(Loaded, Maps), LoadError> {
     let maps = typed(&fd)?;
     let loaded = Loaded {
         reasons: PerCpu::new(fd("reasons")?).map_err(|e| pins(Path::new("reasons"), e))?,
+        flow_counters: PerCpu::new(fd("flow_counters")?)
+            .map_err(|e| pins(Path::new("flow_counters"), e))?,
         refusals: index(&fd, "refusals")?,
+        affinities: index(&fd, "affinities")?,
         trace: handle("trace")?,
+        trace_counters: PerCpu::new(fd("trace_counters")?)
+            .map_err(|e| pins(Path::new("trace_counters"), e))?,
         deferrals: handle("deferrals")?,
         program: program("haflinger").ok_or_else(|| LoadError::Other("no program".into()))?,
         sweep: program("sweep"),

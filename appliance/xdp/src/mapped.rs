@@ -45,6 +45,7 @@ plain!(
     types::deferred,
     types::bucket,
     types::flow,
+    types::flow_counters,
     types::flow_key,
     types::flow_reference,
     types::interface,
@@ -56,6 +57,9 @@ plain!(
     types::service_load,
     types::settings,
     types::source,
+    types::sweep,
+    types::trace_counters,
+    types::trace_event,
     u8,
     u32,
 );
@@ -153,6 +157,12 @@ impl<T: Plain> Mapped<T> {
         }
         // SAFETY: every byte was written, and any bytes are a value.
         unsafe { value.assume_init() }
+    }
+
+    /// The word of the element at `at` in which the byte at `offset` stands; 0 outside.
+    pub(crate) fn word(&self, at: u32, offset: usize) -> u64 {
+        let word = self.words(at).and_then(|words| words.get(offset / WORD));
+        word.map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     /// Writes the words of the element at `at` that differ; returns whether any did. Nothing

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::control::Fill;
-use crate::engine::{InterfaceStatus, lock};
+use crate::control::report::{Refusal, ServiceReport, SourcePool};
+use crate::engine::{Engine, InterfaceStatus, lock};
+use crate::sweep::PHASES;
 use crate::xdp::Shared;
 
 /// The data path at one time.
@@ -24,6 +26,18 @@ pub struct XdpStatus {
     pub interfaces: Vec<InterfaceStatus>,
     /// How full the maps are.
     pub fill: BTreeMap<&'static str, Fill>,
+    /// Live flows by phase, as the last sweep found them.
+    pub flows: BTreeMap<&'static str, u64>,
+    /// Addresses that `nat` sends from.
+    pub sources: Vec<SourcePool>,
+    /// Next hops whose neighbour entries are kept resolved.
+    pub next_hops: usize,
+    /// Packets by the reason of what became of them; those that never came are left out.
+    pub reasons: BTreeMap<String, u64>,
+    /// Services in the maps.
+    pub services: Vec<ServiceReport>,
+    /// Services that have no room there.
+    pub refused: Vec<Refusal>,
 }
 
 impl XdpStatus {
@@ -31,17 +45,41 @@ impl XdpStatus {
         let enabled = shared.settings.borrow().enabled;
         let fault = lock(&shared.fault).clone();
         let engine = lock(&shared.engine).clone();
-        let Some(engine) = engine else {
-            let (interfaces, fill) = (Vec::new(), BTreeMap::new());
-            return Self { enabled, fault, layout: None, interfaces, fill };
-        };
-        let control = lock(&engine.control);
-        Self {
+        let mut status = Self {
             enabled,
             fault,
-            layout: Some(engine.loaded.layout.version.clone()),
-            interfaces: engine.interfaces(),
-            fill: control.fill().into(),
+            layout: None,
+            interfaces: Vec::new(),
+            fill: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            sources: Vec::new(),
+            next_hops: 0,
+            reasons: BTreeMap::new(),
+            services: Vec::new(),
+            refused: Vec::new(),
+        };
+        if let Some(engine) = engine {
+            status.fill_in(&engine);
+        }
+        status
+    }
+
+    fn fill_in(&mut self, engine: &Engine) {
+        self.layout = Some(engine.loaded.layout.version.clone());
+        self.interfaces = engine.interfaces();
+        let seen = engine.reasons().filter(|(_, counted)| counted.packets > 0);
+        self.reasons = seen.map(|(name, counted)| (name, counted.packets)).collect();
+        let found = lock(&engine.sweep).found;
+        self.flows = PHASES.into_iter().zip(found).collect();
+        self.next_hops = lock(&engine.neighbours).1.kept();
+        let control = lock(&engine.control);
+        self.fill = control.fill().into();
+        self.sources = control.source_pools();
+        self.refused = control.refusals();
+        self.services = control.report();
+        drop(control);
+        for service in &mut self.services {
+            service.per_second = engine.rate(&service.service);
         }
     }
 }

@@ -11,6 +11,7 @@
 //! behind it. When the daemon stops or dies the program stays attached and forwards on: maps and
 //! links are pinned (fail static).
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cleanup;
 use crate::engine::{Engine, lock};
 use crate::error::{Error, LoadError};
+use crate::metrics;
 use crate::netlink::{Netlink, RTMGRP_LINK};
 use crate::settings::Settings;
 use crate::status::XdpStatus;
@@ -52,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) engine: Mutex<Option<Arc<Engine>>>,
     /// Why there is no engine, or none that forwards.
     pub(crate) fault: Mutex<Option<Arc<str>>>,
+    /// Whether somebody traces packets.
+    pub(crate) tracing: Arc<AtomicBool>,
 }
 
 /// The data path before it runs.
@@ -109,8 +113,9 @@ impl Xdp {
             settings: watch::channel(Arc::new(settings)).0,
             engine: Mutex::new(None),
             fault: Mutex::new(None),
+            tracing: Arc::default(),
         });
-        let _ = registry;
+        metrics::register(&shared, registry)?;
         Ok(Self { shared })
     }
 

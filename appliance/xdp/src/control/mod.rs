@@ -15,6 +15,7 @@
 //! argument, in seconds.
 
 mod reap;
+pub(crate) mod report;
 mod restore;
 mod serve;
 pub(crate) mod sources;
@@ -187,6 +188,9 @@ impl Control {
             settings: types::settings::default(),
         };
         control.settings = control.maps.settings.read(0);
+        // Who asked for a trace went with the earlier run.
+        control.settings.trace_one_in = 0;
+        control.settings.trace = types::flow_key::default();
         control.restore();
         control.configure(settings, 0);
         control
