@@ -131,6 +131,7 @@ impl Relay {
         shutdown: CancellationToken,
     ) {
         let _abort = self.abort.clone().drop_guard();
+        let _closing = ClosesListeners(Arc::clone(&self.shared));
         let shared = Arc::clone(&self.shared);
         let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -294,9 +295,7 @@ impl Relay {
     }
 
     async fn stop(self) {
-        for record in self.records.values() {
-            record.state.intake.send_replace(Intake::Closed);
-        }
+        self.shared.close_listeners();
         self.shared.tasks.close();
         let drain = self.shared.settings.load().drain();
         if timeout(drain, self.shared.tasks.wait()).await.is_err() {
@@ -305,6 +304,15 @@ impl Relay {
         }
         self.abort.cancel();
         self.shared.tasks.wait().await;
+    }
+}
+
+/// Closes every listener when the relay stops running, however that comes.
+struct ClosesListeners(Arc<Shared>);
+
+impl Drop for ClosesListeners {
+    fn drop(&mut self) {
+        self.0.close_listeners();
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::affinity::AffinityTable;
 use crate::candidates::below;
 use crate::faults::Faults;
+use crate::intake::Intake;
 use crate::limit::Count;
 use crate::metrics::{Metrics, Rejection};
 use crate::pipes::{PipePool, lock};
@@ -70,6 +71,12 @@ impl Shared {
 
     pub(crate) fn insert_service(&self, service: &Arc<ServiceState>) {
         lock(&self.services).insert(service.key, Arc::clone(service));
+    }
+
+    pub(crate) fn close_listeners(&self) {
+        for service in self.services().values() {
+            service.intake.send_replace(Intake::Closed);
+        }
     }
 
     pub(crate) fn remove_service(&self, key: &ServiceKey) {

@@ -53,12 +53,7 @@ async fn services_come_and_go_without_disturbing_others() {
         relay.serve([Arc::clone(&first), Arc::new(service(goes, &[backend]))]).await;
         assert!(client(goes).await.is_ok());
         relay.publish([Arc::clone(&first)]);
-        let mut refused = false;
-        while !refused {
-            let error = TcpStream::connect(goes).await.err();
-            refused = error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-            sleep(Duration::from_millis(1)).await;
-        }
+        refused(goes).await;
     }
     assert!(echoes(&mut undisturbed).await);
     let status = relay.handle.status();
@@ -140,9 +135,7 @@ async fn stopping_closes_the_listener_first_and_waits_for_the_flows() {
     relay.serve([Arc::new(service(vip, &[backend]))]).await;
     let (mut flow, _) = client(vip).await.unwrap();
     relay.shutdown.cancel();
-    while TcpStream::connect(vip).await.is_ok() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    refused(vip).await;
     assert!(echoes(&mut flow).await);
     assert!(!relay.task.is_finished());
     drop(flow);
@@ -171,8 +164,6 @@ async fn a_dropped_relay_leaves_nothing_behind() {
     let (mut flow, _) = client(vip).await.unwrap();
     relay.task.abort();
     assert_eq!(within(flow.read_u8()).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    while TcpStream::connect(vip).await.is_ok() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    refused(vip).await;
     eventually("nothing is held", || relay.handle.status().connections == 0).await;
 }

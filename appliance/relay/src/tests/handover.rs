@@ -3,16 +3,6 @@
 use super::udp::{UdpBackend, ask, udp_client, udp_service};
 use super::*;
 
-/// Waits until nobody listens on an address.
-async fn refused(address: SocketAddr) {
-    let mut refused = false;
-    while !refused {
-        let error = TcpStream::connect(address).await.err();
-        refused = error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-        sleep(Duration::from_millis(1)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_in_another_mode_is_not_served() {
     let relay = Running::start(settings());

@@ -144,6 +144,24 @@ async fn a_full_backend_is_passed_over_and_when_all_are_full_clients_are_reset()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_crowd_exactly_as_many_are_served_as_there_is_room() {
+    let relay = Running::start(settings());
+    let backends = [echo().await, echo().await, echo().await];
+    for (of_service, of_backend, room) in [(0, 5, 15), (11, 5, 11), (11, 3, 9)] {
+        let vip = vip();
+        relay.serve([limited(service(vip, &backends), of_service, of_backend)]).await;
+        let mut crowd = tokio::task::JoinSet::new();
+        for _ in 0..64 {
+            crowd.spawn(client(vip));
+        }
+        // Who got in stays until all have tried.
+        let tried = within(crowd.join_all()).await;
+        assert_eq!(tried.iter().filter(|one| one.is_ok()).count(), room);
+    }
+    relay.stop_now().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_service_drops_new_udp_flows_and_keeps_the_old() {
     let relay = Running::start(settings());
     let (one, two) =

@@ -135,6 +135,19 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     assert!(timeout(GENEROUS, wait).await.is_ok(), "never: {what}");
 }
 
+/// Waits until nobody listens on an address.
+async fn refused(address: SocketAddr) {
+    let wait = async {
+        let mut refused = false;
+        while !refused {
+            let error = TcpStream::connect(address).await.err();
+            refused = error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(timeout(GENEROUS, wait).await.is_ok(), "{address} is never closed");
+}
+
 /// Waits for a future that must end.
 async fn within<F: Future>(future: F) -> F::Output {
     timeout(GENEROUS, future).await.expect("took for ever")
