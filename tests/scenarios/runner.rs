@@ -279,6 +279,11 @@ fn say<G: Ground>(scenario: &Scenario<G>, number: usize, verdict: &Verdict) {
     }
 }
 
+/// Says what was measured on the way.
+pub(crate) fn note(text: &str) {
+    println!("note: {text}");
+}
+
 fn title<G: Ground>(scenario: &Scenario<G>, number: usize, claim: &str) -> String {
     format!("{}/{number} {claim}", scenario.name)
 }

@@ -19,6 +19,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(40);
 /// The annotation that asks for a host name.
 pub(crate) const HOSTNAME: &str = "external-dns.alpha.kubernetes.io/hostname";
 
+/// The annotation that asks for a mode.
+pub(crate) const MODE: &str = "haflinger.dev/mode";
+
 /// A Deployment with its Service, both of one name.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {

@@ -12,16 +12,17 @@
 //! 5. So it does over TCP and IPv6,
 //! 6. over UDP and IPv4,
 //! 7. and over UDP and IPv6.
-//! 8. Both hosts carry flows, and pods see them as peers: nothing stands in between.
+//! 8. Both hosts carry flows by XDP, and pods see them as peers: nothing stands in between.
 //! 9. A pod that becomes ready again is reached again.
 //! 10. Both hosts hold the VIPs on their own interface, and a route to every node's pods.
-//! 11. When the Service goes, so do routes, addresses and records.
+//! 11. In mode `proxy` the relay of both hosts reaches the same pods, over TCP and UDP.
+//! 12. When the Service goes, so do routes, addresses and records.
 
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use haflinger_tests::lab::echo_ports::{LINE, READY};
-use haflinger_tests::lab::manifests::core;
+use haflinger_tests::lab::manifests::{annotated, core, service};
 use haflinger_tests::lab::topology::{EDGES, NODES, POOL_NETWORKS, pod_networks};
 use haflinger_tests::lab::{Lab, Report, ZONE, eventually};
 use ipnet::IpNet;
@@ -30,7 +31,7 @@ use serde_json::Value;
 
 use super::grounds::Needs;
 use super::runner::{Run, Scenario};
-use super::sample::{SOON, Sample, same_pods};
+use super::sample::{HOSTNAME, MODE, SOON, Sample, same_pods};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "service",
@@ -46,6 +47,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         "both hosts carry flows straight to the pods",
         "a pod that becomes ready again is reached again",
         "hosts hold the VIPs and routes to the pods",
+        "the relay reaches the same pods in mode proxy",
         "a deleted Service leaves nothing",
     ],
     run: |run| Box::pin(claims(run)),
@@ -72,7 +74,8 @@ async fn claims(run: &mut Run) -> Result<()> {
     })
     .await;
     run.claim(10, async |lab| hosts_hold(lab, &sample)).await;
-    run.claim(11, async |lab| {
+    run.claim(11, async |lab| relayed(lab, &sample).await).await;
+    run.claim(12, async |lab| {
         sample.remove(lab).await?;
         nothing_left(lab, &sample).await
     })
@@ -176,8 +179,7 @@ async fn both_hosts_carry(lab: &Lab, sample: &Sample) -> Result<()> {
         let report = lab.clients.tcp(vip, LINE, EXCHANGES).await?;
         let peers: Vec<IpAddr> =
             report.peers.keys().map(|peer| peer.parse()).collect::<Result<_, _>>()?;
-        let mut wanted: Vec<IpAddr> = EDGES.iter().map(|host| host.addresses()[family]).collect();
-        wanted.sort();
+        let wanted = EDGES.map(|host| host.nat_addresses()[family]);
         ensure!(peers == wanted, "pods saw {peers:?}, want {wanted:?}");
     }
     Ok(())
@@ -195,6 +197,26 @@ fn hosts_hold(lab: &Lab, sample: &Sample) -> Result<()> {
                 let route = format!("{network} via {via} ");
                 ensure!(routes.contains(&route), "{} lacks {route}: {routes}", edge.name());
             }
+        }
+    }
+    Ok(())
+}
+
+async fn relayed(lab: &Lab, sample: &Sample) -> Result<()> {
+    let asked = annotated(service(&sample.name, &sample.name), HOSTNAME, &sample.host());
+    lab.cluster()?.api.apply(&annotated(asked, MODE, "proxy")).await?;
+    let wanted = sample.pods(lab).await?;
+    for (family, vip) in sample.vips.into_iter().enumerate() {
+        let peers = EDGES.map(|host| host.addresses()[family].to_string());
+        for speak in [Speak::Tcp, Speak::Udp] {
+            eventually(SOON, "the relay to carry new flows", async || {
+                let report = exchange(lab, &speak, vip, EXCHANGES).await?;
+                report.ensure_flawless()?;
+                same_pods(&report, &wanted)?;
+                ensure!(report.peers.keys().eq(&peers), "pods saw {:?}", report.peers);
+                Ok(())
+            })
+            .await?;
         }
     }
     Ok(())

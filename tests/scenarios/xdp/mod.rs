@@ -1,6 +1,10 @@
 //! Scenarios of the XDP data path, on a line: one Haflinger host between a client and backends.
 
+mod fallback;
+mod flood;
+mod held;
 mod modes;
+mod mtu;
 mod packets;
 
 use std::collections::BTreeSet;
@@ -14,7 +18,14 @@ use super::runner::Scenario;
 use super::sample::{SOON, same_pods};
 
 /// In the order in which they run.
-pub(super) const ALL: &[Scenario<Line>] = &[modes::SCENARIO, packets::SCENARIO];
+pub(super) const ALL: &[Scenario<Line>] = &[
+    modes::SCENARIO,
+    packets::SCENARIO,
+    mtu::SCENARIO,
+    held::SCENARIO,
+    flood::SCENARIO,
+    fallback::SCENARIO,
+];
 
 /// Enough for each of four backends to be missed by chance once in 10^11 runs.
 const EXCHANGES: u64 = 100;
@@ -23,22 +34,25 @@ const EXCHANGES: u64 = 100;
 /// mode to its backends.
 async fn offer(line: &Line, offers: &[Offer]) -> Result<()> {
     line.offer(offers)?;
-    eventually(SOON, "the services to be as offered", async || {
-        let status = line.edge.status()?;
-        let services = status["services"].as_array().context("no services in the status")?;
-        for offer in offers {
-            for vip in offer.vips {
-                let of_vip: Vec<_> =
-                    services.iter().filter(|s| s["service"]["vip"] == vip.to_string()).collect();
-                ensure!(!of_vip.is_empty(), "no service on {vip}");
-                for service in of_vip {
-                    is_as_offered(service, offer)?;
-                }
+    let offers: Vec<&Offer> = offers.iter().collect();
+    eventually(SOON, "the services to be as offered", async || as_offered(line, &offers)).await
+}
+
+/// Fails unless the status shows these services as they are offered.
+fn as_offered(line: &Line, offers: &[&Offer]) -> Result<()> {
+    let status = line.edge.status()?;
+    let services = status["services"].as_array().context("no services in the status")?;
+    for offer in offers {
+        for vip in offer.vips {
+            let of_vip: Vec<_> =
+                services.iter().filter(|s| s["service"]["vip"] == vip.to_string()).collect();
+            ensure!(!of_vip.is_empty(), "no service on {vip}");
+            for service in of_vip {
+                is_as_offered(service, offer)?;
             }
         }
-        Ok(())
-    })
-    .await
+    }
+    Ok(())
 }
 
 fn is_as_offered(service: &serde_json::Value, offer: &Offer) -> Result<()> {
@@ -81,20 +95,22 @@ impl Carried {
         Ok(Self { xdp, relay })
     }
 
-    /// Fails unless `path` alone carried at least `flows` new flows since then.
+    /// Waits until at least `flows` new flows are counted since then, of `path` alone.
     async fn since(self, line: &Line, path: Path, flows: u64) -> Result<()> {
+        eventually(SOON, "the flows to be counted", async || self.is_by(line, path, flows)).await
+    }
+
+    /// Fails unless `path` alone carried at least `flows` new flows since then.
+    fn is_by(self, line: &Line, path: Path, flows: u64) -> Result<()> {
         let flows = u32::try_from(flows)?.into();
-        eventually(SOON, "the flows to be counted", async || {
-            let now = Self::now(line)?;
-            let (xdp, relay) = (now.xdp - self.xdp, now.relay - self.relay);
-            let (by, other) = if path == Path::Xdp { (xdp, relay) } else { (relay, xdp) };
-            ensure!(
-                by >= flows && other < 1.0,
-                "XDP carried {xdp} flows and the relay {relay}; {path:?} should {flows}"
-            );
-            Ok(())
-        })
-        .await
+        let now = Self::now(line)?;
+        let (xdp, relay) = (now.xdp - self.xdp, now.relay - self.relay);
+        let (by, other) = if path == Path::Xdp { (xdp, relay) } else { (relay, xdp) };
+        ensure!(
+            by >= flows && other < 1.0,
+            "XDP carried {xdp} flows and the relay {relay}; {path:?} should {flows}"
+        );
+        Ok(())
     }
 }
 
