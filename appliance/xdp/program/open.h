@@ -32,7 +32,7 @@ static __always_inline int within_rate(const struct settings *all)
 	if (!bucket || !all->new_flows_rate)
 		return 1;
 	interval = SECOND_NS / all->new_flows_rate;
-	earned = (now - bucket->refilled) / (interval ? interval : 1);
+	earned = now > bucket->refilled ? (now - bucket->refilled) / (interval ? interval : 1) : 0;
 	if (bucket->tokens + earned >= all->new_flows_rate) {
 		bucket->tokens = all->new_flows_rate;
 		bucket->refilled = now;
@@ -154,6 +154,15 @@ static __always_inline void withdraw(struct flow *flow)
 	__sync_lock_test_and_set(&flow->state, RECORD_FREE);
 }
 
+static __always_inline void count_opened(__u32 backend)
+{
+	struct backend_counters *counters = bpf_map_lookup_elem(&backend_counters, &backend);
+
+	COUNT_FLOW(opened);
+	if (counters)
+		counters->flows += 1;
+}
+
 /*
  * The client's key comes last. When it is there already, another CPU has opened the flow in this
  * moment, and that flow is taken; if its record knows nothing of it, it is a leftover.
@@ -178,7 +187,7 @@ static __always_inline int insert_client(struct packet *packet, struct flow *flo
 	packet->record = record;
 	packet->direction = TO_BACKEND;
 	packet->stages |= STAGE_FLOW_CREATED;
-	COUNT_FLOW(opened);
+	count_opened(packet->backend);
 	return UNDECIDED;
 }
 

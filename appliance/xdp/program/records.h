@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * Records of flows: who gets one, and who has to give one up. Each CPU goes round each region like
- * the hand of a clock and looks at a bounded number of records: a free or an expired one is taken,
- * otherwise the one nearest its timeout among those that may be evicted. So the cost of a flood is
- * bounded, and a flood of opening flows only ever evicts opening flows.
+ * Records of flows: who gets one, and who has to give one up. Each CPU goes through each region like
+ * the hand of a clock, and takes the record there if it is free or expired. When it is not, the hand
+ * has run into records that another CPU has filled, or the region is full: it jumps to others at
+ * random, a bounded number of them. If all of those are in use, the one nearest its timeout among
+ * those that may be evicted makes room. So the cost of a flood is bounded, and a flood of opening
+ * flows only ever evicts opening flows.
  *
  * A record leaves LIVE by one compare-and-exchange, so two CPUs never release the same flow, and
  * its keys leave the index before it is FREE.
@@ -13,7 +15,8 @@
 
 #include "packet.h"
 
-/* Records that one claim looks at: half a microsecond when all are cold. */
+/* Records that one claim looks at: a microsecond when all are cold. Of a region that is filled to
+ * nine tenths it finds a free one in four claims of five, to one half in all but one of 60,000. */
 #define CANDIDATES_MAX 16
 
 /* A flow that was touched within so many seconds is not evicted once it has been established. */
@@ -165,6 +168,17 @@ static __always_inline int evict(__u32 record, __u32 region)
 	return 1;
 }
 
+/* Takes a record that is free or expired. */
+static __always_inline int take_over(__u32 record, struct flow *flow, __s32 remaining)
+{
+	if (flow->state == RECORD_FREE)
+		return take(flow);
+	if (flow->state != RECORD_LIVE || remaining >= 0 || !release(record) || !take(flow))
+		return 0;
+	COUNT_FLOW(expired);
+	return 1;
+}
+
 /* A CLAIMED record of a region, or -1. */
 __noinline int claim(__u32 region, __u32 now)
 {
@@ -172,36 +186,29 @@ __noinline int claim(__u32 region, __u32 now)
 	__u32 count = region == REGION_OPENING ? opening_records : established_records;
 	__u32 only = 0;
 	struct hands *hand = bpf_map_lookup_elem(&hands, &only);
-	__s32 least = 0x7fffffff;
+	__s32 remaining, least = 0x7fffffff;
 	int victim = -1;
 	__u32 i, next;
 
-	if (!hand || region >= REGIONS)
+	if (!hand || region >= REGIONS || !count)
 		return -1;
 	next = hand->next[region];
 	for (i = 0; i < CANDIDATES_MAX; i++) {
-		__u32 record = next < count ? first + next : first;
+		__u32 record = first + (next < count ? next : 0);
 		struct flow *flow = bpf_map_lookup_elem(&flows, &record);
-		__s32 remaining;
 
 		if (!flow)
 			return -1;
-		next = record - first + 1;
-		hand->next[region] = next;
-		if (flow->state == RECORD_FREE && take(flow))
-			return record;
-		if (flow->state != RECORD_LIVE)
-			continue;
 		remaining = remaining_seconds(record, now);
-		if (remaining < 0) {
-			if (release(record) && take(flow)) {
-				COUNT_FLOW(expired);
-				return record;
-			}
-		} else if (remaining < least && may_be_evicted(flow, now)) {
+		if (take_over(record, flow, remaining)) {
+			hand->next[region] = record - first + 1;
+			return record;
+		}
+		if (flow->state == RECORD_LIVE && remaining < least && may_be_evicted(flow, now)) {
 			victim = record;
 			least = remaining;
 		}
+		next = bpf_get_prandom_u32() % count;
 	}
 	return victim >= 0 && evict(victim, region) ? victim : -1;
 }

@@ -1,0 +1,537 @@
+//! The program in a network of its own, with services, tables and backends put into its maps.
+//!
+//! ```text
+//!   clients ── router 02::c1 ── front | program | back ── router 02::b1 ── backends
+//!   198.51.100.0/24, 2001:db8:c::/48               10.1.0.0/16, fd00:1::/48
+//! ```
+
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::sync::{LazyLock, Mutex};
+
+use haflinger_xdp::program::{HaflingerMaps, HaflingerSkel, HaflingerSkelBuilder, types};
+use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
+use libbpf_rs::{MapCore, MapFlags, OpenObject, PrintLevel, ProgramInput};
+use rustix::thread::UnshareFlags;
+
+use crate::packets::Ends;
+
+/// Of this host's interfaces, and of the routers behind them.
+pub(crate) const FRONT: [u8; 6] = [2, 0, 0, 0, 0, 0x0c];
+pub(crate) const CLIENT_ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
+pub(crate) const BACK: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
+pub(crate) const BACKEND_ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xb1];
+
+/// MTUs of the two sides.
+pub(crate) const FRONT_MTU: u32 = 1500;
+pub(crate) const BACK_MTU: u32 = 1450;
+
+const NETWORK: &str = "\
+    link set lo up
+    link add front address 02:00:00:00:00:0c mtu 1500 type veth peer name clients
+    link add back address 02:00:00:00:00:0b mtu 1450 type veth peer name backends
+    link set clients up
+    link set backends up
+    link set front up
+    link set back up
+    addr add 192.0.2.1/24 dev front
+    addr add 2001:db8:f::1/64 dev front nodad
+    addr add 10.0.0.1/24 dev back
+    addr add fd00:f::1/64 dev back nodad
+    neigh add 192.0.2.254 lladdr 02:00:00:00:00:c1 dev front
+    neigh add 2001:db8:f::fe lladdr 02:00:00:00:00:c1 dev front
+    neigh add 10.0.0.254 lladdr 02:00:00:00:00:b1 dev back
+    neigh add fd00:f::fe lladdr 02:00:00:00:00:b1 dev back
+    route add 198.51.100.0/24 via 192.0.2.254
+    -6 route add 2001:db8:c::/48 via 2001:db8:f::fe
+    route add 10.1.0.0/16 via 10.0.0.254
+    -6 route add fd00:1::/48 via fd00:f::fe";
+
+/// The side that a packet comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Backend,
+}
+
+/// What the program did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: u32,
+    pub(crate) reason: &'static str,
+    pub(crate) frame: Vec<u8>,
+}
+
+/// How much a world holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) opening: u32,
+    pub(crate) established: u32,
+}
+
+impl Size {
+    pub(crate) const SMALL: Self = Self { opening: 64, established: 64 };
+}
+
+/// A service and its backends, as a test wants them.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    pub(crate) vip: SocketAddr,
+    pub(crate) protocol: u8,
+    pub(crate) service: types::service,
+    /// Address and weight: so many buckets in turn lead to it.
+    pub(crate) backends: Vec<(SocketAddr, u32)>,
+}
+
+/// A loaded program.
+pub(crate) struct World {
+    skeleton: HaflingerSkel<'static>,
+    settings: types::settings,
+    front: u32,
+    back: u32,
+    services: u32,
+    backends: u32,
+    buckets: u32,
+    sources: u16,
+}
+
+/// What libbpf said last: with the verifier's log, when it refuses the program.
+static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+#[expect(clippy::needless_pass_by_value, reason = "the library's signature")]
+fn listen(_: PrintLevel, line: String) {
+    SAID.lock().unwrap().push(line);
+}
+
+fn last_said() -> String {
+    let said = SAID.lock().unwrap().concat();
+    let lines: Vec<&str> = said.lines().collect();
+    lines[lines.len().saturating_sub(100)..].join("\n")
+}
+
+/// Runs a test in a thread with a network of its own; without the rights for it, says so.
+pub(crate) fn in_a_world(size: Size, test: impl FnOnce(&mut World) + Send + 'static) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    let thread = std::thread::spawn(move || {
+        // SAFETY: only the network namespace of this thread changes.
+        if let Err(error) = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) } {
+            skipped(&name, &format!("no network namespace of its own: {error}"));
+            return;
+        }
+        match World::new(size) {
+            Ok(mut world) => test(&mut world),
+            Err(error)
+                if error.kind() == ErrorKind::PermissionDenied
+                    && !last_said().contains("processed") =>
+            {
+                skipped(&name, &format!("no right to load a program: {error}"));
+            }
+            Err(error) => panic!("{error}\n{}", last_said()),
+        }
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+fn skipped(name: &str, reason: &str) {
+    eprintln!("SKIPPED {name}: {reason}");
+}
+
+/// The bytes of a value that the program shares.
+pub(crate) fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: generated from the BTF of a struct of integers; its padding is named.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// The value that bytes of a map are.
+pub(crate) fn value_of<T: Copy>(bytes: &[u8]) -> T {
+    assert!(bytes.len() >= size_of::<T>());
+    // SAFETY: there are enough bytes, any of them make a value, and the read needs no alignment.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}
+
+pub(crate) fn address(ip: IpAddr) -> types::address {
+    let octets = match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    value_of(&octets)
+}
+
+pub(crate) fn key(ends: Ends, protocol: u8) -> types::flow_key {
+    types::flow_key {
+        source: address(ends.source.ip()),
+        destination: address(ends.destination.ip()),
+        source_port: ends.source.port().to_be(),
+        destination_port: ends.destination.port().to_be(),
+        protocol,
+        ..Default::default()
+    }
+}
+
+/// Runs a command within the network of this thread.
+pub(crate) fn run(program: &str, arguments: &str) {
+    let status = Command::new(program).args(arguments.split_whitespace()).status().unwrap();
+    assert!(status.success(), "{program} {arguments}: {status}");
+}
+
+pub(crate) fn index_of(interface: &str) -> u32 {
+    let shown = Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    shown.split(':').next().unwrap().parse().unwrap_or_else(|_| panic!("{interface}: {shown}"))
+}
+
+/// Buckets of a table of the tests: enough for exact shares of small weights.
+pub(crate) const TABLE_BITS: u32 = 8;
+
+impl World {
+    fn new(size: Size) -> Result<Self, std::io::Error> {
+        for line in NETWORK.lines() {
+            run("ip", line);
+        }
+        run("sysctl", "-qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        libbpf_rs::set_print(Some((PrintLevel::Info, listen)));
+        let object: &'static mut MaybeUninit<OpenObject> =
+            Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = HaflingerSkelBuilder::default().open(object).map_err(io)?;
+        let records = size.opening + size.established;
+        open.maps.flow_index.set_max_entries(2 * records).map_err(io)?;
+        open.maps.flows.set_max_entries(records).map_err(io)?;
+        for map in [
+            &mut open.maps.interfaces,
+            &mut open.maps.service_index,
+            &mut open.maps.services,
+            &mut open.maps.service_loads,
+        ] {
+            map.set_max_entries(64).map_err(io)?;
+        }
+        for map in [
+            &mut open.maps.backends,
+            &mut open.maps.backend_loads,
+            &mut open.maps.backend_counters,
+            &mut open.maps.sources,
+            &mut open.maps.source_ranges,
+            &mut open.maps.affinities,
+            &mut open.maps.fragments,
+        ] {
+            map.set_max_entries(1024).map_err(io)?;
+        }
+        open.maps.refusals.set_max_entries(1024).map_err(io)?;
+        open.maps.buckets.set_max_entries(1 << 16).map_err(io)?;
+        let rodata = open.maps.rodata_data.as_deref_mut().expect("the program has constants");
+        rodata.opening_records = size.opening;
+        rodata.established_records = size.established;
+        let skeleton = open.load().map_err(io)?;
+        let (front, back) = (index_of("front"), index_of("back"));
+        let mut world = Self {
+            skeleton,
+            settings: types::settings::default(),
+            front,
+            back,
+            services: 0,
+            backends: 0,
+            buckets: 0,
+            sources: 0,
+        };
+        world.interface(front, front, FRONT_MTU, None);
+        world.interface(back, back, BACK_MTU, None);
+        world.settings(|settings| {
+            settings.hash_key = *b"0123456789abcdef";
+            settings.tunnel_source_v4 = address("10.0.0.1".parse().unwrap());
+            settings.tunnel_source_v6 = address("fd00:f::1".parse().unwrap());
+            settings.self_v4 = address("192.0.2.1".parse().unwrap());
+            settings.self_v6 = address("2001:db8:f::1".parse().unwrap());
+        });
+        Ok(world)
+    }
+
+    /// What the program may know of an interface.
+    pub(crate) fn interface(&self, index: u32, redirect: u32, mtu: u32, vlan: Option<(u16, u16)>) {
+        let (vlan_protocol, vlan) = vlan.unwrap_or_default();
+        let interface = types::interface {
+            redirect,
+            mtu,
+            transmits: 1,
+            vlan: vlan.to_be(),
+            vlan_protocol: vlan_protocol.to_be(),
+            ..Default::default()
+        };
+        put(&self.maps().interfaces, &index.to_ne_bytes(), bytes_of(&interface));
+    }
+
+    /// Changes the settings.
+    pub(crate) fn settings(&mut self, change: impl FnOnce(&mut types::settings)) {
+        change(&mut self.settings);
+        put(&self.maps().settings, &[0; 4], bytes_of(&self.settings));
+    }
+
+    /// Addresses to send from, in mode nat: the first slot and how many.
+    pub(crate) fn sources(&mut self, sources: &[(IpAddr, u16, u16)]) -> (u16, u16) {
+        let first = self.sources;
+        for &(ip, port_min, port_max) in sources {
+            let source =
+                types::source { address: address(ip), port_min, port_max, ..Default::default() };
+            let slot = u32::from(self.sources);
+            put(&self.maps().sources, &slot.to_ne_bytes(), bytes_of(&source));
+            self.sources += 1;
+        }
+        (first, self.sources - first)
+    }
+
+    /// Puts a service with its backends and a table of exact shares into the maps. Returns the
+    /// slots of the service and of its backends.
+    pub(crate) fn serve(&mut self, wish: &Wish, sources: (u16, u16)) -> (u32, Vec<u32>) {
+        self.services += 1;
+        let slot = self.services;
+        let backends: Vec<u32> = wish
+            .backends
+            .iter()
+            .map(|&(backend, weight)| {
+                self.backends += 1;
+                let value = types::backend {
+                    address: address(backend.ip()),
+                    port: backend.port().to_be(),
+                    state: small(types::backend_state::BACKEND_ACTIVE.0),
+                    service: slot,
+                    weight,
+                    sources_first: sources.0,
+                    sources_count: sources.1,
+                    ..Default::default()
+                };
+                put(&self.maps().backends, &self.backends.to_ne_bytes(), bytes_of(&value));
+                self.backends
+            })
+            .collect();
+        let turns = backends.iter().zip(&wish.backends).flat_map(|(&id, &(_, weight))| {
+            std::iter::repeat_n(id, usize::try_from(weight).unwrap())
+        });
+        let firsts: Vec<u32> = turns.cycle().take(1 << TABLE_BITS).collect();
+        let table = self.table(&firsts.iter().map(|&first| (first, 0)).collect::<Vec<_>>());
+        let key = types::service_key {
+            vip: address(wish.vip.ip()),
+            port: wish.vip.port().to_be(),
+            protocol: wish.protocol,
+            ..Default::default()
+        };
+        let service = types::service { key, table, ..wish.service };
+        put(&self.maps().services, &slot.to_ne_bytes(), bytes_of(&service));
+        put(&self.maps().service_index, bytes_of(&key), &slot.to_ne_bytes());
+        (slot, backends)
+    }
+
+    /// Writes a new table of first and second hops, a power of two of them.
+    pub(crate) fn table(&mut self, hops: &[(u32, u32)]) -> types::table {
+        let first = self.buckets;
+        for (&(first, second), position) in hops.iter().zip(self.buckets..) {
+            let bucket = types::bucket { first, second };
+            put(&self.maps().buckets, &position.to_ne_bytes(), bytes_of(&bucket));
+        }
+        self.buckets += u32::try_from(hops.len()).unwrap();
+        types::table { first, bits: hops.len().trailing_zeros() }
+    }
+
+    /// Changes an element of an array.
+    pub(crate) fn change<T: Copy>(
+        &self,
+        map: &impl MapCore,
+        slot: u32,
+        change: impl FnOnce(&mut T),
+    ) {
+        let mut value = self.element(map, slot);
+        change(&mut value);
+        put(map, &slot.to_ne_bytes(), bytes_of(&value));
+    }
+
+    /// An element of an array.
+    pub(crate) fn element<T: Copy>(&self, map: &impl MapCore, slot: u32) -> T {
+        value_of(&map.lookup(&slot.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap())
+    }
+
+    pub(crate) fn change_backend(&self, slot: u32, change: impl FnOnce(&mut types::backend)) {
+        self.change(&self.maps().backends, slot, change);
+    }
+
+    pub(crate) fn change_service(&self, slot: u32, change: impl FnOnce(&mut types::service)) {
+        self.change(&self.maps().services, slot, change);
+    }
+
+    /// The record to which the index leads.
+    pub(crate) fn record_of(&self, ends: Ends, protocol: u8) -> Option<u32> {
+        self.record_at(&key(ends, protocol))
+    }
+
+    /// The record to which a key leads.
+    pub(crate) fn record_at(&self, key: &types::flow_key) -> Option<u32> {
+        let found = self.maps().flow_index.lookup(bytes_of(key), MapFlags::ANY);
+        Some(value_of::<types::flow_reference>(&found.unwrap()?).record)
+    }
+
+    /// The flow to which the index leads.
+    pub(crate) fn flow_of(&self, ends: Ends, protocol: u8) -> Option<types::flow> {
+        let record = self.record_of(ends, protocol)?;
+        Some(self.element(&self.maps().flows, record))
+    }
+
+    /// What was counted of a backend, by all CPUs.
+    pub(crate) fn backend_counters(&self, slot: u32) -> types::backend_counters {
+        let map = &self.maps().backend_counters;
+        let parts = map.lookup_percpu(&slot.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
+        let mut sum = types::backend_counters::default();
+        for part in parts.iter().map(|bytes| value_of::<types::backend_counters>(bytes)) {
+            for direction in 0..2 {
+                sum.packets[direction] += part.packets[direction];
+                sum.bytes[direction] += part.bytes[direction];
+            }
+            sum.flows += part.flows;
+        }
+        sum
+    }
+
+    /// Puts the same value into an element of every CPU.
+    pub(crate) fn put_per_cpu<V: Copy>(&self, map: &impl MapCore, slot: u32, value: &V) {
+        let values = vec![bytes_of(value).to_vec(); libbpf_rs::num_possible_cpus().unwrap()];
+        map.update_percpu(&slot.to_ne_bytes(), &values, MapFlags::ANY).unwrap();
+    }
+
+    /// Puts a value into a map.
+    pub(crate) fn put<K: Copy, V: Copy>(&self, map: &impl MapCore, key: &K, value: &V) {
+        put(map, bytes_of(key), bytes_of(value));
+    }
+
+    pub(crate) fn flow_counters(&self) -> types::flow_counters {
+        let parts =
+            self.maps().flow_counters.lookup_percpu(&[0; 4], MapFlags::ANY).unwrap().unwrap();
+        let mut sum = types::flow_counters::default();
+        for part in parts.iter().map(|bytes| value_of::<types::flow_counters>(bytes)) {
+            sum.opened += part.opened;
+            sum.promoted += part.promoted;
+            sum.stayed += part.stayed;
+            sum.reopened += part.reopened;
+            sum.forgotten += part.forgotten;
+            sum.expired += part.expired;
+            sum.evicted[0] += part.evicted[0];
+            sum.evicted[1] += part.evicted[1];
+        }
+        sum
+    }
+
+    /// Gives the program a frame that comes from that side.
+    pub(crate) fn send(&self, from: Side, frame: &[u8]) -> Outcome {
+        let ingress = if from == Side::Client { self.front } else { self.back };
+        self.send_by(ingress, frame)
+    }
+
+    pub(crate) fn send_by(&self, ingress: u32, frame: &[u8]) -> Outcome {
+        let before = self.reasons();
+        let (verdict, out) = self.run(ingress, frame);
+        let after = self.reasons();
+        let mut grown = (0..after.len()).filter(|&index| after[index] != before[index]);
+        let reason = REASONS[grown.next().expect("the exit counts every packet")];
+        assert_eq!(grown.next(), None, "counted twice");
+        Outcome { verdict, reason, frame: out }
+    }
+
+    /// As `send`, without the reason, for many packets.
+    pub(crate) fn send_quickly(&self, from: Side, frame: &[u8]) -> (u32, Vec<u8>) {
+        self.run(if from == Side::Client { self.front } else { self.back }, frame)
+    }
+
+    fn run(&self, ingress: u32, frame: &[u8]) -> (u32, Vec<u8>) {
+        let length = u32::try_from(frame.len()).unwrap();
+        let mut context: Vec<u8> = [0, length, 0, ingress, 0, 0]
+            .iter()
+            .flat_map(|word: &u32| word.to_ne_bytes())
+            .collect();
+        let mut out = vec![0; frame.len() + 256];
+        let input = ProgramInput {
+            context_in: Some(&mut context),
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..Default::default()
+        };
+        let output = self.skeleton.progs.haflinger.test_run(input).unwrap();
+        let (verdict, length) = (output.return_value, output.data.unwrap().len());
+        out.truncate(length);
+        (verdict, out)
+    }
+
+    /// Runs the sweep over all records as if it were so many seconds later.
+    pub(crate) fn sweep(&self, later: u32) -> u32 {
+        let records = self.maps().flows.info().unwrap().info.max_entries;
+        let mut part = types::sweep { first: 0, count: records, now: now() + later };
+        let mut released = 0;
+        while part.first < records {
+            let mut context = bytes_of(&part).to_vec();
+            let input = ProgramInput { context_in: Some(&mut context), ..Default::default() };
+            released += self.skeleton.progs.sweep.test_run(input).unwrap().return_value;
+            part.first += 4096;
+        }
+        released
+    }
+
+    /// Packets by reason, of all CPUs.
+    fn reasons(&self) -> Vec<u64> {
+        let of = |index: u32| {
+            let counters = self.maps().reasons.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY);
+            let counters = counters.unwrap().unwrap();
+            counters.iter().map(|bytes| value_of::<types::reason_counters>(bytes).packets).sum()
+        };
+        (0..u32::try_from(REASONS.len()).unwrap()).map(of).collect()
+    }
+
+    /// Every element of the maps that describe flows, to compare.
+    pub(crate) fn state(&self) -> String {
+        let mut state = String::new();
+        for map in [&self.maps().flow_index, &self.maps().affinities, &self.maps().fragments] {
+            writeln!(state, "{:?}", map.keys().collect::<std::collections::BTreeSet<_>>()).unwrap();
+        }
+        for map in [&self.maps().flows, &self.maps().service_loads, &self.maps().backend_loads] {
+            let elements = map.keys().map(|key| map.lookup(&key, MapFlags::ANY).unwrap());
+            writeln!(state, "{:?}", elements.collect::<Vec<_>>()).unwrap();
+        }
+        state
+    }
+
+    /// The maps of the loaded program.
+    pub(crate) fn maps(&self) -> &HaflingerMaps<'static> {
+        &self.skeleton.maps
+    }
+}
+
+fn io(error: libbpf_rs::Error) -> std::io::Error {
+    std::io::Error::new(
+        if error.kind() == libbpf_rs::ErrorKind::PermissionDenied {
+            ErrorKind::PermissionDenied
+        } else {
+            ErrorKind::Other
+        },
+        error,
+    )
+}
+
+/// Seconds of the monotonic clock.
+pub(crate) fn now() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u32::try_from(now.tv_sec).unwrap()
+}
+
+/// An enum's number in a field of one byte.
+pub(crate) fn small(number: u32) -> u8 {
+    u8::try_from(number).unwrap()
+}
+
+fn put(map: &impl MapCore, key: &[u8], value: &[u8]) {
+    map.update(key, value, MapFlags::ANY).unwrap();
+}
+
+/// The names of `enum reason`, in its order.
+static REASONS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let lines = include_str!("../../program/reasons.h").lines();
+    let names = lines.filter_map(|line| line.trim().strip_prefix("REASON_"));
+    names.map(|line| line.split(',').next().unwrap()).collect()
+});
