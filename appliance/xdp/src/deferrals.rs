@@ -292,7 +292,7 @@ mod tests {
         ) {
             let flags = offset | if more { 0x2000 } else { 0 };
             let pieces = cut(&packet(&[], &data, flags), mtu).unwrap();
-            let mut again = Vec::new();
+            let mut again: Vec<u8> = Vec::new();
             for (at, piece) in pieces.iter().enumerate() {
                 prop_assert!(piece.len() <= mtu);
                 let flags = u16::from_be_bytes([piece[6], piece[7]]);

@@ -12,9 +12,6 @@ use libbpf_rs::libbpf_sys as sys;
 
 use crate::mapped::{Plain, bytes_of, value_of};
 
-/// Entries that one system call moves: 64 KiB or so at most map sizes.
-pub(crate) const BATCH: u32 = 1024;
-
 fn done(code: i32) -> io::Result<()> {
     if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) }
 }
@@ -261,7 +258,6 @@ fn found(code: i32) -> io::Result<bool> {
 #[derive(Debug)]
 pub(crate) struct PerCpu<V> {
     map: OwnedFd,
-    len: u32,
     cpus: usize,
     value: PhantomData<fn() -> V>,
 }
@@ -273,12 +269,7 @@ impl<V: Plain> PerCpu<V> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the map has another layout"));
         }
         let cpus = libbpf_rs::num_possible_cpus().map_err(io::Error::other)?;
-        Ok(Self { map, len: shape.entries, cpus, value: PhantomData })
-    }
-
-    /// Elements.
-    pub(crate) fn len(&self) -> u32 {
-        self.len
+        Ok(Self { map, cpus, value: PhantomData })
     }
 
     fn stride() -> usize {

@@ -17,6 +17,7 @@
 mod reap;
 pub(crate) mod report;
 mod restore;
+mod selves;
 mod serve;
 pub(crate) mod sources;
 #[cfg(test)]
@@ -38,6 +39,8 @@ use crate::netlink::Route;
 use crate::program::types;
 use crate::settings::Settings;
 use crate::slots::Slots;
+use crate::words;
+use selves::Selves;
 use sources::Sources;
 
 /// Seconds after which nobody who looked before still holds what was taken away: a packet is in
@@ -141,6 +144,7 @@ pub(crate) struct Control {
     applied: OrdMap<ServiceKey, Arc<Service>>,
     complete: bool,
     hops: BTreeMap<Hop, u64>,
+    selves: Selves,
     /// Backends whose routes are looked at again, the next one last.
     round: Vec<(ServiceKey, SocketAddr)>,
     settings: types::settings,
@@ -184,10 +188,16 @@ impl Control {
             applied: OrdMap::new(),
             complete: false,
             hops: BTreeMap::new(),
+            selves: Selves::default(),
             round: Vec::new(),
             settings: types::settings::default(),
         };
-        control.settings = control.maps.settings.read(0);
+        // Whoever traced before is gone.
+        control.settings = types::settings {
+            trace_one_in: 0,
+            trace: types::flow_key::default(),
+            ..control.maps.settings.read(0)
+        };
         // Who asked for a trace went with the earlier run.
         control.settings.trace_one_in = 0;
         control.settings.trace = types::flow_key::default();
@@ -215,7 +225,16 @@ impl Control {
         self.write_settings();
     }
 
-    fn write_settings(&self) {
+    fn write_settings(&mut self) {
+        // An address that an earlier run found stands until a route names another.
+        if let Some(own) = self.selves.v4() {
+            self.settings.tunnel_source_v4 = words::address(own);
+            self.settings.self_v4 = words::address(own);
+        }
+        if let Some(own) = self.selves.v6() {
+            self.settings.tunnel_source_v6 = words::address(own);
+            self.settings.self_v6 = words::address(own);
+        }
         self.maps.settings.write(0, &self.settings);
     }
 

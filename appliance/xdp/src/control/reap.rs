@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use haflinger_core::ServiceKey;
 
-use super::serve::{NO_BACKEND, count};
+use super::serve::NO_BACKEND;
 use super::{Control, Held, Traffic};
 use crate::program::types;
 
@@ -122,6 +122,7 @@ impl Control {
                 *age <= HOP_ROUNDS
             };
             self.hops.retain(|_, age| rounds_old(age));
+            self.selves.begin_round();
             for (key, held) in &self.services {
                 self.round.extend(held.backends.keys().map(|address| (*key, *address)));
             }
@@ -162,10 +163,5 @@ impl Control {
             });
             sum
         })
-    }
-
-    /// Services in the maps, those included whose last flows are awaited.
-    pub(crate) fn services(&self) -> u32 {
-        count(self.services.len())
     }
 }

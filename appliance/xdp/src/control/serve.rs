@@ -249,6 +249,11 @@ impl Control {
     pub(super) fn route(&mut self, backend: IpAddr) -> Option<Route> {
         let route = (self.router)(backend).ok()?;
         self.note_hop(&route);
+        if let Some(own) = route.source
+            && self.selves.note(own)
+        {
+            self.write_settings();
+        }
         Some(route)
     }
 
