@@ -17,15 +17,17 @@ static __always_inline enum reason icmp_forwarded(__u32 direction)
 	return direction == TO_BACKEND ? REASON_ICMP_TO_BACKEND : REASON_ICMP_TO_CLIENT;
 }
 
-/* Sends an error that is of a flow to where `after` goes; `quote` is NULL if it is all ours. */
-static __always_inline int icmp_send(struct xdp_md *context, struct packet *packet,
-				     const struct packet *quote, const struct flow_key *after,
-				     __u32 mode)
+/* Sends an error to where packets of its flow go; it is translated before, unless it is all ours. */
+static __always_inline int icmp_send(struct xdp_md *context, struct packet *packet, __u32 mode)
 {
+	struct scratch *here = scratch_here();
 	struct bpf_fib_lookup route = {};
 	struct interface *interface = NULL;
-	enum routing routing = find_route(context, packet, after, &route);
+	enum routing routing;
 
+	if (!here)
+		return XDP_DROP;
+	routing = find_route(context, packet, &here->after, &route);
 	if (routing == UNROUTED)
 		return XDP_DROP;
 	if (routing == TOO_BIG)
@@ -36,32 +38,31 @@ static __always_inline int icmp_send(struct xdp_md *context, struct packet *pack
 			return decided(packet, REASON_UNTRANSMITTABLE, XDP_DROP);
 		packet->reason = icmp_forwarded(packet->direction);
 	}
-	if (quote && (!icmp_translate(context, packet, quote, after, mode == MODE_NAT) ||
-		      !one_hop_less(context, packet)))
+	if (mode != MODE_DSR && (!icmp_translate(context, packet, mode == MODE_NAT) ||
+				 !one_hop_less(context, packet)))
 		return decided(packet, REASON_INTERNAL, XDP_DROP);
 	packet->stages |= STAGE_REWRITTEN;
 	return interface ? transmit(context, packet, &route, interface) : defer(context, packet);
 }
 
-/* An error about a packet that went to the flow's client, or came from it. */
-static __always_inline int icmp_of_flow(struct xdp_md *context, struct packet *packet,
-					const struct packet *quote, const struct flow *flow)
+/* An error about a packet of a flow, in `scratch`. UNDECIDED: it goes on, in that mode. */
+static __always_inline int icmp_of_flow(struct packet *packet, struct scratch *here, __u32 *mode)
 {
-	struct flow_key after;
+	const struct flow *flow = find_flow(&here->quote, &here->quote.key);
 
-	packet->record = quote->record;
-	packet->direction = quote->direction;
+	if (!flow)
+		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);
+	packet->record = here->quote.record;
+	packet->direction = here->quote.direction;
 	packet->service = flow->service;
 	packet->backend = flow->backend_id;
 	packet->stages |= STAGE_FLOW_FOUND;
+	packet->reason = icmp_forwarded(packet->direction);
 	if (packet->ttl <= 1)
 		return decided(packet, REASON_TTL_EXCEEDED, XDP_DROP);
-	if (flow->mode == MODE_DSR) {
-		packet->reason = REASON_ICMP_TO_BACKEND;
-		return UNDECIDED;
-	}
-	tuple_after(flow, quote, &after);
-	return icmp_send(context, packet, quote, &after, flow->mode);
+	tuple_after(flow, &here->quote, &here->after);
+	*mode = flow->mode;
+	return UNDECIDED;
 }
 
 /* The verdict on an ICMP packet. UNDECIDED: it is to be encapsulated, for `packet->record`. */
@@ -69,7 +70,7 @@ __noinline int settle_icmp(struct xdp_md *context, struct packet *packet)
 {
 	struct scratch *here = scratch_here();
 	const struct icmp_error *error;
-	const struct flow *flow;
+	__u32 mode = MODE_DSR;
 	int verdict;
 
 	if (!packet || !here)
@@ -79,17 +80,16 @@ __noinline int settle_icmp(struct xdp_md *context, struct packet *packet)
 		return decided(packet, REASON_NOT_OURS, XDP_PASS);
 	if (packet->fragment != WHOLE)
 		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);
-	if (icmp_quote(context, packet, &here->quote)) {
-		flow = find_flow(&here->quote, &here->quote.key);
-		if (flow)
-			return icmp_of_flow(context, packet, &here->quote, flow);
-		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);
+	if (icmp_quote(context, packet)) {
+		verdict = icmp_of_flow(packet, here, &mode);
+		if (verdict != UNDECIDED || mode == MODE_DSR)
+			return verdict;
+	} else {
+		verdict = tunnel_error(context, packet);
+		if (verdict != UNDECIDED)
+			return verdict;
 	}
-	__builtin_memset(&here->quote, 0, sizeof(here->quote));
-	verdict = tunnel_error(context, packet, here);
-	if (verdict != UNDECIDED)
-		return verdict;
-	return icmp_send(context, packet, NULL, &packet->key, MODE_DSR);
+	return icmp_send(context, packet, mode);
 }
 
 #endif

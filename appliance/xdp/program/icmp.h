@@ -29,22 +29,22 @@
 #define CHECKSUM_TCP 16
 #define CHECKSUM_UDP 6
 
-/* What the error in hand quotes, and what else is too large for the stack. */
+/* What is too large for the stack: what the error in hand quotes, how packets of that flow are sent
+ * in the direction in which it goes on, and an error of ours. */
 struct scratch {
 	struct packet quote;
+	struct flow_key after;
 	struct error error;
 };
 
 PER_CPU(scratch, struct scratch, 1);
 
+/* This CPU's. */
 static __always_inline struct scratch *scratch_here(void)
 {
-	__u32 zero = 0;
-	struct scratch *here = bpf_map_lookup_elem(&scratch, &zero);
+	__u32 only = 0;
 
-	if (here)
-		__builtin_memset(here, 0, sizeof(*here));
-	return here;
+	return bpf_map_lookup_elem(&scratch, &only);
 }
 
 static __always_inline int icmp_is_error(__u8 family, __u8 type)
@@ -108,13 +108,17 @@ static __always_inline int quote_flow(struct xdp_md *context, const struct packe
  * Reads what an error quotes: its key is a packet in the direction in which the error goes on.
  * False if that cannot be a packet of a flow, or if the error went to somebody who did not send it.
  */
-static __always_inline int icmp_quote(struct xdp_md *context, const struct packet *packet,
-				      struct packet *quote)
+__noinline int icmp_quote(struct xdp_md *context, struct packet *packet)
 {
-	quote->family = packet->family;
-	quote->network = packet->transport + sizeof(struct icmp_error);
-	return quote_flow(context, packet, quote) &&
-	       same_address(&packet->key.destination, &quote->key.destination);
+	struct scratch *here = scratch_here();
+
+	if (!packet || !here)
+		return 0;
+	__builtin_memset(&here->quote, 0, sizeof(here->quote));
+	here->quote.family = packet->family;
+	here->quote.network = packet->transport + sizeof(struct icmp_error);
+	return quote_flow(context, packet, &here->quote) &&
+	       same_address(&packet->key.destination, &here->quote.key.destination);
 }
 
 /* Writes the addresses of the IP header at `network`, and the checksum of an IPv4 one. */
@@ -162,48 +166,76 @@ static __always_inline __u64 quoted_checksum(struct xdp_md *context, const struc
 	return difference16(old, new);
 }
 
-/*
- * Translates an error that belongs to a flow: `sent` is how packets of the flow leave in the
- * direction in which it goes on. The outer addresses are those of `sent` if `outer`, else only its
- * destination, and its source where the sender is the end of the flow itself.
- */
-static __always_inline int icmp_translate(struct xdp_md *context, const struct packet *packet,
-					  const struct packet *quote, const struct flow_key *sent,
-					  int outer)
+/* How the sums change. */
+struct differences {
+	__u64 inside; /* by the quoted addresses */
+	__u64 ports;  /* by the quoted ports */
+	__u64 whole;  /* by the outer addresses */
+};
+
+static __always_inline void differences_of(const struct packet *packet, const struct scratch *here,
+					   const struct address *source,
+					   struct differences *differences)
 {
-	const struct flow_key *key = &quote->key;
-	const struct address *source = &packet->key.source;
-	__u64 inside, ports, whole, message;
+	const struct flow_key *key = &here->quote.key, *after = &here->after;
+
+	differences->inside = difference_address(&key->source, &after->source) +
+			      difference_address(&key->destination, &after->destination);
+	differences->ports = difference16(key->source_port, after->source_port) +
+			     difference16(key->destination_port, after->destination_port);
+	differences->whole = difference_address(&packet->key.source, source) +
+			     difference_address(&packet->key.destination, &after->destination);
+}
+
+/* Translates the quoted ports and checksum, and the checksum of the message. */
+static __always_inline int message_write(struct xdp_md *context, const struct packet *packet,
+					 const struct scratch *here,
+					 const struct differences *differences)
+{
+	__u64 message = differences->ports;
 	struct icmp_error *error;
-	__be16 *quoted;
+	__be16 *quoted = at(context, here->quote.transport, 2 * sizeof(*quoted));
 
-	if (outer || same_address(source, &key->source))
-		source = &sent->source;
-	inside = difference_address(&key->source, &sent->source) +
-		 difference_address(&key->destination, &sent->destination);
-	ports = difference16(key->source_port, sent->source_port) +
-		difference16(key->destination_port, sent->destination_port);
-	whole = difference_address(&packet->key.source, source) +
-		difference_address(&packet->key.destination, &sent->destination);
-
-	quoted = at(context, quote->transport, 2 * sizeof(*quoted));
 	if (!quoted)
 		return 0;
-	quoted[0] = sent->destination_port;
-	quoted[1] = sent->source_port;
-	message = ports + quoted_checksum(context, packet, quote, inside + ports);
+	quoted[0] = here->after.destination_port;
+	quoted[1] = here->after.source_port;
+	message += quoted_checksum(context, packet, &here->quote,
+				   differences->inside + differences->ports);
 	/* The sum of an IPv4 header is always the same; that of IPv6 has changed by its addresses,
 	 * within the message and in the pseudo-header. */
 	if (packet->family == 6)
-		message += inside + whole;
+		message += differences->inside + differences->whole;
 	error = at(context, packet->transport, sizeof(*error));
 	if (!error)
 		return 0;
 	error->checksum = checksum_update(error->checksum, message);
-	return addresses_write(context, packet->family, quote->network, &sent->destination,
-			       &sent->source, inside) &&
-	       addresses_write(context, packet->family, packet->network, source,
-			       &sent->destination, whole);
+	return 1;
+}
+
+/*
+ * Translates an error that belongs to a flow. The outer addresses are those with which packets of
+ * the flow are sent if `outer`, else only its destination, and its source where the sender is the
+ * end of the flow itself.
+ */
+__noinline int icmp_translate(struct xdp_md *context, struct packet *packet, __u32 outer)
+{
+	struct scratch *here = scratch_here();
+	struct differences differences;
+	struct address source;
+
+	if (!packet || !here)
+		return 0;
+	source = packet->key.source;
+	if (outer || same_address(&source, &here->quote.key.source))
+		source = here->after.source;
+	differences_of(packet, here, &source, &differences);
+	return message_write(context, packet, here, &differences) &&
+	       addresses_write(context, packet->family, here->quote.network,
+			       &here->after.destination, &here->after.source,
+			       differences.inside) &&
+	       addresses_write(context, packet->family, packet->network, &source,
+			       &here->after.destination, differences.whole);
 }
 
 #endif

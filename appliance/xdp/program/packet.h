@@ -63,16 +63,17 @@ struct packet {
 	__u32 path_mtu; /* of the way that it is too big for */
 };
 
-/* `size` bytes at `offset`, or NULL when the frame ends before. The barrier keeps the compiler from
- * comparing one copy of the offset and adding another, whose bound the verifier does not know. */
+/* `size` bytes at `offset`, or NULL when the frame ends before. The mask changes nothing: it bounds
+ * the very register that is added, where the compiler compares another copy of the offset and
+ * kernels before 6.3 do not know that they are equal. */
 static __always_inline void *at(struct xdp_md *context, __u64 offset, __u32 size)
 {
 	void *data = (void *)(long)context->data;
 	void *end = (void *)(long)context->data_end;
 
-	asm volatile("" : "+r"(offset));
 	if (offset > OFFSET_MAX)
 		return NULL;
+	asm volatile("%0 &= %1" : "+r"(offset) : "i"(OFFSET_MAX));
 	data += offset;
 	return data + size > end ? NULL : data;
 }

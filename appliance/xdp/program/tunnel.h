@@ -87,6 +87,7 @@ static __always_inline int inner_quoted(struct xdp_md *context, const struct pac
 
 	if (!first || (*first >> 4 != 4 && *first >> 4 != 6))
 		return 0;
+	__builtin_memset(inner, 0, sizeof(*inner));
 	inner->family = *first >> 4;
 	inner->network = offset;
 	if (!quote_flow(context, packet, inner))
@@ -119,17 +120,22 @@ static __always_inline int tunnel_turn(struct xdp_md *context, struct error *err
 	return error_write(context, error);
 }
 
-/* From now on it is a packet of ours to the client. */
-static __always_inline void tunnel_answered(struct packet *packet, const struct error *error)
+/* From now on it is a packet of ours to the client; but its key is as received. */
+static __always_inline void tunnel_answered(struct packet *packet, struct scratch *here)
 {
-	packet->key.source = error->source;
-	packet->key.destination = error->destination;
-	packet->key.protocol = error->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	const struct error *error = &here->error;
+
+	__builtin_memset(&here->after, 0, sizeof(here->after));
+	here->after.source = error->source;
+	here->after.destination = error->destination;
+	here->after.protocol = error->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 	packet->family = error->family;
 	packet->transport = error->network + error_headers(error->family) - sizeof(error->header);
 	packet->length = error_headers(error->family) + error->quote;
 	packet->ttl = ANSWER_TTL;
 	packet->unfragmentable = 1;
+	packet->record = here->quote.record;
+	packet->direction = TO_CLIENT;
 	packet->stages |= STAGE_ANSWERED;
 }
 
@@ -137,14 +143,17 @@ static __always_inline void tunnel_answered(struct packet *packet, const struct 
  * Turns an error from the tunnel's way into one to the client, to be routed (UNDECIDED); what it
  * says nothing of stays as it is.
  */
-static __always_inline int tunnel_error(struct xdp_md *context, struct packet *packet,
-					struct scratch *here)
+__noinline int tunnel_error(struct xdp_md *context, struct packet *packet)
 {
+	struct scratch *here = scratch_here();
 	struct tunnel_quote quote = {};
-	struct packet *inner = &here->quote;
+	struct packet *inner;
 	const struct flow *flow;
 	__u32 overhead, quoted;
 
+	if (!packet || !here)
+		return XDP_DROP;
+	inner = &here->quote;
 	if (!tunnel_quoted(context, packet, &quote) ||
 	    !inner_quoted(context, packet, quote.inner, inner))
 		return decided(packet, REASON_ICMP_UNKNOWN, XDP_PASS);
@@ -160,9 +169,7 @@ static __always_inline int tunnel_error(struct xdp_md *context, struct packet *p
 	error_kind(&here->error, ANSWER_TOO_BIG, quote.mtu - overhead);
 	if (!tunnel_turn(context, &here->error, quote.inner))
 		return decided(packet, REASON_NO_ROOM, XDP_DROP);
-	tunnel_answered(packet, &here->error);
-	packet->record = inner->record;
-	packet->direction = TO_CLIENT;
+	tunnel_answered(packet, here);
 	return UNDECIDED;
 }
 
