@@ -37,3 +37,12 @@ fn every_reason_has_a_meaning_and_says_what_to_do() {
         assert!(cells.iter().all(|cell| !cell.trim().is_empty()), "{name}");
     }
 }
+
+#[test]
+fn every_reason_has_words_at_its_number() {
+    let worded: Vec<&str> = haflinger_xdp::seeing::REASONS.iter().map(|known| known.name).collect();
+    assert_eq!(worded, declared());
+    for known in haflinger_xdp::seeing::REASONS {
+        assert!(!known.meaning.is_empty() && known.meaning.len() <= 80, "{}", known.name);
+    }
+}
