@@ -4,11 +4,16 @@
 //!  snapshots ─> Relay::run ──┬─ picture of a service (ArcSwap) ─┐
 //!   (one task: diff, grace   │                                  v
 //!    periods, start, stop)   ├─ listener task per TCP service ─accept─> task per connection
-//!                            └─ listener task per UDP service ─first datagram─> task per flow
+//!  updates <─ sockets that   └─ listener task per UDP service ─first datagram─> task per flow
+//!   cannot be opened
 //! ```
 //!
+//! Served are the services whose mode is `proxy`. One that changes to another mode is another
+//! data path's: here its socket closes, and its flows go on until they end.
+//!
 //! Invariants: a service that did not change keeps its socket and its flows; a change of
-//! backends swaps one pointer and touches no socket; a flow, once begun, stays with its backend.
+//! backends swaps one pointer and touches no socket; a flow, once begun, stays with its backend;
+//! no new flow takes a service or a backend beyond its limit.
 //! What this never does: wait for another room, or hold up one service for another.
 //!
 //! Every task runs on the tokio runtime that [`Relay::run`] is polled on, which must be
