@@ -23,6 +23,12 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// A test that failed, and its first words about why.
+struct Failure {
+    test: String,
+    why: Option<String>,
+}
+
 /// The program that runs.
 #[derive(Default)]
 struct Running {
@@ -30,7 +36,9 @@ struct Running {
     /// Tests that libtest calls passed; a skip among them is told later.
     passed: Vec<String>,
     skipped: Vec<(String, String)>,
-    failed: usize,
+    failed: Vec<Failure>,
+    /// The failed test whose output is being told.
+    telling: Option<String>,
     /// The test whose end has not been told.
     under_way: Option<String>,
 }
@@ -63,7 +71,7 @@ impl Console {
         } else if line == "== off" {
             self.off = true;
         } else if let Some(running) = &mut self.running {
-            running.line(line, &mut self.verdicts);
+            running.line(line);
         }
     }
 
@@ -82,10 +90,14 @@ impl Console {
         verdicts.extend(passed.map(|test| Verdict::Pass(running.full(test))));
         let skips = running.skipped.iter();
         verdicts.extend(skips.map(|(test, why)| Verdict::Skip(running.full(test), why.clone())));
-        if status != "0" && running.failed == 0 {
+        for Failure { test, why } in &running.failed {
+            let why = why.clone().unwrap_or_else(|| "see the output above".to_owned());
+            verdicts.push(Verdict::Fail(running.full(test), why));
+        }
+        if running.failed.is_empty() && status != "0" {
             let why = format!("the program ended with {status}");
             verdicts.push(Verdict::Fail(running.place(), why));
-        } else if running.passed.is_empty() && running.skipped.is_empty() && running.failed == 0 {
+        } else if running.told_nothing() {
             let why = "the program told of no test".to_owned();
             verdicts.push(Verdict::Fail(running.place(), why));
         }
@@ -95,10 +107,14 @@ impl Console {
     pub(crate) fn finish(mut self, why: Option<String>) -> Verdicts {
         let reason = why.unwrap_or_else(|| "the machine went down".to_owned());
         if let Some(running) = &mut self.running {
-            running.failed += 1;
-            self.verdicts.push(Verdict::Fail(running.place(), reason));
+            let test = running.under_way.take();
+            let name = running.name.clone();
+            match test {
+                Some(test) => running.failed.push(Failure { test, why: Some(reason) }),
+                None => self.verdicts.push(Verdict::Fail(name, reason)),
+            }
             // What passed before did pass.
-            self.end("none");
+            self.end("0");
         } else if !self.off {
             self.verdicts.push(Verdict::Fail("boot".to_owned(), reason));
         }
@@ -116,17 +132,19 @@ impl Running {
         self.under_way.as_deref().map_or_else(|| self.name.clone(), |test| self.full(test))
     }
 
-    fn line(&mut self, line: &str, verdicts: &mut Vec<Verdict>) {
+    fn told_nothing(&self) -> bool {
+        self.passed.is_empty() && self.skipped.is_empty() && self.failed.is_empty()
+    }
+
+    fn line(&mut self, line: &str) {
         if let Some((test, why)) = line.strip_prefix("SKIPPED ").and_then(|s| s.split_once(": ")) {
             if !self.skipped.iter().any(|(known, _)| known == test) {
                 self.skipped.push((test.to_owned(), why.to_owned()));
             }
-            return;
-        }
-        if let Some((test, result)) = split(line) {
+        } else if let Some((test, result)) = split(line) {
             if is_result(result) {
                 self.under_way = None;
-                self.told(test, result, verdicts);
+                self.result(test, result);
             } else {
                 // The end follows on a line of its own: the test has printed by itself.
                 self.under_way = Some(test.to_owned());
@@ -134,22 +152,46 @@ impl Running {
         } else if is_result(line)
             && let Some(test) = self.under_way.take()
         {
-            self.told(&test, line, verdicts);
+            self.result(&test, line);
+        } else {
+            self.explanation(line);
         }
     }
 
-    fn told(&mut self, test: &str, result: &str, verdicts: &mut Vec<Verdict>) {
+    fn result(&mut self, test: &str, result: &str) {
         // The lines of a test that is meant to panic say so.
-        let test = test.trim_end_matches(" - should panic");
+        let test = test.trim_end_matches(" - should panic").to_owned();
         if result == "ok" {
-            self.passed.push(test.to_owned());
+            self.passed.push(test);
         } else if result == "FAILED" {
-            self.failed += 1;
-            verdicts.push(Verdict::Fail(self.full(test), "see the output above".to_owned()));
+            self.failed.push(Failure { test, why: None });
         } else if let Some((_, why)) = result.split_once("ignored") {
             let why = why.trim_start_matches([',', ' ']);
             let why = if why.is_empty() { "ignored" } else { why };
-            self.skipped.push((test.to_owned(), why.to_owned()));
+            self.skipped.push((test, why.to_owned()));
+        }
+    }
+
+    /// Takes the place of a panic and the line after it out of the output of a failed test.
+    fn explanation(&mut self, line: &str) {
+        let heading = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some(test) = heading {
+            self.telling = Some(test.to_owned());
+            return;
+        }
+        let Some(telling) = &self.telling else { return };
+        let failure = self.failed.iter_mut().find(|failure| failure.test == *telling);
+        let Some(failure) = failure else { return };
+        match &mut failure.why {
+            None => {
+                let place = line.split_once("panicked at ").map(|(_, place)| place);
+                failure.why = place.map(str::to_owned);
+            }
+            Some(why) => {
+                why.push(' ');
+                why.push_str(line.trim());
+                self.telling = None;
+            }
         }
     }
 }
@@ -180,15 +222,16 @@ mod tests {
     #[test]
     fn tests_pass_fail_and_are_skipped_by_name() {
         let lines = "boot noise\n== begin load\nrunning 4 tests\ntest a ... ok\n\
-            test b ... FAILED\ntest c ... ok\ntest d ... ignored, too slow\ntest result: FAILED.\n\
-            SKIPPED c: no bonding\n\n== end load 101\n== off\n";
+            test b ... FAILED\ntest c ... ok\ntest d ... ignored, too slow\n\
+            SKIPPED c: no bonding\n---- b stdout ----\n\nthread 'b' panicked at t.rs:1:2:\n\
+            left is not right\n  left: 1\ntest result: FAILED.\n\n== end load 101\n== off\n";
         assert_eq!(
             told(lines, None),
             [
-                "FAIL kernel/load/b: see the output above",
                 "PASS kernel/load/a",
                 "SKIP kernel/load/d: too slow",
                 "SKIP kernel/load/c: no bonding",
+                "FAIL kernel/load/b: t.rs:1:2: left is not right",
             ]
         );
     }
@@ -202,7 +245,7 @@ mod tests {
         let down = "== begin load\ntest a ... ok\ntest b ... ";
         assert_eq!(
             told(down, None),
-            ["FAIL kernel/load/b: the machine went down", "PASS kernel/load/a"]
+            ["PASS kernel/load/a", "FAIL kernel/load/b: the machine went down"]
         );
         assert_eq!(told("", Some("no end within 1 s")), ["FAIL kernel/boot: no end within 1 s"]);
         let silent = "== begin load\n== end load 0\n== off\n";

@@ -1,12 +1,14 @@
 //! The virtual machine: booted, listened to, ended.
 
-use std::io::{BufReader, Read as _};
+use std::io::{self, BufReader, Read as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tempfile::NamedTempFile;
 
 use crate::console::{Console, Verdicts};
 use crate::package::Kernel;
@@ -38,16 +40,19 @@ pub(crate) fn available() -> Result<(), Skipped> {
     Ok(())
 }
 
-/// Boots a kernel with an image and reports every test of it as it ends. What the kernel says
-/// goes to `console.log` in `folder`.
+/// Boots a kernel with an image and reports every test of it; after a failure, also what the
+/// kernel said last. `folder` is for files that go with the machine.
 pub(crate) fn boot(kernel: &Kernel, image: &Path, folder: &Path) -> anyhow::Result<Verdicts> {
-    let log = folder.join("console.log");
+    let log = NamedTempFile::with_prefix_in("console", folder)?;
+    let mut command = Command::new(QEMU);
+    // SAFETY: prctl(2) may be called between fork and exec, and touches no memory of ours.
+    unsafe { command.pre_exec(end_with_the_harness) };
     let mut machine = Machine(
-        Command::new(QEMU)
+        command
             .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", MEMORY, "-smp", PROCESSORS])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .arg("-serial")
-            .arg(format!("file:{}", log.display()))
+            .arg(format!("file:{}", log.path().display()))
             .args(["-serial", "stdio"])
             .arg("-kernel")
             .arg(&kernel.image)
@@ -76,9 +81,18 @@ pub(crate) fn boot(kernel: &Kernel, image: &Path, folder: &Path) -> anyhow::Resu
         say(&verdict.to_string());
     }
     if !verdicts.all_passed() {
-        say(&format!("what the kernel said:\n{}", end_of(&log)));
+        say(&format!("what the kernel said:\n{}", end_of(log.path())));
     }
     Ok(verdicts)
+}
+
+/// A harness that is killed takes its machine with it.
+fn end_with_the_harness() -> io::Result<()> {
+    // SAFETY: it takes two numbers.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Hears the guest out, or says why not.

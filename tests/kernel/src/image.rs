@@ -18,8 +18,18 @@ const INIT: &str = include_str!("init");
 /// Modules that tests may use; Debian builds none of them into its kernel.
 const MODULES: &[&str] = &["veth", "8021q", "dummy", "bonding", "ipip", "ip6_tunnel"];
 const BUSYBOX: &str = "/bin/busybox";
-/// Places of Debian's `ip`, which tests call to make namespaces.
-const IP: [&str; 3] = ["/usr/sbin/ip", "/sbin/ip", "/bin/ip"];
+/// Debian's own tools, which tests call: they know more than busybox's. A test that calls one
+/// which this machine has not got says so.
+const TOOLS: &[(&str, &str)] = &[
+    // Not busybox's shell, which prefers its own tools to any on the path.
+    ("dash", "/bin/sh"),
+    ("ip", "/usr/sbin/ip"),
+    ("tc", "/usr/sbin/tc"),
+    ("ethtool", "/usr/sbin/ethtool"),
+    ("sysctl", "/usr/sbin/sysctl"),
+];
+/// Where this machine has them.
+const PLACES: &[&str] = &["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Writes the image for some programs; it goes with what is returned.
 pub(crate) fn build(
@@ -33,8 +43,11 @@ pub(crate) fn build(
     image.archive.file(Path::new("/init"), INIT.as_bytes())?;
     image.program(Path::new(BUSYBOX), Path::new(BUSYBOX))?;
     image.modules(kernel)?;
-    if let Some(ip) = IP.iter().map(Path::new).find(|path| path.exists()) {
-        image.program(ip, Path::new(IP[0]))?;
+    for (tool, to) in TOOLS {
+        let found = PLACES.iter().map(|place| Path::new(place).join(tool)).find(|p| p.exists());
+        if let Some(from) = found {
+            image.program(&from, Path::new(to))?;
+        }
     }
     let stripped = tempfile::tempdir_in(folder)?;
     let mut names = BTreeSet::new();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! linux-image-6.1.…-cloud-amd64 ──> vmlinuz, modules ─┐
-//! test programs, their libraries, busybox, ip ────────┴─> initramfs ──> qemu (TCG) ──> claims
+//! test programs, their libraries, busybox, tools ─────┴─> initramfs ──> qemu (TCG) ──> claims
 //! ```
 //!
 //! ```sh
