@@ -260,6 +260,7 @@ fn settings(zones: Vec<ZoneSettings>) -> Settings {
 /// A running writer.
 struct Lab {
     handle: WriterHandle,
+    registry: Registry,
     desired: watch::Sender<Arc<DesiredRecords>>,
     leader: watch::Sender<bool>,
     shutdown: CancellationToken,
@@ -268,13 +269,14 @@ struct Lab {
 
 impl Lab {
     fn start(settings: Settings, leader: bool) -> Self {
-        let writer = Writer::new(settings, &Registry::new()).unwrap();
+        let registry = Registry::new();
+        let writer = Writer::new(settings, &registry).unwrap();
         let handle = writer.handle();
         let (desired, desired_receiver) = watch::channel(Arc::default());
         let (leader, leader_receiver) = watch::channel(leader);
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(writer.run(desired_receiver, leader_receiver, shutdown.clone()));
-        Self { handle, desired, leader, shutdown, task }
+        Self { handle, registry, desired, leader, shutdown, task }
     }
 
     fn want(&self, names: &[(&str, &[&str])]) {
@@ -319,6 +321,13 @@ impl Lab {
             })
         })
         .await;
+    }
+
+    /// A gauge of the only zone and server.
+    fn gauge(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        family.get_metric()[0].get_gauge().get_value()
     }
 
     async fn stop(self) {
@@ -497,6 +506,7 @@ async fn a_zone_that_can_be_transferred_again_is_read_whole_soon() {
     let server = &status.zones[0].servers[0];
     assert_eq!(server.reading, Some(Reading::Queries));
     assert!(server.transfer_refused.as_ref().is_some_and(|why| why.contains("REFUSED")));
+    bind.until("shown", || lab.gauge("haflinger_dns_transfer_refused") == 1.0).await;
     assert_eq!(bind.find("old.blind.test", RecordType::A), ["192.0.2.9"]);
 
     write_configuration(bind.directory.path(), bind.address.port(), "key edge");
@@ -507,6 +517,7 @@ async fn a_zone_that_can_be_transferred_again_is_read_whole_soon() {
         })
         .await;
     assert_eq!(status.zones[0].servers[0].transfer_refused, None);
+    bind.until("shown", || lab.gauge("haflinger_dns_transfer_refused") == 0.0).await;
     bind.until("the old name deleted", || bind.find("old.blind.test", RecordType::A).is_empty())
         .await;
     assert_eq!(bind.find("www.blind.test", RecordType::A), ["192.0.2.1"]);

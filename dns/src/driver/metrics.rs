@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     conflicts: IntGaugeVec,
     held: IntGaugeVec,
     synced: IntGaugeVec,
+    transfer_refused: IntGaugeVec,
     last_sync: IntGaugeVec,
     errors: IntCounterVec,
     changes: IntCounterVec,
@@ -47,6 +48,10 @@ impl Metrics {
             synced: gauge(
                 "haflinger_dns_synced",
                 "1 while the last comparison with the server ended well.",
+            )?,
+            transfer_refused: gauge(
+                "haflinger_dns_transfer_refused",
+                "1 while the zone is read name by name because it cannot be transferred.",
             )?,
             last_sync: gauge(
                 "haflinger_dns_last_sync_timestamp_seconds",
@@ -115,6 +120,8 @@ impl WorkerMetrics {
         set(&self.metrics.conflicts, status.server.conflicts);
         set(&self.metrics.held, status.server.held_deletions);
         set(&self.metrics.synced, usize::from(synced));
+        let refused = status.server.transfer_refused.is_some();
+        set(&self.metrics.transfer_refused, usize::from(refused));
         if let Some(at) = status.server.last_sync_secs {
             set(&self.metrics.last_sync, usize::try_from(at).unwrap_or(usize::MAX));
         }
@@ -150,6 +157,7 @@ impl Drop for WorkerMetrics {
             &self.metrics.conflicts,
             &self.metrics.held,
             &self.metrics.synced,
+            &self.metrics.transfer_refused,
             &self.metrics.last_sync,
         ] {
             let _ = gauge.remove_label_values(&self.labels());
