@@ -1,5 +1,7 @@
 //! The command line.
 
+mod seeing;
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,7 +36,13 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Show what a running daemon does
-    Status(StatusArgs),
+    Status(AskArgs),
+    /// Show the flows that the XDP data path holds
+    Flows(seeing::FlowsArgs),
+    /// Explain what happens to packets of a client to a service, and why
+    Why(seeing::WhyArgs),
+    /// Show packets as they pass through the XDP data path: a sample, for a while
+    Trace(seeing::TraceArgs),
     /// Take back the addresses and routes that a stopped daemon left in the kernel
     Cleanup(FileArgs),
     /// Run the daemon unprivileged with an inventory of two sample backends
@@ -95,7 +103,7 @@ struct RunArgs {
 }
 
 #[derive(Args)]
-struct StatusArgs {
+struct AskArgs {
     #[command(flatten)]
     file: FileArgs,
     /// Socket of the daemon [default: admin.socket of the configuration]
@@ -104,6 +112,15 @@ struct StatusArgs {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
+}
+
+impl AskArgs {
+    fn socket(&self) -> anyhow::Result<PathBuf> {
+        match &self.socket {
+            Some(socket) => Ok(socket.clone()),
+            None => configured_socket(&self.file.config),
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -136,6 +153,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Schema) => show(&(haflinger_config::schema() + "\n")),
         Command::Config(ConfigCommand::Default) => show(haflinger_config::DEFAULT),
         Command::Status(args) => runtime()?.block_on(status(&args)),
+        Command::Flows(args) => runtime()?.block_on(seeing::flows(&args)),
+        Command::Why(args) => runtime()?.block_on(seeing::why(&args)),
+        Command::Trace(args) => runtime()?.block_on(seeing::trace(&args)),
         Command::Cleanup(args) => runtime()?.block_on(cleanup(&args)),
         Command::Demo { address } => demo::run(address).map(|()| ExitCode::SUCCESS),
         Command::Backend { name, listen } => runtime()?.block_on(sample_backend(&name, listen)),
@@ -183,11 +203,8 @@ fn check(sources: &Sources) -> ExitCode {
     }
 }
 
-async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let socket = match &args.socket {
-        Some(socket) => socket.clone(),
-        None => configured_socket(&args.file.config)?,
-    };
+async fn status(args: &AskArgs) -> anyhow::Result<ExitCode> {
+    let socket = args.socket()?;
     let target = match args.output {
         Output::Text => "/status?format=text",
         Output::Json => "/status",

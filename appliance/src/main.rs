@@ -9,6 +9,7 @@ mod fold;
 mod logging;
 mod manual;
 mod reload;
+mod seeing;
 mod settings;
 mod status;
 mod supervisor;

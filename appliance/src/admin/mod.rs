@@ -7,9 +7,11 @@
 //! | `/readyz` | 200 once every source has listed (or was restored) and nothing drains, else 503 |
 //! | `/status` | JSON; `?format=text` for people |
 //!
-//! It is served on a loopback TCP address and on a unix socket for `haflinger status`.
+//! It is served on a loopback TCP address and on a unix socket for `haflinger status`. What names
+//! clients ([`seeing`]) is served on the socket alone.
 
 mod client;
+mod seeing;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +31,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-pub(crate) use client::fetch;
+use crate::seeing::Seeing;
+
+pub(crate) use client::{Target, fetch, follow};
 
 /// What the interface shows.
 pub(crate) trait Exhibit: Send + Sync + 'static {
@@ -43,6 +47,8 @@ pub(crate) trait Exhibit: Send + Sync + 'static {
     fn status_text(&self) -> String;
     /// The metrics.
     fn registry(&self) -> &Registry;
+    /// What questions about single flows are answered from.
+    fn seeing(&self) -> Seeing;
 }
 
 /// Why the interface cannot be opened.
@@ -96,18 +102,19 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
-            .route("/status", get(status))
-            .with_state(exhibit);
+            .route("/status", get(status));
+        let all = routes.clone().merge(seeing::routes()).with_state(exhibit.clone());
+        let routes = routes.with_state(exhibit);
         let tcp = async {
             if let Some(listener) = self.tcp {
                 info!(address = ?listener.local_addr().ok(), "administrative interface is open");
-                let served = axum::serve(listener, routes.clone());
+                let served = axum::serve(listener, routes);
                 // The accept loop only ends with the signal.
                 let _ = served.with_graceful_shutdown(shutdown.clone().cancelled_owned()).await;
             }
         };
         let unix = async {
-            let served = axum::serve(self.unix, routes.clone());
+            let served = axum::serve(self.unix, all);
             let _ = served.with_graceful_shutdown(shutdown.clone().cancelled_owned()).await;
         };
         tokio::join!(tcp, unix);

@@ -1,6 +1,6 @@
 //! `haflinger status`: what the host does, and why it does not do the rest.
 
-mod columns;
+pub(crate) mod columns;
 mod services;
 mod text;
 
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::admin::Exhibit;
 use crate::daemon::Handles;
 use crate::fold::Pulse;
+use crate::seeing::Seeing;
 
 /// How the configuration stands.
 #[derive(Clone, Debug, Serialize)]
@@ -228,6 +229,10 @@ impl Exhibit for Exhibition {
 
     fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    fn seeing(&self) -> Seeing {
+        Seeing { xdp: self.handles.xdp.clone(), snapshots: self.snapshots.clone() }
     }
 }
 

@@ -7,12 +7,13 @@ use std::str::FromStr;
 use haflinger_core::{ServiceKey, Snapshot};
 
 use super::ask::{AskError, Chosen, Endpoint};
-use super::record::{self, FlowView, PHASES};
+use super::record::{self, FlowView};
 use super::{SeeError, XdpHandle};
 use crate::control::Fill;
 use crate::engine::now_secs;
 use crate::maps::Maps;
 use crate::program::types;
+use crate::sweep::PHASES;
 use crate::words;
 
 /// Flows that one answer shows: a page of text of a megabyte.

@@ -9,6 +9,7 @@ use haflinger_core::{ForwardingMode, ServiceKey, Snapshot};
 use crate::mapped::bytes_of;
 use crate::maps::Maps;
 use crate::program::types;
+use crate::sweep::PHASES;
 use crate::words;
 
 /// How often a record is read that changes hands meanwhile. Twice in a row is rare; then it is left
@@ -18,10 +19,6 @@ const ATTEMPTS: usize = 2;
 /// Timeouts of flows whose service is gone, as `program/records.h` has them (a test compares), by
 /// number of the phase.
 const TIMEOUTS_SECS: [u32; PHASES.len()] = [30, 30, 7200, 120, 10, 120];
-
-/// `enum phase`, by number.
-pub(super) const PHASES: [&str; 6] =
-    ["opening", "answered", "established", "closing", "closed", "datagrams"];
 
 /// A flow at one time.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]

@@ -69,8 +69,8 @@ pub struct TraceQuery {
 /// A packet that the program has judged.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct TracedPacket {
-    /// Since the trace began, in nanoseconds; a packet may have come a moment before.
-    pub nanoseconds: i64,
+    /// Since the trace began, in nanoseconds.
+    pub nanoseconds: u64,
     /// Where it was received.
     pub interface: String,
     /// Its sender, as received.
@@ -279,7 +279,7 @@ struct Tracer<'a> {
     sender: mpsc::Sender<Traced>,
     names: BTreeMap<u32, String>,
     began: Instant,
-    began_nanoseconds: i64,
+    began_nanoseconds: u64,
     ends: Instant,
     pace: Pace,
     shown: u32,
@@ -309,7 +309,7 @@ impl<'a> Tracer<'a> {
             sender,
             names,
             began,
-            began_nanoseconds: clock.tv_sec * 1_000_000_000 + clock.tv_nsec,
+            began_nanoseconds: (clock.tv_sec * 1_000_000_000 + clock.tv_nsec).cast_unsigned(),
             ends: began + Duration::from_secs(query.secs.into()),
             pace: Pace::default(),
             shown: 0,
@@ -429,7 +429,7 @@ impl<'a> Tracer<'a> {
             _ => None,
         };
         TracedPacket {
-            nanoseconds: event.nanoseconds.cast_signed() - self.began_nanoseconds,
+            nanoseconds: event.nanoseconds.saturating_sub(self.began_nanoseconds),
             interface: name(event.ingress),
             from: words::socket(&event.packet.source, event.packet.source_port),
             to: words::socket(&event.packet.destination, event.packet.destination_port),
