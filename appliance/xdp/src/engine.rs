@@ -12,6 +12,7 @@ use libbpf_rs::MapHandle;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::attach::{self, Attached};
+use crate::carry::{self, Carried};
 use crate::control::{Control, Hop, Traffic};
 use crate::deferrals::{Deferrals, PathSize};
 use crate::error::LoadError;
@@ -60,6 +61,8 @@ pub(crate) struct Engine {
     pub(crate) deferrals: Deferrals,
     pub(crate) sweep: Mutex<Sweep>,
     samples: Mutex<Samples>,
+    pub(crate) carried: Mutex<Option<Carried>>,
+    carried_at: u64,
     pin_dir: PathBuf,
 }
 
@@ -78,6 +81,17 @@ impl Engine {
     pub(crate) fn start(settings: &Settings) -> Result<Self, LoadError> {
         let (loaded, maps) = loader::load(settings)?;
         let maps = Arc::new(maps);
+        let carried_at = now_secs();
+        let carried = if loaded.restored {
+            None
+        } else {
+            carry::carry(&settings.pin_dir, &loaded.layout, &maps, &settings.capacities)
+        };
+        if let Some(carried) = &carried {
+            let Carried { flows, dropped, reason } = carried;
+            let reason = reason.as_deref().unwrap_or("nothing else is lost");
+            tracing::info!(flows, dropped, reason, "took over the flows of an earlier version");
+        }
         attach::prepare(&settings.pin_dir)
             .map_err(|source| LoadError::Pins { path: settings.pin_dir.clone(), source })?;
         let netlink = || Netlink::open(0).map_err(|error| LoadError::Other(error.to_string()));
@@ -101,6 +115,8 @@ impl Engine {
             deferrals,
             sweep: Mutex::default(),
             samples: Mutex::default(),
+            carried: Mutex::new(carried),
+            carried_at,
             pin_dir: settings.pin_dir.clone(),
         })
     }
@@ -226,7 +242,26 @@ impl Engine {
         let able = able_to_transmit(&links);
         tell(&self.maps.interfaces, &mut interfaces.told, &links, &able, generic);
         interfaces.links = links;
+        let forwards = interfaces.wanted.values().any(Result::is_ok);
+        drop(interfaces);
+        if forwards {
+            self.give_up_earlier();
+        }
         Ok(())
+    }
+
+    /// No link uses maps of an earlier version any more.
+    fn give_up_earlier(&self) {
+        match carry::give_up(&self.pin_dir, &self.loaded.layout, self.carried_at) {
+            Ok(0) => {}
+            Ok(lost) => {
+                tracing::info!(lost, "flows that began while the program was replaced are lost");
+                if let Some(carried) = lock(&self.carried).as_mut() {
+                    carried.dropped += lost;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "maps of an earlier version stay pinned"),
+        }
     }
 
     /// With `auto`, an interface that cannot transmit what a driver's program redirects decides for

@@ -3,6 +3,7 @@
 
 mod attach;
 mod buddy;
+mod carry;
 mod cleanup;
 mod control;
 mod deferrals;
@@ -29,6 +30,7 @@ mod words;
 mod xdp;
 
 pub use attach::Attached;
+pub use carry::Carried;
 pub use cleanup::{DEFAULT_PIN_DIR, Removed, take_off};
 pub use control::report::{BackendReport, Refusal, ServiceReport, SourcePool};
 pub use control::{Fill, Traffic};

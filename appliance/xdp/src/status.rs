@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::carry::Carried;
 use crate::control::Fill;
 use crate::control::report::{Refusal, ServiceReport, SourcePool};
 use crate::engine::{Engine, InterfaceStatus, lock};
@@ -22,6 +23,9 @@ pub struct XdpStatus {
     /// Version of what program and daemon share; under it the maps are pinned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
+    /// What became of an earlier version's flows, when this one took over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub carried: Option<Carried>,
     /// Interfaces that are asked for, and others that matter.
     pub interfaces: Vec<InterfaceStatus>,
     /// How full the maps are.
@@ -49,6 +53,7 @@ impl XdpStatus {
             enabled,
             fault,
             layout: None,
+            carried: None,
             interfaces: Vec::new(),
             fill: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -66,6 +71,7 @@ impl XdpStatus {
 
     fn fill_in(&mut self, engine: &Engine) {
         self.layout = Some(engine.loaded.layout.version.clone());
+        self.carried = lock(&engine.carried).clone();
         self.interfaces = engine.interfaces();
         let seen = engine.reasons().filter(|(_, counted)| counted.packets > 0);
         self.reasons = seen.map(|(name, counted)| (name, counted.packets)).collect();

@@ -8,6 +8,7 @@
 //! Each test runs on a thread that has left for a network and a mount namespace of its own; what
 //! it starts inherits them, and all of it is gone with the thread.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -24,7 +25,7 @@ use haflinger_core::{
     FlowTimeouts, ForwardingMode, ObjectRef, Protocol, ProxyProtocol, Service, ServiceKey,
     Snapshot, SourceId, Target, Update,
 };
-use haflinger_xdp::{AttachWish, Capacities, Settings, Xdp, XdpHandle};
+use haflinger_xdp::{AttachMode, AttachWish, Capacities, Settings, Xdp, XdpHandle};
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -86,6 +87,17 @@ fn topology() {
          ethtool -K c0 tx off >/dev/null; ethtool -K p0 tx off >/dev/null
          ip netns exec client ethtool -K eth0 tx off >/dev/null
          ip netns exec pod ethtool -K eth0 tx off >/dev/null");
+}
+
+/// Another owner's program on an interface, attached the way that `ip` does.
+pub(crate) fn foreign_program(interface: &str) {
+    run(&format!(
+        "cd $(mktemp -d)
+         printf '%s\\n' '__attribute__((section(\"xdp\"), used)) int stranger(void *c) {{ return 2; }}' \
+             'char LICENSE[] __attribute__((section(\"license\"), used)) = \"GPL\";' > x.c
+         clang -O2 -g -target bpf -c x.c -o x.o
+         ip link set dev {interface} xdpdrv obj x.o sec xdp"
+    ));
 }
 
 /// Runs `work` on a thread in a namespace.
@@ -205,12 +217,8 @@ pub(crate) fn service_with(
         })
         .collect();
     backends.sort_by_key(|backend| backend.address);
-    let target = Target {
-        object: object.clone(),
-        port,
-        protocol: Protocol::Tcp,
-        family: Family::V4,
-    };
+    let target =
+        Target { object: object.clone(), port, protocol: Protocol::Tcp, family: Family::V4 };
     Service {
         key: ServiceKey { vip: VIP.parse::<IpAddr>().unwrap(), port, protocol: Protocol::Tcp },
         object,
@@ -230,6 +238,8 @@ pub(crate) fn service_with(
 pub(crate) struct Running {
     pub(crate) handle: XdpHandle,
     pub(crate) updates: mpsc::Receiver<Update>,
+    /// Words on services that came while a word on the whole was awaited.
+    words: VecDeque<Update>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     task: JoinHandle<()>,
     stop: CancellationToken,
@@ -244,7 +254,7 @@ impl Running {
         let (told, updates) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let task = tokio::spawn(xdp.run(seen, told, stop.clone()));
-        let mut running = Self { handle, updates, snapshots, task, stop };
+        let mut running = Self { handle, updates, words: VecDeque::new(), snapshots, task, stop };
         let fault = running.next_fault().await;
         (running, fault)
     }
@@ -254,8 +264,65 @@ impl Running {
         loop {
             match self.updates.recv().await.expect("the data path runs") {
                 Update::Datapath { fault } => return fault.map(|fault| fault.to_string()),
+                word => self.words.push_back(word),
+            }
+        }
+    }
+
+    /// The next word on whether a service has room.
+    pub(crate) async fn next_word(&mut self, port: u16) -> Option<String> {
+        loop {
+            let word = match self.words.pop_front() {
+                Some(word) => word,
+                None => self.updates.recv().await.expect("the data path runs"),
+            };
+            match word {
+                Update::Forwarding { service, refused } if service.port == port => {
+                    return refused.map(|reason| reason.to_string());
+                }
                 _ => continue,
             }
+        }
+    }
+
+    /// Interfaces that have the program, and how.
+    pub(crate) fn attached(&self) -> Vec<(String, AttachMode)> {
+        let interfaces = self.handle.status().interfaces.into_iter();
+        interfaces.filter_map(|one| Some((one.name, one.attached?.mode))).collect()
+    }
+
+    pub(crate) async fn until_attached(&mut self, name: &str) {
+        while !self.attached().iter().any(|(known, _)| known == name) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Live flows of a service.
+    pub(crate) fn connections(&self, port: u16) -> Option<u32> {
+        let services = self.handle.status().services.into_iter();
+        services.filter(|one| one.service.port == port).map(|one| one.connections).next()
+    }
+
+    /// Waits until so many backends of a service have not left it.
+    pub(crate) async fn until_backends(&self, port: u16, count: usize) {
+        let held = || {
+            let services = self.handle.status().services.into_iter();
+            let service = services.into_iter().find(|one| one.service.port == port);
+            service.map(|one| one.backends.iter().filter(|backend| !backend.left).count())
+        };
+        while held() != Some(count) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until a service has left.
+    pub(crate) async fn until_left(&self, port: u16) {
+        let left = || {
+            let services = self.handle.status().services.into_iter();
+            services.into_iter().any(|one| one.service.port == port && one.left)
+        };
+        while !left() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
