@@ -13,6 +13,7 @@
 //! 5. Environment and flags are stronger than the file.
 //! 6. SIGTERM ends the daemon with success and takes its socket away.
 //! 7. A second daemon with the same socket is refused and says why.
+//! 8. A service whose port another program has is told, not announced, and served once it can be.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -160,7 +161,7 @@ fn configuration(directory: &tempfile::TempDir, admin: u16, extra: &str) -> Stri
         "[host]\nname = \"here\"\nstate_dir = {place:?}\nrun_dir = {place:?}\n\
          [admin]\nlisten = \"127.0.0.1:{admin}\"\n\
          [inventory]\npath = {:?}\n[vips]\nbind = false\n[relay]\ndrain_secs = 1\n\
-         [proxy]\ndrain_secs = 1\nworkers = 1\n{extra}\n",
+         [proxy]\ndrain_secs = 1\nworkers = 1\n[xdp]\nenabled = false\n{extra}\n",
         place.join("inventory.toml"),
     )
 }
@@ -263,6 +264,30 @@ fn a_second_daemon_with_the_same_socket_is_refused() {
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("another daemon answers"), "{said}");
     assert!(fixture.status().contains("ready"));
+}
+
+#[test]
+fn a_port_that_another_program_has_is_told_and_served_once_it_is_free() {
+    let fixture = Fixture::start();
+    let taken = SocketAddr::from(([127, 0, 0, 2], free_port()));
+    let squatter = TcpListener::bind(taken).expect("a free address");
+    let blocked = inventory(taken.port(), fixture.backend)
+        .replace("addresses = [\"127.0.0.1\"]", "addresses = [\"127.0.0.2\"]")
+        .replace("echo", "blocked");
+    let both = inventory(fixture.vip, fixture.backend) + &blocked;
+    write(&fixture.directory, "inventory.toml", &both);
+    eventually("it is told", || {
+        let status = fixture.status();
+        status.contains("withdrawn: port not open") && status.contains("NotServed")
+    });
+    assert!(fixture.answer(fixture.vip).is_some(), "others go on");
+
+    drop(squatter);
+    eventually("it is served", || TcpStream::connect_timeout(&taken, PATIENCE).is_ok());
+    eventually("nothing is said any more", || {
+        let status = fixture.status();
+        !status.contains("port not open") && !status.contains("NotServed")
+    });
 }
 
 #[test]
