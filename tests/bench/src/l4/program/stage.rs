@@ -11,7 +11,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use haflinger_core::{BackendSet, ForwardingMode, Protocol, Service};
@@ -138,7 +139,7 @@ impl Stage {
         work: impl FnOnce(&mut Self) -> T + Send + 'static,
     ) -> Result<T> {
         let middle = world.middle(kind.name(), kind.number())?;
-        surround(&middle, kind)?;
+        surround(world, &middle, kind)?;
         let pin_dir = world.bpf.join(kind.name());
         let settings = settings_for(kind, &middle, pin_dir.clone());
         let done = middle.namespace.enter(move || {
@@ -169,7 +170,7 @@ impl Stage {
         let datapath = runtime.block_on(Datapath::start(settings, first))?;
         let harness = Harness::of(interface(TO_CLIENT)?).context("preparing test runs")?;
         let (generation, established, opening) = (1, 0, OPENING);
-        Ok(Self {
+        let stage = Self {
             kind,
             tested,
             others,
@@ -179,7 +180,22 @@ impl Stage {
             harness,
             datapath,
             runtime,
-        })
+        };
+        stage.wait_for_next_hop()?;
+        Ok(stage)
+    }
+
+    /// Until its address is known, what goes there is not redirected.
+    fn wait_for_next_hop(&self) -> Result<()> {
+        let opens = || self.open(self.client(OPENING - 1, 0));
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = opens() {
+            if Instant::now() > give_up {
+                return Err(error).context("the next hop to the backends is not resolved");
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -317,21 +333,27 @@ fn settings_for(kind: Kind, middle: &Middle, pin_dir: std::path::PathBuf) -> Set
     }
 }
 
-/// Routes to clients and backends by next hops that need not be asked for.
-fn surround(middle: &Middle, kind: Kind) -> Result<()> {
+/// Routes to clients and backends. The next hop towards backends answers, since the daemon keeps
+/// it resolved; that towards clients need not.
+fn surround(world: &World, middle: &Middle, kind: Kind) -> Result<()> {
     let number = kind.number();
     middle.namespace.ip(&format!(
         "route add 10.16.0.0/12 via 10.71.{number}.2\n\
          route add 10.81.0.0/16 via 10.72.{number}.2\n\
-         neigh replace 10.71.{number}.2 lladdr 02:00:00:00:71:02 dev {TO_CLIENT} nud permanent\n\
-         neigh replace 10.72.{number}.2 lladdr 02:00:00:00:72:02 dev {TO_SERVER} nud permanent\n\
-         addr add 2001:db8:71::1/64 dev {TO_CLIENT} nodad\n\
-         addr add 2001:db8:72::1/64 dev {TO_SERVER} nodad\n\
-         route add 2001:db8:16::/48 via 2001:db8:71::2\n\
-         route add 2001:db8:81::/48 via 2001:db8:72::2\n\
-         neigh replace 2001:db8:71::2 lladdr 02:00:00:00:71:02 dev {TO_CLIENT} nud permanent\n\
-         neigh replace 2001:db8:72::2 lladdr 02:00:00:00:72:02 dev {TO_SERVER} nud permanent\n"
-    ))
+         neigh replace 10.71.{number}.2 lladdr 02:00:00:00:71:02 dev {TO_CLIENT} nud permanent\n"
+    ))?;
+    if kind.v6() {
+        let device = middle.client_device();
+        world.server.ip(&format!("addr add 2001:db8:72::2/64 dev {device} nodad\n"))?;
+        middle.namespace.ip(&format!(
+            "addr add 2001:db8:71::1/64 dev {TO_CLIENT} nodad\n\
+             addr add 2001:db8:72::1/64 dev {TO_SERVER} nodad\n\
+             route add 2001:db8:16::/48 via 2001:db8:71::2\n\
+             route add 2001:db8:81::/48 via 2001:db8:72::2\n\
+             neigh replace 2001:db8:71::2 lladdr 02:00:00:00:71:02 dev {TO_CLIENT} nud permanent\n"
+        ))?;
+    }
+    Ok(())
 }
 
 /// The index of an interface of this thread's namespace.
