@@ -158,7 +158,7 @@ const TIGHT: Size = Size { opening: 16, established: 16 };
 fn touch(world: &World, client: Ends, ago: u32) {
     let record = world.record_of(client, TCP).unwrap();
     world.change(&world.maps().flows, record, |flow: &mut types::flow| {
-        flow.touched = now() - ago;
+        flow.touched = now().wrapping_sub(ago);
     });
 }
 

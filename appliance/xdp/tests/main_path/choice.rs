@@ -100,7 +100,7 @@ fn a_client_keeps_its_backend_for_the_time_of_its_affinity() {
                 client: crate::world::address(family.ends().source.ip()),
                 ..Default::default()
             };
-            let forget = types::affinity { backend: first, touched: now() - 100 };
+            let forget = types::affinity { backend: first, touched: now().wrapping_sub(100) };
             world.put(&world.maps().affinities, &key, &forget);
             assert_eq!(chosen(world, TCP, family.client(3)), other, "its time is over");
             world.change_backend(other, |backend| {

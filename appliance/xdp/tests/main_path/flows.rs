@@ -1,11 +1,13 @@
 //! How a flow is followed from its first packet to its last.
 
+use std::net::{TcpListener, TcpStream};
+
 use haflinger_xdp::program::types::{self, backend_state, mode, phase};
 use libbpf_rs::MapCore as _;
 
 use crate::packets::{Ends, Hop, TCP, UDP};
-use crate::world::{Side, Size, World, in_a_world, now, small};
-use crate::{FAMILIES, Flags, REDIRECT, entering, handshake, segment_at, send, sent};
+use crate::world::{Side, Size, World, in_a_world, now, run, small};
+use crate::{FAMILIES, Flags, PASS, REDIRECT, entering, handshake, segment_at, send, sent};
 
 fn phase_of(world: &World, client: Ends, protocol: u8) -> phase {
     phase(world.flow_of(client, protocol).expect("the flow is known").phase.into())
@@ -19,7 +21,7 @@ fn in_opening_region(world: &World, client: Ends, protocol: u8) -> bool {
 fn age(world: &World, client: Ends, protocol: u8, seconds: u32) {
     let record = world.record_of(client, protocol).unwrap();
     world.change(&world.maps().flows, record, |flow: &mut types::flow| {
-        flow.touched = now() - seconds;
+        flow.touched = now().wrapping_sub(seconds);
     });
 }
 
@@ -317,6 +319,65 @@ fn a_connection_of_no_flow_is_sent_where_its_bucket_led_unless_in_mode_nat() {
             let outcome = send(world, Side::Client, TCP, family.client(3), Flags::Rst);
             assert_eq!(outcome.reason, "RESET_UNKNOWN");
             assert_eq!(world.record_of(family.client(3), TCP), None);
+        }
+    });
+}
+
+#[test]
+fn in_mode_dsr_the_client_alone_opens_and_ends_a_flow() {
+    in_a_world(Size::SMALL, |world| {
+        for family in FAMILIES {
+            for protocol in [TCP, UDP] {
+                let mut wish = family.wish(protocol, 1);
+                wish.service.mode = small(mode::MODE_DSR.0);
+                world.serve(&wish, (0, 0));
+                let client = family.ends();
+                let outcome = send(world, Side::Client, protocol, client, Flags::Syn);
+                assert_eq!((outcome.verdict, outcome.reason), (REDIRECT, "FORWARDED_NEW"));
+                assert_eq!(phase_of(world, client, protocol), phase::PHASE_OPENING);
+                let keys = world.maps().flow_index.keys().count();
+                // It began in another second.
+                let record = world.record_of(client, protocol).unwrap();
+                world.change(&world.maps().flows, record, |flow: &mut types::flow| {
+                    flow.created = flow.created.wrapping_sub(1);
+                });
+                let outcome = send(world, Side::Client, protocol, client, Flags::Ack);
+                assert_eq!((outcome.verdict, outcome.reason), (REDIRECT, "FORWARDED"));
+                let open =
+                    if protocol == TCP { phase::PHASE_ESTABLISHED } else { phase::PHASE_DATAGRAMS };
+                assert_eq!(phase_of(world, client, protocol), open);
+                assert!(!in_opening_region(world, client, protocol));
+                assert_eq!(world.maps().flow_index.keys().count(), keys, "answers go elsewhere");
+                send(world, Side::Client, protocol, client, Flags::Fin);
+                let over = if protocol == TCP { phase::PHASE_CLOSING } else { open };
+                assert_eq!(phase_of(world, client, protocol), over);
+            }
+        }
+        assert_eq!(world.sweep(3600), 4);
+        assert_eq!(world.maps().flow_index.keys().count(), 0);
+    });
+}
+
+#[test]
+fn a_connection_that_a_socket_of_this_host_holds_is_left_to_it() {
+    in_a_world(Size::SMALL, |world| {
+        for family in FAMILIES {
+            family.serve(world, TCP, 1);
+            let vip = family.ends().destination;
+            let length = if vip.is_ipv4() { 32 } else { 128 };
+            run("ip", &format!("addr add {}/{length} dev lo", vip.ip()));
+            let listener = TcpListener::bind(vip).unwrap();
+            let stranger = send(world, Side::Client, TCP, family.ends(), Flags::Ack);
+            assert_eq!(stranger.reason, "RESET", "it listens, and holds nothing");
+            let stream = TcpStream::connect(vip).unwrap();
+            let _accepted = listener.accept().unwrap();
+            let held = Ends { source: stream.local_addr().unwrap(), destination: vip };
+            for flags in [Flags::Ack, Flags::Fin, Flags::Rst] {
+                let outcome = send(world, Side::Client, TCP, held, flags);
+                assert_eq!((outcome.verdict, outcome.reason), (PASS, "LOCAL_SOCKET"));
+            }
+            // Only what would open a connection is ours: the socket has its own already.
+            assert_eq!(send(world, Side::Client, TCP, family.ends(), Flags::Ack).reason, "RESET");
         }
     });
 }

@@ -106,7 +106,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
         any::<u8>(),
         0_u32..1 << 20,
         any::<u16>(),
-        vec((0_u16..4095).prop_map(|id| [0x81, 0, (id >> 8) as u8, id as u8]), 0..=2),
+        vec((0_u8..16, any::<u8>()).prop_map(|(high, low)| [0x81, 0, high, low]), 0..=2),
         0_usize..=10,
     );
     // Few different bytes: sums that carry, or come out as zero, are likely.

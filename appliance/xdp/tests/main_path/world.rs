@@ -101,7 +101,6 @@ pub(crate) struct World {
 /// What libbpf said last: with the verifier's log, when it refuses the program.
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-#[expect(clippy::needless_pass_by_value, reason = "the library's signature")]
 fn listen(_: PrintLevel, line: String) {
     SAID.lock().unwrap().push(line);
 }
@@ -463,7 +462,7 @@ impl World {
     /// Runs the sweep over all records as if it were so many seconds later.
     pub(crate) fn sweep(&self, later: u32) -> u32 {
         let records = self.maps().flows.info().unwrap().info.max_entries;
-        let mut part = types::sweep { first: 0, count: records, now: now() + later };
+        let mut part = types::sweep { first: 0, count: records, now: now().wrapping_add(later) };
         let mut released = 0;
         while part.first < records {
             let mut context = bytes_of(&part).to_vec();
