@@ -3,4 +3,5 @@
 
 mod changes;
 mod lifecycle;
+mod seeing;
 mod support;
