@@ -16,6 +16,7 @@ use crate::carry::{self, Carried};
 use crate::control::{Control, Hop, Traffic};
 use crate::deferrals::{Deferrals, PathSize};
 use crate::error::LoadError;
+use crate::faults;
 use crate::interfaces;
 use crate::loader::{self, Loaded};
 use crate::maps::{Index, Maps};
@@ -40,14 +41,18 @@ pub struct InterfaceStatus {
     pub note: Option<String>,
 }
 
+/// By name: what was attached, or why not.
+type Attachments = BTreeMap<String, Result<Attached, String>>;
+
 /// Interfaces and what hangs on them.
 #[derive(Debug, Default)]
 pub(crate) struct Interfaces {
-    /// By name: what was attached, or why not.
-    pub(crate) wanted: BTreeMap<String, Result<Attached, String>>,
+    pub(crate) wanted: Attachments,
     pub(crate) links: Vec<Link>,
     /// Interfaces that routes to backends lead to, and that cannot transmit.
     pub(crate) dumb: BTreeSet<String>,
+    /// A driver's inability has decided for the network stack.
+    stack_decided: bool,
     told: BTreeMap<u32, [u8; 16]>,
 }
 
@@ -63,6 +68,7 @@ pub(crate) struct Engine {
     samples: Mutex<Samples>,
     pub(crate) carried: Mutex<Option<Carried>>,
     carried_at: u64,
+    pub(crate) source_faults: Mutex<Vec<String>>,
     pin_dir: PathBuf,
 }
 
@@ -117,6 +123,7 @@ impl Engine {
             samples: Mutex::default(),
             carried: Mutex::new(carried),
             carried_at,
+            source_faults: Mutex::default(),
             pin_dir: settings.pin_dir.clone(),
         })
     }
@@ -217,29 +224,30 @@ impl Engine {
         } else {
             settings.interfaces.clone()
         };
+        self.check_sources(settings);
         let hops: Vec<Hop> = lock(&self.control).hops().collect();
         let mut interfaces = lock(&self.interfaces);
-        let able = able_to_transmit(&links);
+        let is_fresh = attach::pinned(&self.pin_dir).is_empty();
+        let mut now = self.attach_all(&interfaces, &links, &wanted, settings.attach);
+        self.take_off_others(&now);
+        // Attaching gives many a driver the ability to transmit, so it is asked afterwards.
+        let mut able = able_to_transmit(&links);
         let dumb = dumb_exits(&links, &able, &hops);
-        let wish = self.wish(settings.attach, &interfaces, &dumb);
-        let mut now = BTreeMap::new();
-        for name in wanted {
-            let attached = self.attach(&interfaces, &links, &name, wish);
-            now.insert(name, attached);
-        }
-        for index in attach::pinned(&self.pin_dir) {
-            let keeps = now.values().flatten().any(|attached| attached.index == index);
-            // What another owner's program keeps us from may be only for now.
-            if !keeps && let Err(error) = attach::detach(&self.pin_dir, index) {
-                tracing::warn!(index, %error, "the program stays on an interface");
-            }
+        let is_native = |now: &Attachments| {
+            now.values().flatten().any(|attached| attached.mode == AttachMode::Native)
+        };
+        if is_fresh && settings.attach == AttachWish::Auto && is_native(&now) && !dumb.is_empty() {
+            interfaces.stack_decided = true;
+            let exits: Vec<&str> = dumb.iter().map(String::as_str).collect();
+            let exits = exits.join(", ");
+            tracing::info!(%exits, "a driver cannot transmit what a program redirects: the stack attaches");
+            now = self.attach_all(&interfaces, &links, &wanted, AttachWish::Generic);
+            able = able_to_transmit(&links);
         }
         log_changes(&interfaces.wanted, &now);
-        let generic = now.values().flatten().all(|attached| attached.mode == AttachMode::Generic);
+        let generic = !is_native(&now);
         interfaces.dumb = if generic { BTreeSet::new() } else { dumb };
         interfaces.wanted = now;
-        // Attaching may have given a driver the ability.
-        let able = able_to_transmit(&links);
         tell(&self.maps.interfaces, &mut interfaces.told, &links, &able, generic);
         interfaces.links = links;
         let forwards = interfaces.wanted.values().any(Result::is_ok);
@@ -248,6 +256,16 @@ impl Engine {
             self.give_up_earlier();
         }
         Ok(())
+    }
+
+    /// Notes what stands against the addresses and ports that `nat` sends from.
+    fn check_sources(&self, settings: &Settings) {
+        let found = faults::of_sources(settings);
+        let mut known = lock(&self.source_faults);
+        for fault in found.iter().filter(|fault| !known.contains(fault)) {
+            tracing::warn!(%fault, "mode nat");
+        }
+        *known = found;
     }
 
     /// No link uses maps of an earlier version any more.
@@ -264,21 +282,32 @@ impl Engine {
         }
     }
 
-    /// With `auto`, an interface that cannot transmit what a driver's program redirects decides for
-    /// the network stack; once attached, only a restart changes it, since packets would pass by
-    /// meanwhile.
-    fn wish(
+    /// Attaches to every interface that is wanted. With `auto`, an exit that cannot transmit what a
+    /// driver's program redirects decides for the network stack, when nothing was attached before:
+    /// later, packets would pass by while it is changed.
+    fn attach_all(
         &self,
-        wish: AttachWish,
         interfaces: &Interfaces,
-        dumb: &BTreeSet<String>,
-    ) -> AttachWish {
-        let modes = || interfaces.wanted.values().flatten().map(|attached| attached.mode);
-        let pinned = attach::pinned(&self.pin_dir);
-        match wish {
-            AttachWish::Auto if modes().any(|mode| mode == AttachMode::Generic) => AttachWish::Auto,
-            AttachWish::Auto if !dumb.is_empty() && pinned.is_empty() => AttachWish::Generic,
+        links: &[Link],
+        wanted: &[String],
+        wish: AttachWish,
+    ) -> Attachments {
+        let wish = match wish {
+            AttachWish::Auto if interfaces.stack_decided => AttachWish::Generic,
             other => other,
+        };
+        let attached =
+            wanted.iter().map(|name| (name.clone(), self.attach(interfaces, links, name, wish)));
+        attached.collect()
+    }
+
+    /// Interfaces that are not wanted any more.
+    fn take_off_others(&self, now: &Attachments) {
+        for index in attach::pinned(&self.pin_dir) {
+            let keeps = now.values().flatten().any(|attached| attached.index == index);
+            if !keeps && let Err(error) = attach::detach(&self.pin_dir, index) {
+                tracing::warn!(index, %error, "the program stays on an interface");
+            }
         }
     }
 
@@ -353,10 +382,7 @@ fn path_size(netlink: Netlink, interfaces: Arc<Mutex<Interfaces>>) -> PathSize {
     })
 }
 
-fn log_changes(
-    before: &BTreeMap<String, Result<Attached, String>>,
-    now: &BTreeMap<String, Result<Attached, String>>,
-) {
+fn log_changes(before: &Attachments, now: &Attachments) {
     for (name, attached) in now {
         match attached {
             _ if before.get(name) == Some(attached) => {}

@@ -17,9 +17,9 @@ pub(crate) fn transmits(hanging: Hanging, link: &Link, tells_abilities: bool) ->
     if tells_abilities {
         return hanging.features & CAN_TRANSMIT != 0;
     }
-    // Before kernel 6.3 nobody says. Where our own program runs in the driver, it does; a veth
-    // depends on its other end, which runs one.
-    hanging.native != 0 || link.kind == "bond"
+    // Before kernel 6.3 nobody says. A driver that runs a program transmits, as far as is known; a
+    // veth depends on its other end.
+    link.kind == "bond" || hanging.native != 0 && link.kind != "veth"
 }
 
 /// An entry for each link. `able` holds those whose drivers transmit; with `generic` attachment

@@ -31,6 +31,7 @@ pub(crate) const KEPT: &[&str] = &[
     "sources",
     "interfaces",
     "fragments",
+    "identifications",
     "settings",
 ];
 

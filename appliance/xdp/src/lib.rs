@@ -9,6 +9,7 @@ mod control;
 mod deferrals;
 mod engine;
 mod error;
+mod faults;
 #[cfg(feature = "bench")]
 pub mod harness;
 mod interfaces;
@@ -37,7 +38,10 @@ pub use control::{Fill, Traffic};
 pub use engine::InterfaceStatus;
 pub use error::{Error, LoadError};
 pub use metrics::{BACKEND_SERIES_MAX, SERVICE_SERIES_MAX};
-pub use settings::{AttachWish, Capacities, Settings};
+pub use settings::{
+    AttachWish, BACKENDS_MAX, BUCKETS_MAX, Capacities, FLOWS_MAX, INTERFACES_MAX,
+    NAT_ADDRESSES_MAX, SERVICES_MAX, Settings,
+};
 pub use status::XdpStatus;
 pub use sys::AttachMode;
 pub use xdp::{Xdp, XdpHandle};

@@ -157,7 +157,7 @@ fn index<K: crate::mapped::Plain, V: crate::mapped::Plain>(
 fn check_file_system(pin_dir: &Path) -> Result<(), LoadError> {
     let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(pin_dir);
     let found = statfs(existing).map_err(|error| pins(existing, error.into()))?;
-    if i64::from(found.f_type) != BPF_FS_MAGIC {
+    if found.f_type != BPF_FS_MAGIC {
         return Err(LoadError::NoBpfFileSystem(pin_dir.to_path_buf()));
     }
     fs::create_dir_all(pin_dir).map_err(|error| pins(pin_dir, error))
@@ -181,8 +181,8 @@ fn describe(
 fn size(open: &mut OpenHaflingerSkel<'_>, capacities: &Capacities) -> libbpf_rs::Result<()> {
     let flows = capacities.opening_flows + capacities.established_flows;
     let maps = &mut open.maps;
-    // An entry for each direction, and half as many again: a hash that is not full stays short.
-    maps.flow_index.set_max_entries(flows.saturating_mul(3))?;
+    // An entry for each direction.
+    maps.flow_index.set_max_entries(flows.saturating_mul(2))?;
     maps.flows.set_max_entries(flows)?;
     maps.service_index.set_max_entries(capacities.services)?;
     maps.services.set_max_entries(capacities.services)?;

@@ -45,6 +45,12 @@ impl Collector for MapCollector {
 }
 
 struct Families {
+    program: ProgramFamilies,
+    services: ServiceFamilies,
+}
+
+/// What the program and its maps as a whole are at.
+struct ProgramFamilies {
     state: IntGaugeVec,
     packets: IntCounterVec,
     bytes: IntCounterVec,
@@ -56,11 +62,15 @@ struct Families {
     deferrals: IntCounterVec,
     hops: IntGaugeVec,
     sweep: GaugeVec,
+}
+
+/// What services and backends are at.
+struct ServiceFamilies {
     services: IntGaugeVec,
-    service_connections: IntGaugeVec,
-    service_flows: IntCounterVec,
-    service_packets: IntCounterVec,
-    service_bytes: IntCounterVec,
+    connections: IntGaugeVec,
+    flows: IntCounterVec,
+    packets: IntCounterVec,
+    bytes: IntCounterVec,
     backend_connections: IntGaugeVec,
     omitted: IntGaugeVec,
 }
@@ -73,7 +83,7 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, pr
     IntCounterVec::new(Opts::new(name, help), labels)
 }
 
-impl Families {
+impl ProgramFamilies {
     fn new() -> Result<Self, prometheus::Error> {
         Ok(Self {
             state: gauges(
@@ -132,48 +142,10 @@ impl Families {
                 ),
                 &[],
             )?,
-            services: gauges(
-                "haflinger_xdp_services",
-                "Services: served; left (relayed or gone, and flows of them go on); refused \
-                 (no room, relayed).",
-                &["state"],
-            )?,
-            service_connections: gauges(
-                "haflinger_xdp_service_flows",
-                "Live flows of a service.",
-                &["service"],
-            )?,
-            service_flows: counters(
-                "haflinger_xdp_service_flows_total",
-                "Flows of a service.",
-                &["service"],
-            )?,
-            service_packets: counters(
-                "haflinger_xdp_service_packets_total",
-                "Packets of a service's flows from clients (in) and to clients (out).",
-                &["service", "direction"],
-            )?,
-            service_bytes: counters(
-                "haflinger_xdp_service_bytes_total",
-                "Bytes of a service's flows from clients (in) and to clients (out), without the \
-                 link layer.",
-                &["service", "direction"],
-            )?,
-            backend_connections: gauges(
-                "haflinger_xdp_backend_flows",
-                "Live flows of a backend of a service.",
-                &["service", "backend"],
-            )?,
-            omitted: gauges(
-                "haflinger_xdp_series_omitted",
-                "Services and backends that have no series of their own, because there are too \
-                 many.",
-                &["what"],
-            )?,
         })
     }
 
-    fn collectors(&self) -> [&dyn Collector; 18] {
+    fn collectors(&self) -> [&dyn Collector; 11] {
         [
             &self.state,
             &self.packets,
@@ -186,46 +158,10 @@ impl Families {
             &self.deferrals,
             &self.hops,
             &self.sweep,
-            &self.services,
-            &self.service_connections,
-            &self.service_flows,
-            &self.service_packets,
-            &self.service_bytes,
-            &self.backend_connections,
-            &self.omitted,
         ]
     }
 
-    fn descriptions(&self) -> Vec<Desc> {
-        self.collectors().iter().flat_map(|one| one.desc()).cloned().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.collectors().iter().flat_map(|one| one.collect()).collect()
-    }
-
-    fn fill(&self, shared: &Shared) {
-        let engine = lock(&shared.engine).clone();
-        let forwards = engine.is_some() && lock(&shared.fault).is_none();
-        self.state.with_label_values::<&str>(&[]).set(i64::from(forwards));
-        let Some(engine) = engine else { return };
-        self.fill_program(&engine);
-        let control = lock(&engine.control);
-        for (map, fill) in control.fill() {
-            self.used.with_label_values(&[map]).set(fill.used.into());
-            self.max.with_label_values(&[map]).set(fill.max.into());
-        }
-        let (reports, refused) = (control.report(), control.refusals().len());
-        drop(control);
-        let left = reports.iter().filter(|report| report.left).count();
-        let states = [("served", reports.len() - left), ("left", left), ("refused", refused)];
-        for (state, count) in states {
-            self.services.with_label_values(&[state]).set(gauge(count));
-        }
-        self.fill_services(&reports);
-    }
-
-    fn fill_program(&self, engine: &Engine) {
+    fn fill(&self, engine: &Engine) {
         for (name, counted) in engine.reasons() {
             self.packets.with_label_values(&[&name]).inc_by(counted.packets);
             self.bytes.with_label_values(&[&name]).inc_by(counted.bytes);
@@ -253,24 +189,81 @@ impl Families {
             self.attached.with_label_values(&[name.as_str(), mode]).set(mode_is_known);
         }
     }
+}
 
-    fn fill_services(&self, reports: &[ServiceReport]) {
+impl ServiceFamilies {
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            services: gauges(
+                "haflinger_xdp_services",
+                "Services: served; left (relayed or gone, and flows of them go on); refused \
+                 (no room, relayed).",
+                &["state"],
+            )?,
+            connections: gauges(
+                "haflinger_xdp_service_flows",
+                "Live flows of a service.",
+                &["service"],
+            )?,
+            flows: counters(
+                "haflinger_xdp_service_flows_total",
+                "Flows of a service.",
+                &["service"],
+            )?,
+            packets: counters(
+                "haflinger_xdp_service_packets_total",
+                "Packets of a service's flows from clients (in) and to clients (out).",
+                &["service", "direction"],
+            )?,
+            bytes: counters(
+                "haflinger_xdp_service_bytes_total",
+                "Bytes of a service's flows from clients (in) and to clients (out), without the \
+                 link layer.",
+                &["service", "direction"],
+            )?,
+            backend_connections: gauges(
+                "haflinger_xdp_backend_flows",
+                "Live flows of a backend of a service.",
+                &["service", "backend"],
+            )?,
+            omitted: gauges(
+                "haflinger_xdp_series_omitted",
+                "Services and backends that have no series of their own, because there are too \
+                 many.",
+                &["what"],
+            )?,
+        })
+    }
+
+    fn collectors(&self) -> [&dyn Collector; 7] {
+        [
+            &self.services,
+            &self.connections,
+            &self.flows,
+            &self.packets,
+            &self.bytes,
+            &self.backend_connections,
+            &self.omitted,
+        ]
+    }
+
+    fn fill(&self, reports: &[ServiceReport]) {
         let mut backends_left = BACKEND_SERIES_MAX;
         let mut backends_omitted = 0;
         for report in reports.iter().take(SERVICE_SERIES_MAX) {
             let service = report.service.to_string();
-            let gauges = &self.service_connections;
+            let gauges = &self.connections;
             gauges.with_label_values(&[&service]).set(report.connections.into());
             if let Some(traffic) = &report.traffic {
-                self.service_flows.with_label_values(&[&service]).inc_by(traffic.flows);
+                self.flows.with_label_values(&[&service]).inc_by(traffic.flows);
                 let counted = [
                     ("in", traffic.packets_in, traffic.bytes_in),
                     ("out", traffic.packets_out, traffic.bytes_out),
                 ];
                 for (way, packets, bytes) in counted {
                     let labels = [service.as_str(), way];
-                    self.service_packets.with_label_values(&labels).inc_by(packets);
-                    self.service_bytes.with_label_values(&labels).inc_by(bytes);
+                    self.packets.with_label_values(&labels).inc_by(packets);
+                    self.bytes.with_label_values(&labels).inc_by(bytes);
                 }
             }
             let shown = report.backends.len().min(backends_left);
@@ -286,6 +279,45 @@ impl Families {
         backends_omitted += beyond.iter().map(|report| report.backends.len()).sum::<usize>();
         self.omitted.with_label_values(&["services"]).set(gauge(beyond.len()));
         self.omitted.with_label_values(&["backends"]).set(gauge(backends_omitted));
+    }
+}
+
+impl Families {
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self { program: ProgramFamilies::new()?, services: ServiceFamilies::new()? })
+    }
+
+    fn collectors(&self) -> impl Iterator<Item = &dyn Collector> {
+        self.program.collectors().into_iter().chain(self.services.collectors())
+    }
+
+    fn descriptions(&self) -> Vec<Desc> {
+        self.collectors().flat_map(|one| one.desc()).cloned().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.collectors().flat_map(|one| one.collect()).collect()
+    }
+
+    fn fill(&self, shared: &Shared) {
+        let engine = lock(&shared.engine).clone();
+        let forwards = engine.is_some() && lock(&shared.fault).is_none();
+        self.program.state.with_label_values::<&str>(&[]).set(i64::from(forwards));
+        let Some(engine) = engine else { return };
+        self.program.fill(&engine);
+        let control = lock(&engine.control);
+        for (map, fill) in control.fill() {
+            self.program.used.with_label_values(&[map]).set(fill.used.into());
+            self.program.max.with_label_values(&[map]).set(fill.max.into());
+        }
+        let (reports, refused) = (control.report(), control.refusals().len());
+        drop(control);
+        let left = reports.iter().filter(|report| report.left).count();
+        let states = [("served", reports.len() - left), ("left", left), ("refused", refused)];
+        for (state, count) in states {
+            self.services.services.with_label_values(&[state]).set(gauge(count));
+        }
+        self.services.fill(&reports);
     }
 }
 

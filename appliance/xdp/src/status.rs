@@ -34,6 +34,8 @@ pub struct XdpStatus {
     pub flows: BTreeMap<&'static str, u64>,
     /// Addresses that `nat` sends from.
     pub sources: Vec<SourcePool>,
+    /// What is wrong with where `nat` sends from, with the remedy.
+    pub source_faults: Vec<String>,
     /// Next hops whose neighbour entries are kept resolved.
     pub next_hops: usize,
     /// Packets by the reason of what became of them; those that never came are left out.
@@ -58,6 +60,7 @@ impl XdpStatus {
             fill: BTreeMap::new(),
             flows: BTreeMap::new(),
             sources: Vec::new(),
+            source_faults: Vec::new(),
             next_hops: 0,
             reasons: BTreeMap::new(),
             services: Vec::new(),
@@ -77,6 +80,7 @@ impl XdpStatus {
         self.reasons = seen.map(|(name, counted)| (name, counted.packets)).collect();
         let found = lock(&engine.sweep).found;
         self.flows = PHASES.into_iter().zip(found).collect();
+        self.source_faults = lock(&engine.source_faults).clone();
         self.next_hops = lock(&engine.neighbours).1.kept();
         let control = lock(&engine.control);
         self.fill = control.fill().into();

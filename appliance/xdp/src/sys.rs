@@ -22,6 +22,11 @@ fn descriptor(code: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(code) })
 }
 
+/// The size of a struct of the kernel's interface: far below 4 GiB.
+fn length_of<T>() -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
+}
+
 fn text(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
@@ -86,7 +91,7 @@ pub(crate) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
 /// The interface and program of an XDP link; interface 0 when that has gone.
 pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     let mut info = sys::bpf_link_info::default();
-    let mut len = size_of::<sys::bpf_link_info>() as u32;
+    let mut len = length_of::<sys::bpf_link_info>();
     // SAFETY: the info is as long as is said.
     done(unsafe { sys::bpf_link_get_info_by_fd(link.as_raw_fd(), &mut info, &mut len) })?;
     if info.type_ != sys::BPF_LINK_TYPE_XDP {
@@ -129,7 +134,7 @@ pub(crate) fn program_name(id: u32) -> io::Result<String> {
     // SAFETY: a number is passed.
     let program = descriptor(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
     let mut info = sys::bpf_prog_info::default();
-    let mut len = size_of::<sys::bpf_prog_info>() as u32;
+    let mut len = length_of::<sys::bpf_prog_info>();
     // SAFETY: the info is as long as is said, and asks for nothing beyond itself.
     done(unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) })?;
     let name: Vec<u8> =
@@ -148,7 +153,7 @@ pub(crate) struct MapShape {
 /// Asks a map what it is made of.
 pub(crate) fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
     let mut info = sys::bpf_map_info::default();
-    let mut len = size_of::<sys::bpf_map_info>() as u32;
+    let mut len = length_of::<sys::bpf_map_info>();
     // SAFETY: the info is as long as is said.
     done(unsafe { sys::bpf_map_get_info_by_fd(map.as_raw_fd(), &mut info, &mut len) })?;
     Ok(MapShape {
@@ -163,7 +168,7 @@ pub(crate) fn run<T: Plain>(program: BorrowedFd<'_>, context: &mut T) -> io::Res
     let mut options = sys::bpf_test_run_opts {
         sz: size_of::<sys::bpf_test_run_opts>() as sys::size_t,
         ctx_in: std::ptr::from_mut(context).cast::<c_void>().cast_const(),
-        ctx_size_in: size_of::<T>() as u32,
+        ctx_size_in: length_of::<T>(),
         ..Default::default()
     };
     // SAFETY: the context is as long as is said, and any bytes are a value of it.
