@@ -61,6 +61,8 @@ pub(crate) struct Shared {
 /// The data path before it runs.
 pub struct Xdp {
     shared: Arc<Shared>,
+    /// What the core was told last of the data path as a whole.
+    told: Mutex<Option<Option<Arc<str>>>>,
 }
 
 /// Shows and adjusts the data path.
@@ -116,7 +118,7 @@ impl Xdp {
             tracing: Arc::default(),
         });
         metrics::register(&shared, registry)?;
-        Ok(Self { shared })
+        Ok(Self { shared, told: Mutex::new(None) })
     }
 
     /// Shows and adjusts this data path.
@@ -278,12 +280,9 @@ impl Xdp {
 
     /// Says whether packets are forwarded, when that has changed.
     async fn tell_fault(&self, fault: Option<Arc<str>>, updates: &mpsc::Sender<Update>) {
-        {
-            let mut known = lock(&self.shared.fault);
-            if known.as_ref() == fault.as_ref() && fault.is_some() {
-                return;
-            }
-            known.clone_from(&fault);
+        lock(&self.shared.fault).clone_from(&fault);
+        if lock(&self.told).replace(fault.clone()).is_some_and(|told| told == fault) {
+            return;
         }
         tell(vec![Update::Datapath { fault }], updates).await;
     }

@@ -86,12 +86,8 @@ impl Scripted {
             state: BackendState::Active,
             reasons: Vec::new(),
         });
-        let target = Target {
-            object: object.clone(),
-            port,
-            protocol: Protocol::Tcp,
-            family: Family::V4,
-        };
+        let target =
+            Target { object: object.clone(), port, protocol: Protocol::Tcp, family: Family::V4 };
         let backends = backends.collect();
         Service {
             key: key(port),
@@ -143,10 +139,10 @@ fn expected(service: &Service) -> Vec<SocketAddr> {
 
 fn refusals(told: &[Update]) -> Vec<(u16, bool)> {
     let of = |update: &Update| match update {
-        Update::Forwarding { service, refused } => (service.port, refused.is_some()),
-        other => panic!("{other:?}"),
+        Update::Forwarding { service, refused } => Some((service.port, refused.is_some())),
+        _ => None,
     };
-    told.iter().map(of).collect()
+    told.iter().filter_map(of).collect()
 }
 
 #[test]
@@ -205,7 +201,7 @@ fn what_does_not_fit_is_refused_and_asked_for_again_when_there_is_room() {
     let told = control.apply(&snapshot(true, [first.clone(), second.clone()]), 100);
     assert_eq!(refusals(&told), [(81, true)]);
     let relayed = Service { mode: ForwardingMode::Proxy, ..second.clone() };
-    assert!(control.apply(&snapshot(true, [first, relayed.clone()]), 101).is_empty());
+    assert_eq!(refusals(&control.apply(&snapshot(true, [first, relayed.clone()]), 101)), []);
     assert!(control.retry().is_empty());
     control.apply(&snapshot(true, [relayed]), 102);
     let mut told = Vec::new();
@@ -214,7 +210,7 @@ fn what_does_not_fit_is_refused_and_asked_for_again_when_there_is_room() {
         told.extend(control.retry());
     }
     assert_eq!(refusals(&told), [(81, false)]);
-    assert!(control.apply(&snapshot(true, [second.clone()]), 120).is_empty());
+    assert_eq!(refusals(&control.apply(&snapshot(true, [second.clone()]), 120)), []);
     assert_eq!(led(&maps, &key(81)), Some(expected(&second)));
 }
 
@@ -271,7 +267,7 @@ fn source_ranges_follow_and_are_counted() {
     let many: Vec<String> = (0..9).map(|at| format!("10.{at}.0.0/16")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     for (ranges, entries) in [(&["10.0.0.0/8", "::/0"][..], 2), (&["10.0.0.0/8"], 1), (&[], 0)] {
-        assert!(control.apply(&snapshot(true, [ranged(ranges)]), 100).is_empty());
+        assert_eq!(refusals(&control.apply(&snapshot(true, [ranged(ranges)]), 100)), []);
         assert_eq!(maps.source_ranges.keys().unwrap().len(), entries);
         let slot = maps.service_index.get(&words::service_key(&key(80))).unwrap().unwrap();
         assert_eq!(maps.services.read(slot).ranged, u8::from(entries > 0));
@@ -357,10 +353,13 @@ proptest! {
                 }
             }
             let told = control.apply(&snapshot(true, services.values().cloned()), now);
-            prop_assert!(told.is_empty());
+            prop_assert_eq!(refusals(&told), []);
             for port in 80..84 {
-                let wanted = services.get(&port).filter(|service| service.mode.is_xdp());
-                prop_assert_eq!(led(&maps, &key(port)), wanted.map(expected));
+                let service = services.get(&port);
+                // Packets find their way here until the relay's socket is surely open.
+                if service.is_none_or(|service| service.mode.is_xdp()) {
+                    prop_assert_eq!(led(&maps, &key(port)), service.map(expected));
+                }
             }
         }
         control.apply(&snapshot(true, []), now);
