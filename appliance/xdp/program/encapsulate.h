@@ -7,7 +7,8 @@
  *
  * The outer source is one address of this host, whatever the flow: over IPv4, paths of equal cost
  * on the way see one flow for each backend, unless they look inside. Over IPv6 the flow label
- * tells flows apart (RFC 6438).
+ * tells flows apart (RFC 6438). For clients of IPv6 the way to the backend has to carry the least
+ * MTU of IPv6 and the outer header, 1,300 or 1,320 bytes: they send no less.
  */
 #ifndef HAFLINGER_ENCAPSULATE_H
 #define HAFLINGER_ENCAPSULATE_H

@@ -14,7 +14,8 @@
  * knows the routers of the other, and drops what seems to come from them); in routed mode only the
  * address of the backend itself is hidden. Quotes of eight bytes of transport suffice (RFC 792).
  *
- * A quote that matches no flow exactly goes to the kernel, and so does all that is not an error.
+ * A quote that matches no flow exactly goes to the kernel (also that of a later fragment, which has
+ * no ports), and so does all that is not an error.
  */
 #ifndef HAFLINGER_ICMP_H
 #define HAFLINGER_ICMP_H

@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use haflinger_xdp::program::types::mode as Mode;
 
-use crate::packets::{Ends, Hop, TCP, UDP, fragments, icmp, ip};
-use crate::world::{BACK_MTU, Outcome, Side, World, in_a_world};
-use crate::{Flow, PASS, REDIRECT, TX, hop_on, segment};
+use crate::packets::{Ends, Hop, TCP, UDP, fragments, frame, icmp, ip};
+use crate::world::{BACK_MTU, CLIENT_ROUTER, FRONT, Outcome, Side, World, in_a_world};
+use crate::{DROP, Flow, PASS, REDIRECT, TX, hop_on, segment};
 
 const HOP: Hop = Hop {
     ttl: 60,
@@ -128,6 +128,46 @@ fn what_the_outer_header_makes_too_big_is_answered_with_what_remains_of_the_mtu(
             let (vip, client) = (flow.client.destination.ip(), flow.client.source.ip());
             let expected = icmp(vip, client, Hop::default(), kind, quote);
             assert_eq!(outcome.frame, Side::Client.leaving(&expected));
+        }
+    });
+}
+
+#[test]
+fn what_may_be_cut_is_handed_over_in_an_outer_packet_that_may_be_cut() {
+    in_a_world(|world| {
+        let (flow, backend) = flows()[0];
+        let hop = Hop { dont_fragment: false, ..HOP };
+        world.flow(Mode::MODE_DSR, UDP, flow.client, flow.sent);
+        let packet = segment(UDP, flow.client, hop, &[1; 1420]);
+        let packets = world.deferred(|world| {
+            let outcome = world.send(Side::Client, &Side::Client.entering(&packet));
+            assert_eq!((outcome.verdict, outcome.reason), (DROP, "DEFERRED"));
+        });
+        let inner = segment(UDP, flow.client, hop_on(hop), &[1; 1420]);
+        let outer = Hop {
+            ttl: 64,
+            traffic_class: hop.traffic_class,
+            dont_fragment: false,
+            identification: u16::from_be_bytes([packets[0][4], packets[0][5]]),
+            flow_label: 0,
+        };
+        assert_eq!(packets, [ip(outer_source(backend), backend, 4, outer, &inner)]);
+    });
+}
+
+#[test]
+fn tags_of_the_clients_side_stay_there() {
+    in_a_world(|world| {
+        for (flow, backend) in flows() {
+            world.flow(Mode::MODE_DSR, TCP, flow.client, flow.sent);
+            let packet = segment(TCP, flow.client, HOP, &[1; 77]);
+            let inner = segment(TCP, flow.client, hop_on(HOP), &[1; 77]);
+            for tags in [&[[0x81, 0, 0, 5]][..], &[[0x88, 0xa8, 0, 9], [0x81, 0, 0, 5]]] {
+                let tagged = frame(FRONT, CLIENT_ROUTER, tags, &packet);
+                let outcome = world.send(Side::Client, &tagged);
+                let expected = tunneled(backend, &inner, label_of(&outcome));
+                assert_eq!(outcome.frame, Side::Backend.leaving(&expected), "{tags:?}");
+            }
         }
     });
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use haflinger_xdp::program::types::mode as Mode;
 
 use crate::packets::{Ends, Hop, TCP, UDP, icmp, ip};
-use crate::world::{Outcome, Side, World, in_a_world};
-use crate::{Flow, PASS, REDIRECT, hop_on, segment};
+use crate::world::{Outcome, Side, World, in_a_world, run};
+use crate::{DROP, Flow, PASS, REDIRECT, hop_on, segment};
 
 /// Types and codes that are errors, with what stands in their last word.
 const ERRORS_V4: [(u8, u8, u32); 4] = [(3, 4, 1400), (3, 1, 0), (11, 0, 0), (12, 0, 5 << 24)];
@@ -245,6 +245,50 @@ fn an_ipv6_quote_is_found_behind_its_extension_headers() {
             &with_options(case.original),
         );
         assert_eq!(outcome.frame, case.side.other().leaving(&expected));
+    });
+}
+
+#[test]
+fn without_a_known_next_hop_the_translated_error_is_handed_over() {
+    in_a_world(|world| {
+        run("ip", "neigh del 10.0.0.254 dev back");
+        run("ip", "neigh del fd00:f::fe dev back");
+        for flow in Flow::nat() {
+            let v4 = flow.client.source.is_ipv4();
+            world.flow(Mode::MODE_NAT, TCP, flow.client, flow.sent);
+            let case = Case::of(flow, Side::Client);
+            let kind = if v4 { (3, 4, 1400) } else { (2, 0, 1400) };
+            let quote = segment(TCP, case.quoted, QUOTED, &[1; 30]);
+            let packets = world.deferred(|world| {
+                let outcome = case.send(world, router(v4, case.side), kind, &quote);
+                assert_eq!((outcome.verdict, outcome.reason), (DROP, "DEFERRED"));
+            });
+            let expected = icmp(
+                case.original.destination.ip(),
+                case.original.source.ip(),
+                hop_on(OUTER),
+                kind,
+                &segment(TCP, case.original, QUOTED, &[1; 30]),
+            );
+            assert_eq!(packets, [expected]);
+        }
+    });
+}
+
+#[test]
+fn an_error_whose_hops_are_used_up_is_dropped_without_an_answer() {
+    in_a_world(|world| {
+        for flow in Flow::nat() {
+            let v4 = flow.client.source.is_ipv4();
+            world.flow(Mode::MODE_NAT, TCP, flow.client, flow.sent);
+            let case = Case::of(flow, Side::Client);
+            let kind = if v4 { (3, 4, 1400) } else { (2, 0, 1400) };
+            let quote = segment(TCP, case.quoted, QUOTED, &[]);
+            let from = router(v4, case.side);
+            let packet = icmp(from, case.quoted.source.ip(), Hop { ttl: 1, ..OUTER }, kind, &quote);
+            let outcome = world.send(case.side, &case.side.entering(&packet));
+            assert_eq!((outcome.verdict, outcome.reason), (DROP, "TTL_EXCEEDED"));
+        }
     });
 }
 

@@ -2,6 +2,8 @@
 //! tunnels, the maximum segment size and traces. Named packets with the bytes that must come out,
 //! built by a codec of its own (`packets`), and random ones.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod answers;
 mod encapsulation;
 mod errors;

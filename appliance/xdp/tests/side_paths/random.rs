@@ -159,6 +159,11 @@ fn any_datagram_in_any_fragments_is_put_together_as_if_it_had_been_translated_wh
     });
 }
 
+/// Family, protocol, side and shape of a packet.
+type Which = (bool, u8, Side, u8);
+/// Bytes, and what they become.
+type Damage = Vec<(usize, u8)>;
+
 #[test]
 fn damage_is_dropped_or_passed_untouched_or_forwarded_but_never_more() {
     in_a_world(|world| {
@@ -171,11 +176,7 @@ fn damage_is_dropped_or_passed_untouched_or_forwarded_but_never_more() {
         let world = &*world;
         let which = (any::<bool>(), protocol(), side(), 0..3_u8);
         let damage = vec((0..120_usize, any::<u8>()), 1..5);
-        let test = |((v4, protocol, side, shape), damage, length): (
-            (bool, u8, Side, u8),
-            Vec<(usize, u8)>,
-            usize,
-        )| {
+        let test = |((v4, protocol, side, shape), damage, length): (Which, Damage, usize)| {
             let flow = Flow::nat()[usize::from(!v4)];
             let (original, _) = flow.direction(side == Side::Client);
             let (_, quoted) = flow.direction(side == Side::Backend);

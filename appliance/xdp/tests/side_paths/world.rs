@@ -6,13 +6,16 @@
 //!   198.51.100.0/24, 2001:db8:c::/48               10.1.0.0/16, fd00:1::/48
 //! ```
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
+use std::rc::Rc;
+use std::time::Duration;
 
 use haflinger_xdp::program::{HaflingerSkel, HaflingerSkelBuilder, types};
 use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
-use libbpf_rs::{MapCore, MapFlags, OpenObject, ProgramInput};
+use libbpf_rs::{MapCore, MapFlags, OpenObject, PerfBufferBuilder, ProgramInput};
 use rustix::thread::UnshareFlags;
 
 use crate::packets::{Ends, TCP, frame};
@@ -153,7 +156,7 @@ pub(crate) fn key(ends: Ends, protocol: u8) -> types::flow_key {
     }
 }
 
-fn run(program: &str, arguments: &str) {
+pub(crate) fn run(program: &str, arguments: &str) {
     let status = Command::new(program).args(arguments.split_whitespace()).status().unwrap();
     assert!(status.success(), "{program} {arguments}: {status}");
 }
@@ -286,6 +289,28 @@ impl World {
         let reason = REASONS[grown.next().expect("the exit counts every packet")];
         assert_eq!(grown.next(), None, "counted twice");
         Outcome { verdict, reason, frame: out }
+    }
+
+    /// What the daemon would be handed while `send` runs: packets, from their network layer on.
+    pub(crate) fn deferred(&self, send: impl FnOnce(&Self)) -> Vec<Vec<u8>> {
+        let packets = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&packets);
+        let buffer = PerfBufferBuilder::new(&self.skeleton.maps.deferrals)
+            .sample_cb(move |_, bytes: &[u8]| {
+                let header: types::deferred = value_of(bytes);
+                let frame = &bytes[size_of::<types::deferred>()..];
+                let length = usize::try_from(header.length).unwrap();
+                let packet = frame[usize::from(header.offset)..length].to_vec();
+                let kind = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
+                assert_eq!(header.protocol, kind);
+                sink.borrow_mut().push(packet);
+            })
+            .build()
+            .unwrap();
+        send(self);
+        buffer.poll(Duration::ZERO).unwrap();
+        drop(buffer);
+        packets.take()
     }
 
     /// Packets by reason, of all CPUs.
