@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use haflinger_core::{BackendState, Service, ServiceKey};
+use haflinger_core::{Backend, BackendState, Service, ServiceKey};
 use ipnet::IpNet;
 
 use super::{Control, GRACE_SECS, HOPS_MAX, Held, HeldBackend, Need};
@@ -73,7 +73,7 @@ impl Control {
     }
 
     fn write(&mut self, service: &Arc<Service>, held: &mut Held, now: u64) -> Result<(), String> {
-        self.write_backends(service, held);
+        self.write_backends(service, held, |state| state == BackendState::Active);
         let (table, former) = self.write_table(service, held);
         let wanted: BTreeSet<IpNet> = service.source_ranges.iter().copied().collect();
         self.add_ranges(held, &wanted)?;
@@ -89,14 +89,28 @@ impl Control {
         }
         self.retired.regions.extend(former.map(|region| (now, region)));
         self.remove_ranges(held, |range| wanted.contains(range));
+        // No bucket has those as first hop now that take no new flow.
+        self.write_backends(service, held, |_| true);
         self.take_out(service, held, now);
         held.applied = Some(service.clone());
         Ok(())
     }
 
-    /// Fills a slot for each backend of the set.
-    fn write_backends(&mut self, service: &Service, held: &mut Held) {
-        for backend in &service.backends.backends {
+    /// Fills a slot for each backend of the set whose state is asked for. What the maps say already
+    /// is not looked at again.
+    fn write_backends(
+        &mut self,
+        service: &Service,
+        held: &mut Held,
+        asked: impl Fn(BackendState) -> bool,
+    ) {
+        let applied = held.applied.as_ref().map(|applied| applied.backends.clone());
+        let is_same = |backend: &Backend| {
+            let known = applied.as_ref().and_then(|set| set.get(&backend.address));
+            known.is_some_and(|k| (k.state, k.weight) == (backend.state, backend.weight))
+        };
+        let wanted = service.backends.backends.iter();
+        for backend in wanted.filter(|backend| asked(backend.state) && !is_same(backend)) {
             let entry = held.backends.get_mut(&backend.address);
             let (slot, route) = match entry {
                 Some(known) => {

@@ -292,6 +292,38 @@ fn other_source_addresses_reach_every_backend() {
     assert_eq!(sources(&maps), nat_addresses.into_iter().collect());
 }
 
+#[test]
+fn states_and_weights_follow_and_a_backend_that_comes_back_has_its_slot() {
+    let maps = Arc::new(Maps::in_memory(&ROOMY));
+    let mut control = control(&maps, ROOMY);
+    let mut scripted = Scripted::new();
+    let both = scripted.service(80, &[1, 2].into());
+    control.apply(&snapshot(true, [both.clone()]), 100);
+    let slot = (1..=2)
+        .find(|slot| words::ip(&maps.backends.read(*slot).address) == member(1).ip())
+        .unwrap();
+    let draining = |mut service: Service| {
+        let set = Arc::make_mut(&mut service.backends);
+        set.backends[0].state = BackendState::Draining;
+        set.backends[0].weight = 0;
+        service
+    };
+    let one = scripted.service(80, &[2].into());
+    let mut drained = draining(both.clone());
+    Arc::make_mut(&mut drained.backends).table = one.backends.table.clone();
+    control.apply(&snapshot(true, [drained]), 101);
+    let record = maps.backends.read(slot);
+    assert_eq!(u32::from(record.state), types::backend_state::BACKEND_DRAINING.0);
+    assert_eq!((record.weight, led(&maps, &key(80))), (0, Some(expected(&one))));
+    control.apply(&snapshot(true, [one]), 102);
+    assert_eq!(u32::from(maps.backends.read(slot).state), types::backend_state::BACKEND_DOWN.0);
+    let again = scripted.service(80, &[1, 2].into());
+    control.apply(&snapshot(true, [again.clone()]), 102);
+    let record = maps.backends.read(slot);
+    assert_eq!((words::ip(&record.address), record.weight), (member(1).ip(), 100));
+    assert_eq!(led(&maps, &key(80)), Some(expected(&again)));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Serve(u16, BTreeSet<u8>),
