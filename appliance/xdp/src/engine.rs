@@ -41,6 +41,10 @@ pub struct InterfaceStatus {
     pub note: Option<String>,
 }
 
+/// Links that are all asked for their abilities; each question makes the kernel list all links. On
+/// a host with more, those that routes to backends lead to.
+const LINKS_ASKED_MAX: usize = 64;
+
 /// By name: what was attached, or why not.
 type Attachments = BTreeMap<String, Result<Attached, String>>;
 
@@ -131,6 +135,11 @@ impl Engine {
     /// Applies a snapshot.
     pub(crate) fn apply(&self, snapshot: &Snapshot) -> Vec<Update> {
         lock(&self.control).apply(snapshot, now_secs())
+    }
+
+    /// Packets reach no service by this engine any more.
+    pub(crate) fn let_go(&self) -> Vec<Update> {
+        lock(&self.control).let_go()
     }
 
     /// Applies settings that need no loading.
@@ -231,7 +240,7 @@ impl Engine {
         let mut now = self.attach_all(&interfaces, &links, &wanted, settings.attach);
         self.take_off_others(&now);
         // Attaching gives many a driver the ability to transmit, so it is asked afterwards.
-        let mut able = able_to_transmit(&links);
+        let mut able = able_to_transmit(&links, &wanted, &hops);
         let dumb = dumb_exits(&links, &able, &hops);
         let is_native = |now: &Attachments| {
             now.values().flatten().any(|attached| attached.mode == AttachMode::Native)
@@ -242,7 +251,7 @@ impl Engine {
             let exits = exits.join(", ");
             tracing::info!(%exits, "a driver cannot transmit what a program redirects: the stack attaches");
             now = self.attach_all(&interfaces, &links, &wanted, AttachWish::Generic);
-            able = able_to_transmit(&links);
+            able = able_to_transmit(&links, &wanted, &hops);
         }
         log_changes(&interfaces.wanted, &now);
         let generic = !is_native(&now);
@@ -396,10 +405,20 @@ fn log_changes(before: &Attachments, now: &Attachments) {
 }
 
 /// Links whose drivers transmit what a program redirects.
-fn able_to_transmit(links: &[Link]) -> HashSet<u32> {
+fn able_to_transmit(links: &[Link], wanted: &[String], hops: &[Hop]) -> HashSet<u32> {
+    let exits: BTreeSet<u32> = hops.iter().map(|(interface, _)| *interface).collect();
+    let carries = |link: &Link| {
+        let on_it = links.iter().filter(|vlan| vlan.vlan.is_some());
+        exits.contains(&link.index)
+            || on_it
+                .filter(|vlan| vlan.parent == Some(link.index))
+                .any(|v| exits.contains(&v.index))
+    };
+    let asks_all = links.len() <= LINKS_ASKED_MAX;
     let hanging: Vec<_> = links
         .iter()
         .filter(|link| link.vlan.is_none())
+        .filter(|link| asks_all || wanted.contains(&link.name) || carries(link))
         .filter_map(|link| Some((link, sys::query(link.index).ok()?)))
         .collect();
     // A kernel that tells abilities tells some of some link: where we attach, at least.

@@ -44,6 +44,9 @@ const ATTACH_WAIT_MIN: Duration = Duration::from_secs(1);
 /// Longest wait between attempts to attach; link events come at once besides.
 const ATTACH_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Least time between two looks at the links: a burst of events is one.
+const FOLLOW_WAIT_MIN: Duration = Duration::from_millis(200);
+
 /// How long an incomplete snapshot may keep the program from being attached: what it does not
 /// know is passed to the kernel, which has no more to answer with.
 const COMPLETE_WAIT: Duration = Duration::from_secs(30);
@@ -166,12 +169,14 @@ impl Xdp {
                     wait = RELOAD_WAIT_MIN;
                     let engine = Arc::new(engine);
                     *lock(&self.shared.engine) = Some(engine.clone());
+                    let driven = engine.clone();
                     let left =
-                        self.drive(engine, snapshots, updates, &mut settings, shutdown).await;
+                        self.drive(driven, snapshots, updates, &mut settings, shutdown).await;
                     lock(&self.shared.engine).take();
                     if matches!(left, Left::Stop) {
                         return;
                     }
+                    tell(engine.let_go(), updates).await;
                 }
                 Err(fault) => {
                     tracing::error!(%fault, "the XDP program is not loaded, the relay takes over");
@@ -219,6 +224,8 @@ impl Xdp {
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let attach_anyway = Instant::now() + COMPLETE_WAIT;
         let mut retry = Retry::new();
+        // What is said of services while no packet reaches the program: at most one word for each.
+        let mut withheld = Vec::new();
         snapshots.mark_changed();
         loop {
             tokio::select! {
@@ -237,12 +244,13 @@ impl Xdp {
                     let snapshot = snapshots.borrow_and_update().clone();
                     let (applying, complete) = (engine.clone(), snapshot.complete);
                     let told = blocking(move || applying.apply(&snapshot)).await;
-                    tell(told, updates).await;
+                    withheld.extend(told);
                     if complete && !retry.begun {
                         retry.hurry();
                     }
                 }
                 () = links.changed() => retry.hurry(),
+                () = retry.due() => {}
                 _ = second.tick() => {
                     let tending = engine.clone();
                     let told = blocking(move || tending.tend()).await;
@@ -250,13 +258,13 @@ impl Xdp {
                     if !retry.begun && Instant::now() >= attach_anyway {
                         retry.hurry();
                     }
-                    if retry.is_due() {
-                        self.follow_links(&engine, &mut retry, updates).await;
-                    }
                 }
             }
             if retry.is_due() {
                 self.follow_links(&engine, &mut retry, updates).await;
+            }
+            if retry.begun {
+                tell(std::mem::take(&mut withheld), updates).await;
             }
         }
     }
@@ -314,16 +322,26 @@ struct Retry {
     /// Whether it was ever time.
     begun: bool,
     due: Option<Instant>,
+    last: Option<Instant>,
     wait: Duration,
 }
 
 impl Retry {
     fn new() -> Self {
-        Self { begun: false, due: None, wait: ATTACH_WAIT_MIN }
+        Self { begun: false, due: None, last: None, wait: ATTACH_WAIT_MIN }
     }
 
     fn hurry(&mut self) {
-        self.due = Some(Instant::now());
+        let soonest = self.last.map_or_else(Instant::now, |last| last + FOLLOW_WAIT_MIN);
+        self.due = Some(soonest.max(Instant::now()));
+    }
+
+    /// Waits until it is time.
+    async fn due(&self) {
+        match self.due {
+            Some(due) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
+        }
     }
 
     fn is_due(&self) -> bool {
@@ -332,6 +350,7 @@ impl Retry {
 
     fn note(&mut self, settled: bool) {
         self.begun = true;
+        self.last = Some(Instant::now());
         if settled {
             self.wait = ATTACH_WAIT_MIN;
             // Routes may come to lead by other links, and abilities change without an event.

@@ -4,7 +4,7 @@
 //! then this host must have XDP, and XDP must have room. Whatever cannot be had ends at the
 //! relay, with a reason. Pure: the drivers say what they met, nothing is tried here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Index;
@@ -21,6 +21,8 @@ pub(super) struct DataPath {
     fault: Option<Arc<str>>,
     /// Services that XDP cannot take.
     refused: BTreeMap<ServiceKey, Arc<str>>,
+    /// Services that XDP has.
+    held: BTreeSet<ServiceKey>,
     /// Sockets that could not be opened.
     unserved: BTreeMap<ServiceKey, Arc<str>>,
 }
@@ -73,6 +75,16 @@ impl Index {
             && let Some(known) = self.published.services.get(&service)
         {
             self.dirty.services.insert(known.object.clone());
+        }
+    }
+
+    pub(super) fn note_held(&mut self, service: ServiceKey, held: bool) {
+        let changed = match held {
+            true => self.data_path.held.insert(service),
+            false => self.data_path.held.remove(&service),
+        };
+        if changed {
+            self.dirty.vips.insert(service.vip);
         }
     }
 
@@ -159,6 +171,11 @@ impl Index {
     /// Whether the socket of a service or of an L7 listener could be opened.
     pub(super) fn is_open(&self, listener: &ServiceKey) -> bool {
         !self.data_path.unserved.contains_key(listener)
+    }
+
+    /// Whether packets for a service find it: in the maps of XDP, or a socket of the relay.
+    pub(super) fn is_reachable(&self, key: &ServiceKey, mode: ForwardingMode) -> bool {
+        if mode.is_xdp() { self.data_path.held.contains(key) } else { self.is_open(key) }
     }
 
     /// Why the socket of a service or of an L7 listener is not open, for its object.

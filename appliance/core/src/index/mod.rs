@@ -134,6 +134,7 @@ impl Index {
             }
             Update::Datapath { fault } => self.note_data_path(fault),
             Update::Forwarding { service, refused } => self.note_refused(service, refused),
+            Update::Held { service, held } => self.note_held(service, held),
             Update::Served { listener, fault } => self.note_unserved(listener, fault),
             Update::Policy(policy) => self.note_policy(policy),
         }

@@ -318,8 +318,7 @@ impl Index {
             if key.vip != address {
                 break;
             }
-            // What XDP forwards needs no socket.
-            let open = service.mode.is_xdp() || self.is_open(key);
+            let open = self.is_reachable(key, service.mode);
             best = best.max(Some(Reach::of(service.backends.is_available(), open)));
             if best == Some(Reach::Backend) {
                 break;

@@ -124,9 +124,11 @@ fn ingress(host: &str, service: &str) -> IngressSpec {
     }
 }
 
+/// Of a host whose XDP takes what comes on the first address.
 fn index(updates: impl IntoIterator<Item = Update>) -> Index {
     let mut index = Index::new();
     index.apply(Update::Policy(policy()));
+    index.apply(Update::Held { service: key("192.0.2.7"), held: true });
     index.apply(Update::Synced(cluster()));
     updates.into_iter().for_each(|update| index.apply(update));
     index.publish(0);
@@ -468,10 +470,12 @@ fn any_update() -> impl Strategy<Value = Update> {
     let on = prop_oneof![Just("192.0.2.1"), Just("192.0.2.2"), Just(SHARED)];
     let refusals = (on.clone(), word())
         .prop_map(|(vip, refused)| Update::Forwarding { service: key(vip), refused });
+    let held = (on.clone(), prop::bool::ANY)
+        .prop_map(|(vip, held)| Update::Held { service: key(vip), held });
     let sockets =
         (on, word()).prop_map(|(vip, fault)| Update::Served { listener: key(vip), fault });
     let paths = word().prop_map(|fault| Update::Datapath { fault });
-    prop_oneof![4 => services, 4 => slices, 2 => sites, 1 => refusals, 1 => sockets, 1 => paths]
+    prop_oneof![4 => services, 4 => slices, 2 => sites, 1 => refusals, 1 => held, 1 => sockets, 1 => paths]
 }
 
 /// The object that an update is about.
@@ -481,6 +485,7 @@ fn subject(update: &Update) -> String {
         Update::Source(SourceUpdate::Slice { service, slice, .. }) => format!("{service} {slice}"),
         Update::Source(SourceUpdate::Ingress { object, .. }) => format!("{object}"),
         Update::Forwarding { service, .. } => format!("xdp {service}"),
+        Update::Held { service, .. } => format!("held {service}"),
         Update::Served { listener, .. } => format!("socket {listener}"),
         Update::Datapath { .. } => "xdp".to_owned(),
         other => panic!("not generated: {other:?}"),

@@ -55,6 +55,14 @@ pub enum Update {
         /// Why not; `None`: withdrawn.
         refused: Option<Arc<str>>,
     },
+    /// Whether XDP leads packets for a service to its backends. Until it does, no router is told to
+    /// send any.
+    Held {
+        /// Which.
+        service: ServiceKey,
+        /// Packets find it.
+        held: bool,
+    },
     /// Whether the socket of a service or of an L7 listener (then the protocol is TCP) is open.
     /// Whoever could not open it says so again as `None` when it is open, and when it is no
     /// longer wanted.

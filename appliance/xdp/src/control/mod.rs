@@ -107,6 +107,8 @@ struct Held {
     past: Traffic,
     /// Said nothing of by a complete snapshot yet.
     unconfirmed: bool,
+    /// The core knows that packets find it.
+    told: bool,
 }
 
 /// A service that did not fit.
@@ -135,6 +137,8 @@ pub(crate) struct Control {
     /// Services of which something waits to be given back.
     waiting: BTreeSet<ServiceKey>,
     refused: BTreeMap<ServiceKey, Refused>,
+    /// Services that the relay takes, since when.
+    handovers: BTreeMap<ServiceKey, u64>,
     service_slots: Slots,
     backend_slots: Slots,
     regions: Buddies,
@@ -182,6 +186,7 @@ impl Control {
             services: HashMap::new(),
             waiting: BTreeSet::new(),
             refused: BTreeMap::new(),
+            handovers: BTreeMap::new(),
             ranges_used: 0,
             ranges_max: settings.capacities.source_ranges,
             retired: Retired::default(),
@@ -278,7 +283,8 @@ impl Control {
             return;
         }
         if service.mode == ForwardingMode::Proxy {
-            self.leave(&service.key, Some(service), now);
+            self.tell_held(&service.key, false, told);
+            self.hand_over(service, now);
             if let Some(refused) = self.refused.get(&service.key) {
                 let reason = refused.reason.clone();
                 let need = self.need(service);
@@ -286,8 +292,10 @@ impl Control {
             }
             return;
         }
+        self.handovers.remove(&service.key);
         match self.serve(service, now) {
             Ok(()) => {
+                self.tell_held(&service.key, true, told);
                 if self.refused.remove(&service.key).is_some() {
                     told.push(Update::Forwarding { service: service.key, refused: None });
                 }
@@ -302,8 +310,53 @@ impl Control {
         }
     }
 
+    /// The relay takes the service. Packets find their way here until its socket is surely open.
+    fn hand_over(&mut self, service: &Arc<Service>, now: u64) {
+        match self.services.get(&service.key) {
+            Some(held) if held.left.is_none() => {
+                self.handovers.entry(service.key).or_insert(now);
+            }
+            _ => self.leave(&service.key, Some(service), now),
+        }
+    }
+
+    /// Takes away what the relay has had for long enough.
+    fn finish_handovers(&mut self, now: u64) {
+        let over: Vec<ServiceKey> = self
+            .handovers
+            .extract_if(.., |_, since| Self::is_over(*since, now))
+            .map(|(key, _)| key)
+            .collect();
+        for key in over {
+            let service = self.applied.get(&key).cloned();
+            self.leave(&key, service.as_ref(), now);
+        }
+    }
+
+    /// Says of every service that packets find it here no more.
+    pub(crate) fn let_go(&mut self) -> Vec<Update> {
+        let mut told = Vec::new();
+        let keys: Vec<ServiceKey> = self.services.keys().copied().collect();
+        for key in keys {
+            self.tell_held(&key, false, &mut told);
+        }
+        told
+    }
+
+    /// Says whether packets find a service, when that is news.
+    fn tell_held(&mut self, key: &ServiceKey, held: bool, told: &mut Vec<Update>) {
+        if let Some(known) = self.services.get_mut(key)
+            && known.told != held
+        {
+            known.told = held;
+            told.push(Update::Held { service: *key, held });
+        }
+    }
+
     /// The snapshot has the service no more.
     fn forget(&mut self, key: &ServiceKey, complete: bool, now: u64, told: &mut Vec<Update>) {
+        self.tell_held(key, false, told);
+        self.handovers.remove(key);
         if complete {
             self.leave(key, None, now);
         } else if let Some(held) = self.services.get_mut(key) {

@@ -22,6 +22,7 @@ impl Control {
     /// Gives back what is out of sight. To be called about once a second.
     pub(crate) fn reap(&mut self, now: u64) {
         self.release(now);
+        self.finish_handovers(now);
         for key in std::mem::take(&mut self.waiting) {
             let Some(mut held) = self.services.remove(&key) else { continue };
             self.drop_backends(&mut held, now);

@@ -139,6 +139,7 @@ fn a_word_of_the_data_path_that_is_not_new_publishes_nothing() {
     for update in [
         Update::Datapath { fault: None },
         Update::Forwarding { service: key(VIP), refused: None },
+        Update::Held { service: key(VIP), held: true },
         Update::Served { listener: key(VIP), fault: None },
     ] {
         index.apply(update);
@@ -157,6 +158,21 @@ fn a_vip_whose_only_port_cannot_be_opened_is_withdrawn_and_its_object_says_why()
     told(&mut index, taken(None));
     assert_eq!(announcement(&index, VIP), Announcement::Announced);
     assert_eq!(faults(&index), []);
+}
+
+#[test]
+fn a_vip_is_announced_once_xdp_leads_packets_to_its_backends() {
+    let mut index = web(asking(ForwardingMode::Nat));
+    told(&mut index, Update::Held { service: key(VIP), held: false });
+    assert_eq!(announcement(&index, VIP), Announcement::NotServed);
+    assert_eq!(faults(&index), []);
+    told(&mut index, Update::Held { service: key(VIP), held: true });
+    assert_eq!(announcement(&index, VIP), Announcement::Announced);
+    told(&mut index, Update::Held { service: key(VIP), held: false });
+    assert_eq!(announcement(&index, VIP), Announcement::NotServed);
+    // The relay has a socket of its own.
+    told(&mut index, Update::Datapath { fault: Some("no interface".into()) });
+    assert_eq!(announcement(&index, VIP), Announcement::Announced);
 }
 
 #[test]
