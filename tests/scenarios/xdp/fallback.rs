@@ -5,14 +5,14 @@
 //!                      XDP switched off, or the interface taken by somebody's program
 //! ```
 //!
-//! 1. With XDP switched off, services are relayed, and the status says so.
+//! 1. With XDP switched off, services are relayed, the status says so, and no program is left.
 //! 2. An interface that holds a program of somebody else is left alone: services are relayed, the
 //!    status names the interface, and the program is still there.
 //! 3. When the program has gone and the daemon is started anew, XDP carries them again.
 //! 4. An interface that does not exist is named, and services are relayed.
 
 use anyhow::{Context as _, Result, ensure};
-use haflinger_tests::lab::{ForeignProgram, Kind, Line, Offer, VipBlock, eventually};
+use haflinger_tests::lab::{Kind, Line, Offer, PassingProgram, VipBlock, eventually};
 use serde_json::Value;
 use toml::Table;
 
@@ -41,13 +41,14 @@ async fn claims(run: &mut Run<Line>) -> Result<()> {
 
     run.claim(1, async |line| {
         restarted(line, &changed(&config, "enabled", false.into())?).await?;
+        gone(line).await?;
         served(line, &nat, Path::Relay).await?;
         says(line, "xdp_disabled").await
     })
     .await;
     run.claim(2, async |line| {
         line.edge.stop().await?;
-        let foreign = ForeignProgram::attach(line.edge.namespace(), "eth0")?;
+        let foreign = PassingProgram::attach(line.edge.namespace(), "eth0")?;
         let before = attached(line)?;
         restarted(line, &config).await?;
         served(line, &nat, Path::Relay).await?;
@@ -66,6 +67,7 @@ async fn claims(run: &mut Run<Line>) -> Result<()> {
     run.claim(4, async |line| {
         let missing = toml::Value::Array(vec!["eth9".into()]);
         restarted(line, &changed(&config, "interfaces", missing)?).await?;
+        gone(line).await?;
         served(line, &nat, Path::Relay).await?;
         says(line, "eth9").await
     })
@@ -106,6 +108,16 @@ async fn says(line: &Line, text: &str) -> Result<()> {
             let said = service["mode_reason"].to_string();
             ensure!(said.contains(text), "{} says {said}", service["service"]);
         }
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until the program that an earlier daemon left is off the interface.
+async fn gone(line: &Line) -> Result<()> {
+    eventually(SOON, "the former program to be taken off", async || {
+        let program = attached(line)?;
+        ensure!(program.is_null(), "program {program} is attached");
         Ok(())
     })
     .await

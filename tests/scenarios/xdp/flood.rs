@@ -40,8 +40,8 @@ const HELD: u64 = 1000;
 const SECONDS: u64 = 5;
 /// Its bound, whatever the machine can do.
 const PACKETS_MAX: u64 = 5_000_000;
-/// Fewer are no flood.
-const PACKETS_MIN: u64 = 100_000;
+/// Fewer are no flood: more than twice as many as there is room for half-open flows.
+const PACKETS_MIN: u64 = 10_000;
 /// How long live connections go on being watched, so that what is evicted would be missed.
 const AFTERWARDS: Duration = Duration::from_secs(4);
 
@@ -79,16 +79,17 @@ async fn claims(run: &mut Run<Line>) -> Result<()> {
         let sent = flood?;
         ensure!(sent >= PACKETS_MIN, "only {sent} packets were sent");
         let now = Counted::now(line);
-        let opened = now.opened - counted.opened;
+        let (opened, evicted) = (now.opened - counted.opened, now.evicted - counted.evicted);
         let refused = now.refused - counted.refused;
-        ensure!(refused > 0.0, "{opened} flows were opened and none was refused");
         let (good, bad) = (trickle.successes(), trickle.failed());
         note(&format!(
-            "xdp-flood: {} SYNs a second; XDP opened {opened} flows and refused {refused} packets; \
-             {good} of {} new connections succeeded meanwhile",
+            "xdp-flood: {} SYNs a second; XDP opened {opened} flows, evicted {evicted} half-open \
+             ones and refused {refused} packets; {good} of {} new connections succeeded meanwhile",
             sent / SECONDS,
             good + bad
         ));
+        ensure!(evicted + refused > 0.0, "{opened} flows were opened without bound");
+        ensure!(now.lost == counted.lost, "established flows were evicted: {}", now.lost);
         Ok(())
     })
     .await;
@@ -107,13 +108,26 @@ async fn claims(run: &mut Run<Line>) -> Result<()> {
 struct Counted {
     opened: f64,
     refused: f64,
+    /// Half-open flows that made room.
+    evicted: f64,
+    /// Established ones that did.
+    lost: f64,
 }
 
 impl Counted {
     fn now(line: &Line) -> Self {
         let count = |name| reason(line, name).unwrap_or(0.0);
+        let event = |name: &str| {
+            let labels = [&*format!("event=\"{name}\"")];
+            line.edge.metric("haflinger_xdp_flow_events_total", &labels).unwrap_or(0.0)
+        };
         let refused = ["flow_rate", "flows_full", "sources_exhausted"];
-        Self { opened: count("forwarded_new"), refused: refused.into_iter().map(count).sum() }
+        Self {
+            opened: count("forwarded_new"),
+            refused: refused.into_iter().map(count).sum(),
+            evicted: event("evicted_opening"),
+            lost: event("evicted_established"),
+        }
     }
 }
 

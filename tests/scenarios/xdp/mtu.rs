@@ -175,11 +175,12 @@ fn pods_mtu(line: &Line, mtu: u32) -> Result<()> {
     Ok(())
 }
 
-/// The host's routes to the backends.
+/// The host's routes to the backends. Locked, because a router takes no other MTU from a route.
 fn routes_mtu(line: &Line, mtu: u32) -> Result<()> {
     for (index, node) in NODES.iter().enumerate() {
         for (network, via) in pod_networks(index).iter().zip(node.addresses()) {
-            line.network.edges[0].ip(&format!("route replace {network} via {via} mtu {mtu}\n"))?;
+            line.network.edges[0]
+                .ip(&format!("route replace {network} via {via} mtu lock {mtu}\n"))?;
         }
     }
     Ok(())

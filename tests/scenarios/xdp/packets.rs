@@ -120,8 +120,9 @@ async fn forgotten(line: &Line) -> Result<()> {
         Offer::new("short", VipBlock::Plain, 3, "nat").to(BACKENDS).with("idle_timeout_secs = 1");
     offer(line, std::slice::from_ref(&short)).await?;
     let before = reason(line, "reset").unwrap_or(0.0);
-    // The first line goes at once, the second long after the flow was forgotten.
-    let plan = Plan { interval_ms: 4000, ..Plan::hold(short.targets(LINE), 8) };
+    // The first line goes at once, the second long after the flow was forgotten: records are
+    // looked through every five seconds.
+    let plan = Plan { interval_ms: 8000, ..Plan::hold(short.targets(LINE), 8) };
     let held = line.clients.start("forgotten", &plan)?;
     eventually(SOON, "every connection to end", async || {
         let progress = held.progress()?;

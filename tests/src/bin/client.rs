@@ -281,8 +281,11 @@ async fn https_once(kind: &Kind, target: SocketAddr) -> Result<Answer> {
 async fn hold(plan: Plan, stop: CancellationToken, report: Option<&Path>) -> Result<Report> {
     let plan = Arc::new(plan);
     let progress = Arc::new(Mutex::new(Progress::default()));
-    let writer = report
-        .map(|report| tokio::spawn(write_progress(Arc::clone(&progress), progress_path(report))));
+    let path = report.map(progress_path);
+    let writer = path.clone().map(|path| {
+        let progress = Arc::clone(&progress);
+        tokio::spawn(write_progress_often(progress, path))
+    });
     let mut tasks = JoinSet::new();
     let began = Instant::now();
     for number in 0..plan.count {
@@ -302,8 +305,9 @@ async fn hold(plan: Plan, stop: CancellationToken, report: Option<&Path>) -> Res
         });
     }
     let mut held = tasks.join_all().await;
-    if let Some(writer) = writer {
+    if let (Some(writer), Some(path)) = (writer, path) {
         writer.abort();
+        write_progress(&progress, &path)?;
     }
     held.sort_by_key(|(number, _)| *number);
     let mut report = Report::default();
@@ -322,15 +326,19 @@ fn locked(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
 }
 
 /// Writes down how connections fare, several times a second, until it is aborted.
-async fn write_progress(progress: Arc<Mutex<Progress>>, path: PathBuf) -> Result<()> {
+async fn write_progress_often(progress: Arc<Mutex<Progress>>, path: PathBuf) -> Result<()> {
     let mut ticks = interval(PROGRESS_INTERVAL);
     loop {
         ticks.tick().await;
-        let text = serde_json::to_string(&*locked(&progress))?;
-        let new = path.with_extension("new");
-        std::fs::write(&new, text)?;
-        std::fs::rename(&new, &path)?;
+        write_progress(&progress, &path)?;
     }
+}
+
+fn write_progress(progress: &Mutex<Progress>, path: &Path) -> Result<()> {
+    let text = serde_json::to_string(&*locked(progress))?;
+    let new = path.with_extension("new");
+    std::fs::write(&new, text)?;
+    Ok(std::fs::rename(&new, path)?)
 }
 
 async fn hold_one(

@@ -42,6 +42,9 @@ struct Args {
     /// Address to listen on.
     #[arg(long, default_value = "::")]
     address: IpAddr,
+    /// An address from which datagrams that came to it are answered, as a VIP on loopback wants.
+    #[arg(long)]
+    vip: Vec<IpAddr>,
 }
 
 struct Pod {
@@ -60,7 +63,10 @@ async fn main() -> Result<()> {
     let proxied = TcpListener::bind(address(PROXIED)).await?;
     let http = TcpListener::bind(address(HTTP)).await?;
     let ready = TcpListener::bind(address(READY)).await?;
-    let datagrams = UdpSocket::bind(address(LINE)).await?;
+    let mut datagrams = vec![UdpSocket::bind(address(LINE)).await?];
+    for vip in &args.vip {
+        datagrams.push(UdpSocket::bind((*vip, LINE)).await?);
+    }
     println!("READY {}", pod.name);
 
     tokio::spawn(accept(line, Arc::clone(&pod), |pod, stream| serve_lines(pod, stream, false)));
@@ -68,7 +74,9 @@ async fn main() -> Result<()> {
     tokio::spawn(accept(bulk, Arc::clone(&pod), serve_bulk));
     tokio::spawn(accept(http, Arc::clone(&pod), serve_http));
     tokio::spawn(accept(ready, Arc::clone(&pod), serve_http));
-    tokio::spawn(serve_datagrams(Arc::clone(&pod), datagrams));
+    for socket in datagrams {
+        tokio::spawn(serve_datagrams(Arc::clone(&pod), socket));
+    }
 
     let mut terminations = signal(SignalKind::terminate())?;
     while terminations.recv().await.is_some() {

@@ -54,7 +54,7 @@ pub fn take_stock(lab: &mut Lab) -> Result<()> {
         let slot = 2 + u8::try_from(number)?;
         let name = format!("{NAME}-{number}");
         let node = &lab.network.nodes[index];
-        lab.stock.push(Sandbox::create(&lab.place, node, index, slot, &name)?);
+        lab.stock.push(Sandbox::create(&lab.place, node, index, slot, &name, &[])?);
         for address in pod_addresses(index, slot) {
             backends += &format!("    {{ name = \"{name}\", address = \"{address}\" }},\n");
         }

@@ -39,7 +39,7 @@ const READY_POLL: Duration = Duration::from_millis(50);
 const STOP_MAX: Duration = Duration::from_secs(40);
 
 /// Sizes of the XDP maps: room for the tests, in little memory.
-const XDP_SIZES: &str = "flows_max = 65536\nopening_flows_max = 16384\nservices_max = 4096\n\
+const XDP_SIZES: &str = "flows_max = 65536\nopening_flows_max = 4096\nservices_max = 4096\n\
                          backends_max = 16384\nbuckets_max = 1048576\n";
 
 /// One Haflinger host.

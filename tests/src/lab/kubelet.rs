@@ -116,7 +116,7 @@ impl Rounds {
         if !self.sandboxes.contains_key(uid) {
             let slot = free_slot(self.sandboxes.values(), index).context("the node is full")?;
             let name = pod["metadata"]["name"].as_str().context("a pod without a name")?;
-            let sandbox = Sandbox::create(&self.place, &self.nodes[index], index, slot, name)?;
+            let sandbox = Sandbox::create(&self.place, &self.nodes[index], index, slot, name, &[])?;
             self.sandboxes.insert(uid.to_owned(), sandbox);
         }
         self.report(pod).await

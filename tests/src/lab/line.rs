@@ -7,10 +7,10 @@
 //!               VIPs by edge1        └── node2   backends in 10.244.2.0/24
 //! ```
 //!
-//! Every mode works with the same backends, because their nodes send an answer by its source:
-//! what comes from the backend itself goes by edge1 (`routed`; in `nat` its destination is there
-//! anyway), and what comes from a VIP goes by the router (`dsr`). For the latter a backend takes
-//! the outer header off and has the VIPs of [`VipBlock::Dsr`] on its loopback device.
+//! Every mode works with the same backends, because their nodes send what goes to clients by its
+//! source: from a VIP by the router (`dsr`), from anything else by edge1 (`routed`; in `nat` it
+//! goes to edge1 itself). For `dsr` a backend takes the outer header off and has the VIPs of
+//! [`VipBlock::Dsr`] on its loopback device.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,17 +24,19 @@ use super::echo_ports::{BULK, CLOSED, LINE};
 use super::edge::Source;
 use super::place::binaries;
 use super::sandbox::Sandbox;
-use super::topology::{EDGES, NODES, ROUTER, pod_routes};
+use super::topology::{CLIENT, EDGES, NODES, ROUTER, pod_routes};
 use super::{Clients, Edge, Namespace, Network, Place, Process, bpf, sweep};
 
 /// The networks of all VIPs: the router sends them to the edge host.
 const VIP_NETWORKS: [&str; 2] = ["10.60.0.0/24", "fd00:60::/64"];
 /// Routing table of the nodes for what comes from a VIP.
 const TABLE_FROM_VIP: u8 = 101;
-/// Routing table of the nodes for what else comes from a backend.
-const TABLE_FROM_BACKEND: u8 = 102;
+/// Routing table of the nodes for what else goes to clients.
+const TABLE_TO_CLIENTS: u8 = 102;
 /// Where a SYN flood claims to come from: answers end at the router.
 const NOWHERE: &str = "198.18.0.0/15";
+/// How many VIPs of [`VipBlock::Dsr`] backends have, of each family.
+const DSR_VIPS: u8 = 2;
 const DECAPSULATOR_START_MAX: Duration = Duration::from_secs(10);
 
 /// VIPs of the line.
@@ -136,7 +138,7 @@ impl Line {
     pub async fn start_backend(&mut self, name: &str, node: usize) -> Result<()> {
         self.slots += 1;
         let router = &self.network.nodes[node];
-        let sandbox = Sandbox::create(&self.place, router, node, self.slots, name)?;
+        let sandbox = Sandbox::create(&self.place, router, node, self.slots, name, &dsr_vips())?;
         let decapsulator = decapsulate(&self.place, sandbox.namespace(), name).await?;
         let addresses = sandbox.addresses;
         let backend = Backend { addresses, _decapsulator: decapsulator, sandbox };
@@ -223,7 +225,7 @@ fn route(network: &Network) -> Result<()> {
     for node in network.nodes.iter().take(NODES.len()) {
         let mut lines = String::new();
         for (table, [via4, via6]) in
-            [(TABLE_FROM_VIP, router.addresses()), (TABLE_FROM_BACKEND, edge.addresses())]
+            [(TABLE_FROM_VIP, router.addresses()), (TABLE_TO_CLIENTS, edge.addresses())]
         {
             lines += &format!(
                 "route add 10.20.0.0/24 dev eth0 table {table}\n\
@@ -233,29 +235,29 @@ fn route(network: &Network) -> Result<()> {
             );
         }
         node.ip(&lines)?;
-        let rules = |vips| {
+        let rules = |vips, clients: IpAddr| {
             format!(
                 "rule add from {vips} lookup {TABLE_FROM_VIP} pref 90\n\
-                 rule add iif pods lookup {TABLE_FROM_BACKEND} pref 100\n"
+                 rule add to {clients} lookup {TABLE_TO_CLIENTS} pref 100\n"
             )
         };
-        node.ip(&rules(v4))?;
-        node.ip6(&rules(v6))?;
+        node.ip(&rules(v4, CLIENT.0.into()))?;
+        node.ip6(&rules(v6, CLIENT.1.into()))?;
     }
     Ok(())
 }
 
-/// Lets a backend take outer headers off, and gives it the VIPs of [`VipBlock::Dsr`].
+/// What backends have on their own loopback device.
+fn dsr_vips() -> Vec<IpAddr> {
+    (1..=DSR_VIPS).flat_map(|number| vips(VipBlock::Dsr, number)).collect()
+}
+
+/// Lets a backend take outer headers off.
 async fn decapsulate(place: &Place, namespace: &Namespace, name: &str) -> Result<Process> {
     let binary = binaries()?.join("decapsulate");
     let command = namespace.command(&binary.display().to_string())?;
     let mut process = Process::spawn(place, &format!("decapsulate-{name}"), command)?;
     process.wait_for_output("READY", DECAPSULATOR_START_MAX).await?;
-    let mut lines = String::from("link set decap0 up\n");
-    for number in 1..=4 {
-        let [v4, v6] = vips(VipBlock::Dsr, number);
-        lines += &format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n");
-    }
-    namespace.ip(&lines)?;
+    namespace.ip("link set decap0 up\n")?;
     Ok(process)
 }

@@ -17,7 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::Place;
 
 /// Kernel settings of every namespace: addresses are usable at once, packets are forwarded
-/// where a route says so, and reach a host by whichever way.
+/// where a route says so, and reach a host by whichever way. No ICMP error is held back.
 const SYSCTLS: &[(&str, &str)] = &[
     ("ipv4/ip_forward", "1"),
     ("ipv4/conf/all/rp_filter", "0"),
@@ -25,6 +25,8 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/all/forwarding", "1"),
+    ("ipv4/icmp_ratelimit", "0"),
+    ("ipv6/icmp/ratelimit", "0"),
 ];
 
 /// A network namespace that is removed with the last clone of this value.

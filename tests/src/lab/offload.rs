@@ -1,15 +1,16 @@
 //! Offloads of a virtual Ethernet device, set by the ioctl that ethtool uses.
 //!
 //! An XDP program rewrites a packet and its checksum as they stand on the wire. Between virtual
-//! devices nothing is on a wire: a sender leaves its checksum to a card that does not exist, and a
-//! redirected frame is taken by its receiver only if that one polls. Both are put right at one
-//! place, the device that faces the one with the program.
+//! devices nothing is on a wire: a sender leaves its checksum to a card that does not exist, a
+//! redirected frame is taken by its receiver only if that one polls, and a frame that is turned
+//! back wakes it only if it has a program of its own. All is put right at one place, the device
+//! that faces the one with the program.
 
 use std::io;
 
 use anyhow::{Context as _, Result};
 
-use super::Namespace;
+use super::{Namespace, PassingProgram};
 
 /// `SIOCETHTOOL` of <linux/sockios.h>.
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
@@ -25,16 +26,18 @@ struct Value {
     data: u32,
 }
 
-/// Prepares `device` to be the peer of one that has an XDP program: it takes redirected frames,
-/// and what it sends has whole checksums and is no longer than a packet may be.
-pub(super) fn face_xdp(namespace: &Namespace, device: &str) -> Result<()> {
+/// Prepares `device` to be the peer of one that has an XDP program, for as long as the value that
+/// is answered lives: it takes frames sent by XDP, and what it sends has whole checksums and is no
+/// longer than a packet may be.
+pub(super) fn face_xdp(namespace: &Namespace, device: &str) -> Result<PassingProgram> {
     let name = device.to_owned();
     namespace
         .enter(move || {
             set(&name, SET_TRANSMIT_CHECKSUMS, false)?;
             set(&name, SET_RECEIVE_MERGING, true)
         })?
-        .with_context(|| format!("set the offloads of {device} in {}", namespace.name()))
+        .with_context(|| format!("set the offloads of {device} in {}", namespace.name()))?;
+    PassingProgram::attach(namespace, device)
 }
 
 fn set(device: &str, command: u32, on: bool) -> io::Result<()> {

@@ -1,4 +1,5 @@
-//! An XDP program of somebody else: passes every packet, and holds its interface.
+//! An XDP program that passes every packet: somebody else's that holds an interface, or what a
+//! virtual device needs that is sent frames by XDP.
 
 use std::ffi::CString;
 use std::io;
@@ -37,13 +38,13 @@ struct Create {
     rest: [u64; 4],
 }
 
-/// A foreign program on an interface; it goes with the value.
+/// A program on an interface; it goes with the value.
 #[derive(Debug)]
-pub struct ForeignProgram {
+pub struct PassingProgram {
     _link: OwnedFd,
 }
 
-impl ForeignProgram {
+impl PassingProgram {
     /// Attaches one to `device`. Fails where one is attached already.
     pub fn attach(namespace: &Namespace, device: &str) -> Result<Self> {
         let name = CString::new(device)?;

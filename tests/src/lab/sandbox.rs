@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::netns::join;
 use super::place::binaries;
+use super::router::host_prefix;
 use super::topology::{pod_addresses, pod_mac};
 use super::{Namespace, Place, Process};
 
@@ -28,6 +29,8 @@ pub(super) struct Sandbox {
     /// When its grace period ends.
     deadline: Option<Instant>,
     pod: String,
+    /// VIPs of its own.
+    own: Vec<IpAddr>,
     place: Place,
     // Dropped in this order: the process before the namespace that it lives in.
     process: Process,
@@ -35,13 +38,15 @@ pub(super) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Wires a namespace to the node and starts the echo server in it.
+    /// Wires a namespace to the node and starts the echo server in it, which has the VIPs `own` on
+    /// its loopback device.
     pub(super) fn create(
         place: &Place,
         node: &Namespace,
         index: usize,
         slot: u8,
         pod: &str,
+        own: &[IpAddr],
     ) -> Result<Self> {
         let namespace = Namespace::create(place, &format!("pod-{}-{slot}", index + 1))?;
         let device = format!("pod{slot}");
@@ -58,7 +63,10 @@ impl Sandbox {
             gateways[0],
             gateways[1]
         ))?;
-        let process = spawn(place, &namespace, pod)?;
+        for vip in own {
+            namespace.ip(&format!("addr add {} dev lo\n", host_prefix(*vip)))?;
+        }
+        let process = spawn(place, &namespace, pod, own)?;
         Ok(Self {
             node: index,
             slot,
@@ -67,6 +75,7 @@ impl Sandbox {
             reported: None,
             deadline: None,
             pod: pod.to_owned(),
+            own: own.to_vec(),
             place: place.clone(),
             process,
             namespace,
@@ -90,15 +99,18 @@ impl Sandbox {
     /// Starts the server again if it died.
     pub(super) fn revive(&mut self) -> Result<()> {
         if !self.process.is_running() {
-            self.process = spawn(&self.place, &self.namespace, &self.pod)?;
+            self.process = spawn(&self.place, &self.namespace, &self.pod, &self.own)?;
         }
         Ok(())
     }
 }
 
-fn spawn(place: &Place, namespace: &Namespace, pod: &str) -> Result<Process> {
+fn spawn(place: &Place, namespace: &Namespace, pod: &str, own: &[IpAddr]) -> Result<Process> {
     let binary = binaries()?.join("echo");
     let mut command = namespace.command(&binary.display().to_string())?;
     command.args(["--name", pod]);
+    for vip in own {
+        command.args(["--vip", &vip.to_string()]);
+    }
     Process::spawn(place, &format!("pod-{pod}"), command)
 }

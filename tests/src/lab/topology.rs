@@ -11,11 +11,12 @@
 //! The router knows no route to the pods: what reaches them came through an edge host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use anyhow::Result;
 
 use super::netns::{Namespace, join};
-use super::{Place, offload};
+use super::{PassingProgram, Place, offload};
 
 /// A host of the lab: its name and the last part of its addresses on the fabric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,8 @@ pub(super) fn pod_mac(index: usize, pod: u8) -> String {
 /// The namespaces of a lab.
 #[derive(Clone, Debug)]
 pub struct Network {
+    /// Programs on the switch's ports to the Haflinger hosts.
+    facing: Arc<Vec<PassingProgram>>,
     /// The client's.
     pub client: Namespace,
     /// The router's.
@@ -131,7 +134,8 @@ impl Network {
         let fabric = Namespace::create(place, "fabric")?;
         fabric.ip("link add fabric type bridge\nlink set fabric up\n")?;
         let attach = |host: Host| attach(place, &fabric, host);
-        let network = Self {
+        let mut network = Self {
+            facing: Arc::default(),
             client: Namespace::create(place, "client")?,
             router: attach(ROUTER)?,
             control: attach(CONTROL)?,
@@ -140,8 +144,9 @@ impl Network {
             nodes: [attach(NODES[0])?, attach(NODES[1])?],
             fabric,
         };
+        let mut facing = Vec::new();
         for (host, namespace) in EDGES.into_iter().zip(&network.edges) {
-            offload::face_xdp(&network.fabric, host.name)?;
+            facing.push(offload::face_xdp(&network.fabric, host.name)?);
             let [v4, v6] = host.nat_addresses();
             // The host's own connections are made from its first addresses.
             namespace.ip(&format!(
@@ -149,6 +154,7 @@ impl Network {
                  addr add {v6}/128 dev eth0 nodad preferred_lft 0\n"
             ))?;
         }
+        network.facing = Arc::new(facing);
         network.wire_client()?;
         network.route()?;
         Ok(network)
