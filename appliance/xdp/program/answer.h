@@ -384,7 +384,8 @@ __noinline int error_write(struct xdp_md *context, struct error *error)
 		if (!ip)
 			return 0;
 		header_v6(ip, &error->source, &error->destination, IPPROTO_ICMPV6, length);
-		sum += pseudo_header(6, &error->source, &error->destination, IPPROTO_ICMPV6, length);
+		sum += pseudo_header(6, &error->source, &error->destination, IPPROTO_ICMPV6,
+				     length);
 		error->header.checksum =
 			checksum_fold(checksum_add(sum, &error->header, sizeof(error->header)));
 		*(struct icmp_error *)(ip + 1) = error->header;

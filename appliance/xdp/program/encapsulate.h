@@ -55,7 +55,7 @@ static __always_inline int one_hop_less(struct xdp_md *context, const struct pac
 static __always_inline int outer_room(struct xdp_md *context, const struct packet *packet,
 				      __u32 overhead)
 {
-	__be16 type = overhead == sizeof(struct iphdr) ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	__be16 type = bpf_htons(overhead == sizeof(struct iphdr) ? ETH_P_IP : ETH_P_IPV6);
 	struct link link = {};
 	__be16 *last;
 

@@ -17,7 +17,7 @@ static __always_inline enum reason icmp_forwarded(__u32 direction)
 	return direction == TO_BACKEND ? REASON_ICMP_TO_BACKEND : REASON_ICMP_TO_CLIENT;
 }
 
-/* Sends an error to where packets of its flow go; it is translated before, unless it is all ours. */
+/* Sends an error to where packets of its flow go, translated unless it is all ours. */
 static __always_inline int icmp_send(struct xdp_md *context, struct packet *packet, __u32 mode)
 {
 	struct scratch *here = scratch_here();

@@ -5,10 +5,10 @@
  * the quote must look as what its receiver had sent, so it is translated like the packet, the other
  * way round: addresses, ports, and every checksum that is within the quote, all incrementally.
  *
- *	from the client's side:	to VIP,	quotes VIP -> client	 becomes to backend, quotes
- *								 backend -> source
- *	from the backend's side: to source, quotes source -> backend becomes to client, quotes
- *								 client -> VIP
+ *	from the client's side: to VIP, quotes VIP -> client
+ *		becomes: to backend, quotes backend -> source
+ *	from the backend's side: to source, quotes source -> backend
+ *		becomes: to client, quotes client -> VIP
  *
  * In nat mode the outer addresses become those of the flow (RFC 5508, section 4.2: neither side
  * knows the routers of the other, and drops what seems to come from them); in routed mode only the

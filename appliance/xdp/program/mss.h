@@ -41,7 +41,7 @@ static __always_inline __u32 mss_option(struct xdp_md *context, __u32 offset, __
 	return 0;
 }
 
-/* The smaller one of the MTUs of the way on, `mtu`, and of the interface that the packet is from. */
+/* The smaller MTU: of the way on, `mtu`, or of the interface that the packet is from. */
 static __always_inline __u32 smaller_mtu(const struct xdp_md *context, __u32 mtu)
 {
 	__u32 ingress = context->ingress_ifindex;
@@ -50,7 +50,7 @@ static __always_inline __u32 smaller_mtu(const struct xdp_md *context, __u32 mtu
 	return interface && interface->mtu && interface->mtu < mtu ? interface->mtu : mtu;
 }
 
-/* Lowers the option of a SYN or SYN-ACK to what the way on, with its MTU, and the way back carry. */
+/* Lowers the option of a SYN or SYN-ACK to what the way on (`mtu`) and the way back carry. */
 __noinline int mss_clamp(struct xdp_md *context, struct packet *packet, __u32 mtu)
 {
 	__u32 headers, offset, most;
@@ -83,7 +83,8 @@ __noinline int mss_clamp(struct xdp_md *context, struct packet *packet, __u32 mt
 	}
 	tcp = at(context, packet->transport, sizeof(*tcp));
 	if (tcp)
-		tcp->check = checksum_update(tcp->check, difference16(bpf_htons(old), bpf_htons(new)));
+		tcp->check = checksum_update(tcp->check,
+					     difference16(bpf_htons(old), bpf_htons(new)));
 	return 1;
 }
 
