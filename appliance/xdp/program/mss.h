@@ -11,6 +11,7 @@
 #include "checksum.h"
 #include "packet.h"
 #include "parse.h"
+#include "route.h"
 
 /* Every stack that we know puts it first; behind so many options (and each byte of padding is one)
  * it is not looked for. */
@@ -41,26 +42,40 @@ static __always_inline __u32 mss_option(struct xdp_md *context, __u32 offset, __
 	return 0;
 }
 
-/* The smaller MTU: of the way on, `mtu`, or of the interface that the packet is from. */
-static __always_inline __u32 smaller_mtu(const struct xdp_md *context, __u32 mtu)
+/* What the way back to the sender carries: asked of the routes, which may know a smaller path. */
+static __always_inline __u32 mtu_back(struct xdp_md *context, const struct packet *packet)
 {
+	struct bpf_fib_lookup route = {};
+	struct flow_key back = {
+		.source = packet->key.destination,
+		.destination = packet->key.source,
+		.source_port = packet->key.destination_port,
+		.destination_port = packet->key.source_port,
+		.protocol = packet->key.protocol,
+	};
 	__u32 ingress = context->ingress_ifindex;
-	const struct interface *interface = bpf_map_lookup_elem(&interfaces, &ingress);
+	const struct interface *interface;
 
-	return interface && interface->mtu && interface->mtu < mtu ? interface->mtu : mtu;
+	ask(context, packet, &back, &route);
+	if (bpf_fib_lookup(context, &route, sizeof(route), 0) == BPF_FIB_LKUP_RET_SUCCESS)
+		return route.mtu_result;
+	interface = bpf_map_lookup_elem(&interfaces, &ingress);
+	return interface && interface->mtu ? interface->mtu : ~0U;
 }
 
 /* Lowers the option of a SYN or SYN-ACK to what the way on (`mtu`) and the way back carry. */
 __noinline int mss_clamp(struct xdp_md *context, struct packet *packet, __u32 mtu)
 {
-	__u32 headers, offset, most;
+	__u32 headers, offset, most, back;
 	__u16 old, new;
 	struct tcphdr *tcp;
 	__u8 *option;
 
 	if (!packet)
 		return 0;
-	mtu = smaller_mtu(context, mtu);
+	back = mtu_back(context, packet);
+	if (back < mtu)
+		mtu = back;
 	headers = sizeof(*tcp) +
 		  (packet->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	tcp = at(context, packet->transport, sizeof(*tcp));
