@@ -8,8 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use haflinger_core::index::{Index, Movement};
-use haflinger_core::{Snapshot, Update};
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use haflinger_core::{ForwardingMode, Service, ServiceKey, Snapshot, Update};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +67,8 @@ pub(crate) struct Fold {
     publish_seconds: Histogram,
     buckets: IntCounterVec,
     movement: Movement,
+    modes: IntGaugeVec,
+    services: OrdMap<ServiceKey, Arc<Service>>,
 }
 
 impl Fold {
@@ -99,12 +105,25 @@ impl Fold {
                 &["change"],
             )?,
             movement: Movement::default(),
+            modes: IntGaugeVec::new(
+                Opts::new(
+                    "haflinger_core_services",
+                    "Services of layer 4 by the mode in force: XDP forwards nat, routed and dsr, \
+                     the relay proxy.",
+                ),
+                &["mode"],
+            )?,
+            services: OrdMap::new(),
         };
         registry.register(Box::new(fold.updates_total.clone()))?;
         registry.register(Box::new(fold.waiting.clone()))?;
         registry.register(Box::new(fold.generation.clone()))?;
         registry.register(Box::new(fold.publish_seconds.clone()))?;
         registry.register(Box::new(fold.buckets.clone()))?;
+        registry.register(Box::new(fold.modes.clone()))?;
+        for mode in ForwardingMode::ALL {
+            fold.modes.with_label_values(&[mode.as_str()]).set(0);
+        }
         fold.count(Movement::default());
         Ok(fold)
     }
@@ -162,11 +181,28 @@ impl Fold {
         }
         if let Some(snapshot) = self.index.publish(now_secs) {
             self.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+            self.count_modes(&snapshot);
             snapshots.send_replace(snapshot);
         }
         timer.observe_duration();
         self.count(self.index.movement());
         self.movement = self.index.movement();
+    }
+
+    /// By what has changed: a host may have 50,000 services.
+    fn count_modes(&mut self, snapshot: &Snapshot) {
+        let gauge = |service: &Service| self.modes.with_label_values(&[service.mode.as_str()]);
+        for item in self.services.diff(&snapshot.services) {
+            match item {
+                DiffItem::Add(_, service) => gauge(service).inc(),
+                DiffItem::Remove(_, service) => gauge(service).dec(),
+                DiffItem::Update { old: (_, old), new: (_, new) } => {
+                    gauge(old).dec();
+                    gauge(new).inc();
+                }
+            }
+        }
+        self.services = snapshot.services.clone();
     }
 
     fn count(&self, now: Movement) {

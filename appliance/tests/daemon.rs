@@ -14,6 +14,7 @@
 //! 6. SIGTERM ends the daemon with success and takes its socket away.
 //! 7. A second daemon with the same socket is refused and says why.
 //! 8. A service whose port another program has is told, not announced, and served once it can be.
+//! 9. Questions about single flows are answered on the socket, and on no other way.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -288,6 +289,49 @@ fn a_port_that_another_program_has_is_told_and_served_once_it_is_free() {
         let status = fixture.status();
         !status.contains("port not open") && !status.contains("NotServed")
     });
+}
+
+#[test]
+fn questions_about_single_flows_are_answered_on_the_socket_alone() {
+    let fixture = Fixture::start();
+    let socket = fixture.path("admin.sock");
+    let ask = |arguments: &[&str]| run(&[arguments, &["--socket", path(&socket)]].concat());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let to = format!("127.0.0.1:{}/tcp", fixture.vip);
+    let why = ask(&["why", "127.0.0.1:40000", &to]);
+    assert!(why.status.success(), "{}", text(&why.stderr));
+    let why = text(&why.stdout);
+    for part in ["inventory/service/default/echo", "XDP is switched off", "the relay decides"] {
+        assert!(why.contains(part), "{part} is missing in\n{why}");
+    }
+    let why = ask(&["why", "127.0.0.1:40000", &to, "-o", "json"]);
+    let why: serde_json::Value = serde_json::from_slice(&why.stdout).expect("JSON");
+    assert_eq!(why["mode"]["mode"], "proxy");
+    let port = format!(":{}", fixture.backend);
+    let first = why["bucket"]["first"]["address"].as_str().unwrap_or_default();
+    assert!(first.ends_with(&port), "{why}");
+    for command in [["flows"], ["trace"]] {
+        let refused = ask(&command);
+        assert!(!refused.status.success());
+        let said = text(&refused.stderr);
+        assert!(said.starts_with("XDP forwards nothing on this host (switched off)"), "{said}");
+    }
+    let bad: [(&[&str], &str); 4] = [
+        (&["why", "somewhere", &to], "198.51.100.7:40000"),
+        (&["why", "127.0.0.1:1", "127.0.0.1:80"], "/tcp"),
+        (&["flows", "--service", "web"], "NAMESPACE/NAME"),
+        (&["trace", "--for", "301"], "1..=300"),
+    ];
+    for (arguments, remedy) in bad {
+        let refused = ask(arguments);
+        assert_eq!(refused.status.code(), Some(2));
+        let said = text(&refused.stderr);
+        assert!(said.contains(remedy), "{remedy} is missing in\n{said}");
+    }
+    for path in ["/flows?limit=1", "/why?client=a&to=b", "/trace?one_in=1&for=1&count=1"] {
+        let answer = fetch(fixture.admin, path).expect("an answer");
+        assert!(answer.contains("404 Not Found"), "{answer}");
+    }
 }
 
 #[test]

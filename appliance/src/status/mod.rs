@@ -1,6 +1,7 @@
 //! `haflinger status`: what the host does, and why it does not do the rest.
 
 pub(crate) mod columns;
+mod datapath;
 mod services;
 mod text;
 

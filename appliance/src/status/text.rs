@@ -7,6 +7,7 @@ use haflinger_core::{Announcement, Snapshot};
 
 use super::Status;
 use super::columns::{Columns, span};
+use super::datapath::datapath;
 use super::services::{relayed_by_host, services};
 
 pub(super) fn render(status: &Status, snapshot: &Snapshot) -> String {
@@ -14,6 +15,7 @@ pub(super) fn render(status: &Status, snapshot: &Snapshot) -> String {
     header(status, &mut out);
     sources(status).print(&mut out);
     services(status).print(&mut out);
+    datapath(&status.xdp).print(&mut out);
     sites(status, snapshot).print(&mut out);
     peers(status).print(&mut out);
     zones(status).print(&mut out);
@@ -208,7 +210,7 @@ pub(super) fn announcement(status: &Status, announcement: Announcement) -> &'sta
 }
 
 /// The word that a unit-like enum has in JSON, which the JSON status shows too.
-fn word(value: &impl serde::Serialize) -> String {
+pub(super) fn word(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word.replace('_', " "),
         _ => String::new(),

@@ -51,6 +51,7 @@ pub use xdp::{Xdp, XdpHandle};
     clippy::all,
     clippy::pedantic,
     clippy::nursery,
+    clippy::restriction,
     missing_docs,
     missing_debug_implementations,
     unreachable_pub,

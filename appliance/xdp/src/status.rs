@@ -9,11 +9,12 @@ use crate::carry::Carried;
 use crate::control::Fill;
 use crate::control::report::{Refusal, ServiceReport, SourcePool};
 use crate::engine::{Engine, InterfaceStatus, lock};
+use crate::settings::Capacities;
 use crate::sweep::PHASES;
 use crate::xdp::Shared;
 
 /// The data path at one time.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct XdpStatus {
     /// Whether it is wanted.
     pub enabled: bool,
@@ -26,6 +27,8 @@ pub struct XdpStatus {
     /// What became of an earlier version's flows, when this one took over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carried: Option<Carried>,
+    /// Sizes of the maps that are asked for.
+    pub capacities: Capacities,
     /// Interfaces that are asked for, and others that matter.
     pub interfaces: Vec<InterfaceStatus>,
     /// How full the maps are.
@@ -48,7 +51,8 @@ pub struct XdpStatus {
 
 impl XdpStatus {
     pub(crate) fn of(shared: &Shared) -> Self {
-        let enabled = shared.settings.borrow().enabled;
+        let settings = shared.settings.borrow().clone();
+        let (enabled, capacities) = (settings.enabled, settings.capacities);
         let fault = lock(&shared.fault).clone();
         let engine = lock(&shared.engine).clone();
         let mut status = Self {
@@ -56,6 +60,7 @@ impl XdpStatus {
             fault,
             layout: None,
             carried: None,
+            capacities,
             interfaces: Vec::new(),
             fill: BTreeMap::new(),
             flows: BTreeMap::new(),

@@ -29,7 +29,7 @@ use crate::xdp::XdpHandle;
 
 pub use ask::{AskError, Chosen, Endpoint, client, service_key};
 pub use flows::{FLOWS_SHOWN_MAX, FlowQuery, Flows, Top};
-pub use reasons::{REASONS, Reason, reason};
+pub use reasons::{REASONS, Reason, drops, reason};
 pub use record::FlowView;
 pub use trace::{
     EVENTS_PER_SEC_MAX, TRACE_COUNT_MAX, TRACE_ONE_IN_MAX, TRACE_SECS_MAX, TraceEnd, TraceQuery,

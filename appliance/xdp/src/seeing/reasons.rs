@@ -17,6 +17,12 @@ pub fn reason(number: u32) -> Reason {
     known.copied().unwrap_or(Reason { name: "unknown", meaning: "a reason of another version" })
 }
 
+/// The reasons for which packets are dropped: those from `malformed` on, as the header groups them.
+pub fn drops() -> &'static [Reason] {
+    let first = REASONS.iter().position(|known| known.name == "malformed");
+    &REASONS[first.unwrap_or(REASONS.len())..]
+}
+
 const fn means(name: &'static str, meaning: &'static str) -> Reason {
     Reason { name, meaning }
 }
@@ -76,5 +82,7 @@ mod tests {
             assert_eq!(reason(number.0).name, name);
         }
         assert_eq!(reason(types::reason::REASONS.0).name, "unknown");
+        let first_drop = usize::try_from(types::reason::REASON_MALFORMED.0).unwrap();
+        assert_eq!(drops(), &REASONS[first_drop..]);
     }
 }
