@@ -60,12 +60,12 @@ fn table(flows: &[FlowView]) -> Columns {
 }
 
 /// Packets and bytes.
-pub(super) fn traffic(packets: u32, bytes: u64) -> String {
+fn traffic(packets: u32, bytes: u64) -> String {
     format!("{packets} p, {}", amount(bytes))
 }
 
 /// Bytes in the largest unit of which there is one at least, with one digit more below ten.
-fn amount(bytes: u64) -> String {
+pub(super) fn amount(bytes: u64) -> String {
     let units = [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)];
     let Some((unit, size)) = units.into_iter().find(|(_, size)| bytes >= *size) else {
         return format!("{bytes} B");

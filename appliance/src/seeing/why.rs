@@ -7,7 +7,7 @@ use haflinger_xdp::seeing::{
     Bucket, Clients, FlowView, Hop, Limit, ModeView, NewFlow, Refusal, Table, Why,
 };
 
-use super::flows::traffic;
+use super::flows::amount;
 use super::named;
 use crate::status::columns::span;
 
@@ -23,6 +23,11 @@ pub(crate) fn render(why: &Why) -> String {
     }
     if let Some(flow) = &why.flow {
         say("flow", flow_text(flow));
+        // Of the one that a new flow would get it is said below.
+        let next = why.new_flow.as_ref().and_then(|new_flow| new_flow.backend.as_ref());
+        if let Some(backend) = why.flow_backend.as_ref().filter(|backend| Some(*backend) != next) {
+            say("", format!("its backend: {}", backend_text(backend)));
+        }
     } else if why.fault.is_none() {
         say("flow", "none is known".to_owned());
     }
@@ -83,17 +88,21 @@ fn algorithm(algorithm: Algorithm) -> String {
 
 fn flow_text(flow: &FlowView) -> String {
     format!(
-        "{}, {}, to {}, which sees {}; {} in, {} out; open for {}, idle for {}, kept for {} more",
+        "{}, {}, to {}, which sees {}; in {}, out {}; open for {}, idle for {}, kept for {} more",
         flow.mode,
         flow.phase,
         named(flow.backend_name.as_deref(), flow.backend),
         flow.source,
-        traffic(flow.packets_in, flow.bytes_in),
-        traffic(flow.packets_out, flow.bytes_out),
+        packets(flow.packets_in, flow.bytes_in),
+        packets(flow.packets_out, flow.bytes_out),
         span(flow.age_secs.into()),
         span(flow.idle_secs.into()),
         span(flow.left_secs.into()),
     )
+}
+
+fn packets(packets: u32, bytes: u64) -> String {
+    format!("{packets} packets ({})", amount(bytes))
 }
 
 fn refusal_text(refusal: &Refusal) -> String {
@@ -216,6 +225,7 @@ mod tests {
                 settled: true,
             }),
             flow: None,
+            flow_backend: None,
             refusal: Some(Refusal { reason: reason(14), secs_ago: 3 }),
         }
     }
@@ -235,6 +245,37 @@ mod tests {
              new flow  to web-1 (10.2.0.2:8080): the bucket's first hop takes new flows\n  \
              backend   active, weight 100, 7 connections of this host, 10 at most\n"
         );
+    }
+
+    #[test]
+    fn a_flow_whose_backend_takes_no_new_ones_says_so() {
+        let flow = FlowView {
+            client: why().client,
+            service: why().to,
+            object: None,
+            backend: "10.2.0.3:8080".parse().expect("an address"),
+            backend_name: Some("web-2".into()),
+            source: "10.2.0.1:61000".parse().expect("an address"),
+            mode: ForwardingMode::Nat,
+            phase: "established",
+            age_secs: 61,
+            idle_secs: 2,
+            left_secs: 58,
+            packets_in: 12,
+            packets_out: 9,
+            bytes_in: 1234,
+            bytes_out: 56_000_000,
+            bytes_per_sec: 0,
+        };
+        let drained = Hop { state: Some(BackendState::Draining), ..hop("web-2") };
+        let text = render(&Why { flow: Some(flow), flow_backend: Some(drained), ..why() });
+        let said = "flow      nat, established, to web-2 (10.2.0.3:8080), which sees \
+                    10.2.0.1:61000; in 12 packets (1.2 kB), out 9 packets (56 MB); open for \
+                    1m01s, idle for 2s, kept for 58s more\n            \
+                    its backend: draining, weight 100, 7 connections of this host, 10 at most\n";
+        assert!(text.contains(said), "{text}");
+        let same = Why { flow_backend: Some(hop("web-1")), ..why() };
+        assert!(!render(&same).contains("its backend"));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Why {
     pub new_flow: Option<NewFlow>,
     /// The flow that there is.
     pub flow: Option<FlowView>,
+    /// That flow's backend.
+    pub flow_backend: Option<Hop>,
     /// The last time that a packet with these addresses was refused.
     pub refusal: Option<Refusal>,
 }
@@ -209,6 +211,7 @@ fn from_snapshot(
         bucket,
         new_flow,
         flow: None,
+        flow_backend: None,
         refusal: None,
     }
 }
@@ -294,6 +297,7 @@ impl Seen<'_> {
         // A reference may be stale: the record decides.
         let flow = flow
             .filter(|flow| crate::mapped::bytes_of(&flow.client) == crate::mapped::bytes_of(&key));
+        why.flow_backend = flow.as_ref().map(|flow| self.backend_of(flow));
         why.flow = flow.and_then(|flow| record::view(maps, self.snapshot, &flow, self.now));
         let refusal = self.engine.loaded.refusals.get(&key).map_err(kernel("the refusals"))?;
         why.refusal = refusal.map(|refusal| Refusal {
@@ -306,6 +310,18 @@ impl Seen<'_> {
             self.add_service(why, slot, hash);
         }
         Ok(())
+    }
+
+    fn backend_of(&self, flow: &types::flow) -> Hop {
+        let maps = &self.engine.maps;
+        let address = words::socket(&flow.backend, flow.backend_port);
+        let max = maps.services.read(flow.service).backend_connections_max;
+        let limit = Limit {
+            connections: maps.backend_loads.read(flow.backend_id).connections,
+            max: (max > 0).then_some(max),
+        };
+        let service = self.snapshot.services.get(&self.to);
+        hop(service.and_then(|service| service.backends.get(&address)), address, Some(limit))
     }
 
     /// What the program has of the service.

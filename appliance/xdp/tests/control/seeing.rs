@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::{Algorithm, Protocol, Service, ServiceKey, Snapshot};
+use haflinger_core::{Algorithm, BackendState, Protocol, Service, ServiceKey, Snapshot};
 use haflinger_xdp::program::types;
 use haflinger_xdp::seeing::{FlowQuery, SeeError, Top, TraceQuery, Traced, TracedPacket};
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
@@ -116,6 +116,7 @@ fn the_backend_that_is_foretold_is_the_one_that_a_flow_gets() {
                 held.push(connect_from(from, vip(port)).await.unwrap());
                 let why = running.handle.why(client(from), key(port), &seen).unwrap();
                 assert_eq!(why.flow.unwrap().backend, foretold, "port {port} from {from}");
+                assert_eq!(why.flow_backend.unwrap().state, Some(BackendState::Active));
             }
             let flows = running.handle.flows(&all(), &seen).unwrap().flows;
             let theirs = flows.iter().filter(|flow| flow.service.port == port);
