@@ -58,8 +58,13 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// What is never shipped, and so may name everything (but the appliance, which is a binary).
-const TESTS: &[&str] =
-    &["haflinger-tests", "haflinger-bench", "haflinger-fences", "haflinger-suite"];
+const TESTS: &[&str] = &[
+    "haflinger-tests",
+    "haflinger-bench",
+    "haflinger-fences",
+    "haflinger-kernel-tests",
+    "haflinger-suite",
+];
 
 /// All that the pure core names: data structures and derives, nothing that could do I/O.
 const CORE: &[&str] = &["crc32fast", "imbl", "ipnet", "serde", "siphasher", "thiserror"];
