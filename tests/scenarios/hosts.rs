@@ -172,7 +172,9 @@ fn within_hold_time(report: &Report, killed_ms: u64, timeout_ms: u64) -> Result<
     let hold_ms = u64::from(HOLD_TIME_SECS) * 1000;
     let ended = report.failed_exchanges.iter().map(|failure| failure.ended_ms);
     let first = ended.clone().min();
-    let first = first.context("no connection failed, so the host that died carried none")?;
+    let first = first.with_context(|| {
+        format!("no connection failed, so the host that died carried none: {:?}", report.peers)
+    })?;
     let last = ended.max().unwrap_or(first);
     ensure!(first >= killed_ms, "one failed before the host died: {:?}", report.failures);
     let took = last.saturating_sub(killed_ms);

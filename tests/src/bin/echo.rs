@@ -23,6 +23,7 @@ use clap::Parser;
 use haflinger_tests::lab::echo_ports::{BULK, HTTP, LINE, PROXIED, READY};
 use haflinger_tests::lab::{Pattern, raise_descriptor_limit};
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{
     AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
 };
@@ -63,9 +64,9 @@ async fn main() -> Result<()> {
     let proxied = TcpListener::bind(address(PROXIED)).await?;
     let http = TcpListener::bind(address(HTTP)).await?;
     let ready = TcpListener::bind(address(READY)).await?;
-    let mut datagrams = vec![UdpSocket::bind(address(LINE)).await?];
+    let mut datagrams = vec![datagrams_at(address(LINE))?];
     for vip in &args.vip {
-        datagrams.push(UdpSocket::bind((*vip, LINE)).await?);
+        datagrams.push(datagrams_at(SocketAddr::new(*vip, LINE))?);
     }
     println!("READY {}", pod.name);
 
@@ -91,6 +92,15 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket.listen(BACKLOG)?)
+}
+
+/// A socket that shares its port with those at other addresses.
+fn datagrams_at(address: SocketAddr) -> Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into()).with_context(|| format!("bind {address}"))?;
+    Ok(UdpSocket::from_std(socket.into())?)
 }
 
 async fn accept<F>(listener: TcpListener, pod: Arc<Pod>, serve: fn(Arc<Pod>, TcpStream) -> F)

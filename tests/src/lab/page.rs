@@ -14,8 +14,8 @@ pub fn page(lab: &Lab, vip: Option<&str>) -> String {
         haflinger_binary().map_or_else(|_| "haflinger".into(), |path| path.display().to_string());
     let mut text = format!(
         " \
-client ───── router ──┬── edge1 {e1:<12} Haflinger, BGP to the router
- 10.10.0.2    BIRD 2   ├── edge2 {e2:<12} Haflinger, BGP to the router
+client ───── router ──┬── edge1 {e1:<12} Haflinger: XDP on eth0, BGP to the router
+ 10.10.0.2    BIRD 2   ├── edge2 {e2:<12} Haflinger: XDP on eth0, BGP to the router
               {r:<9}├── node1 {n1:<12} pods in 10.244.1.0/24, fd00:244:0:1::/64
               ECMP     ├── node2 {n2:<12} pods in 10.244.2.0/24, fd00:244:0:2::/64
                        ├── dns   {d:<12} BIND 9, zone lab.example
@@ -34,6 +34,7 @@ client ───── router ──┬── edge1 {e1:<12} Haflinger, BGP to t
    ip netns exec {prefix}router birdc -s {bird} show route
    ip netns exec {prefix}router ip route show proto bird
    {haflinger} status --config {config1}
+   {haflinger} flows --config {config1}
    ip netns exec {prefix}edge1 curl -s http://127.0.0.1:9410/metrics
 ",
         e1 = EDGES[0].v4(),

@@ -1,7 +1,7 @@
 //! Who sits where: names and addresses of the lab, and the wires between them.
 //!
 //! ```text
-//!  client ───── router (BIRD 2) ──┬── edge1, edge2    Haflinger, BGP to the router
+//!  client ───── router (BIRD 2) ──┬── edge1, edge2    Haflinger: XDP on eth0, BGP to the router
 //!  10.10.0.2    10.10.0.1         ├── node1, node2    pods behind them
 //!               10.20.0.1         ├── dns             BIND 9
 //!                                 └── control         Kubernetes API
