@@ -194,6 +194,11 @@ fn a_changed_inventory_is_applied_and_a_bad_one_keeps_the_former() {
         + &inventory(second, fixture.backend).replace("echo", "second");
     write(&fixture.directory, "inventory.toml", &both);
     eventually("the added service answers", || fixture.answer(second).is_some());
+    let relayed = |count: u32| {
+        let line = format!("haflinger_core_services{{mode=\"proxy\"}} {count}\n");
+        fetch(fixture.admin, "/metrics").is_some_and(|page| page.contains(&line))
+    };
+    assert!(relayed(2));
 
     write(&fixture.directory, "inventory.toml", "[[service]]\nname = 7\n");
     eventually("the refusal is counted", || {
@@ -204,6 +209,7 @@ fn a_changed_inventory_is_applied_and_a_bad_one_keeps_the_former() {
 
     write(&fixture.directory, "inventory.toml", &inventory(fixture.vip, fixture.backend));
     eventually("the removed service is gone", || fixture.answer(second).is_none());
+    assert!(relayed(1));
     assert!(fixture.answer(fixture.vip).is_some());
 }
 

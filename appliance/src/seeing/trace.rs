@@ -1,6 +1,7 @@
 //! `haflinger trace` for people: a line for a packet.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use haflinger_xdp::seeing::{TraceEnd, Traced, TracedPacket};
 
@@ -14,7 +15,13 @@ pub(crate) fn render(traced: &Traced) -> String {
 }
 
 fn line(packet: &TracedPacket) -> String {
-    let TracedPacket { interface, from, to, protocol, length, .. } = packet;
+    let TracedPacket { interface, protocol, length, .. } = packet;
+    // Later fragments have no ports, nor have other protocols.
+    let end = |end: SocketAddr| match end.port() {
+        0 => end.ip().to_string(),
+        _ => end.to_string(),
+    };
+    let (from, to) = (end(packet.from), end(packet.to));
     let micros = packet.nanoseconds / 1000;
     let (secs, micros) = (micros / 1_000_000, micros % 1_000_000);
     let mut out = format!("{secs:>3}.{micros:06} {interface} {from} > {to} {protocol}");
@@ -80,6 +87,31 @@ mod tests {
             "  1.023456 eth0 198.51.100.7:40000 > 192.0.2.1:80 tcp [S] 60 B: parsed, service \
              found, flow created; redirect forwarded_new, flow 5, backend web-1 (10.2.0.2:8080), \
              out by eth1\n"
+        );
+    }
+
+    #[test]
+    fn what_has_no_ports_is_shown_by_its_addresses() {
+        let echo = TracedPacket {
+            nanoseconds: 0,
+            interface: "eth0".to_owned(),
+            from: "[2001:db8::7]:0".parse().expect("an address"),
+            to: "[2001:db8::1]:0".parse().expect("an address"),
+            protocol: "icmpv6".to_owned(),
+            length: 64,
+            flags: String::new(),
+            stages: vec!["parsed"],
+            verdict: "pass",
+            reason: reason(8),
+            service: None,
+            backend: None,
+            backend_name: None,
+            record: None,
+            egress: None,
+        };
+        assert_eq!(
+            line(&echo),
+            "  0.000000 eth0 2001:db8::7 > 2001:db8::1 icmpv6 64 B: parsed; pass not_ours\n"
         );
     }
 

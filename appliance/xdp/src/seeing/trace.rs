@@ -77,7 +77,7 @@ pub struct TracedPacket {
     pub from: SocketAddr,
     /// Its destination, as received.
     pub to: SocketAddr,
-    /// Its protocol: `tcp`, `udp` or a number.
+    /// Its protocol: `tcp`, `udp`, `icmp`, `icmpv6` or a number.
     pub protocol: String,
     /// Length of its network layer in bytes.
     pub length: u16,
@@ -433,8 +433,7 @@ impl<'a> Tracer<'a> {
             interface: name(event.ingress),
             from: words::socket(&event.packet.source, event.packet.source_port),
             to: words::socket(&event.packet.destination, event.packet.destination_port),
-            protocol: protocol
-                .map_or_else(|| event.packet.protocol.to_string(), |known| known.to_string()),
+            protocol: protocol_name(event.packet.protocol),
             length: event.length,
             flags: if is_tcp { flags(event.tcp_flags) } else { String::new() },
             stages: stages(event.stages),
@@ -468,6 +467,16 @@ impl Pace {
     /// It was not shown after all.
     fn give_back(&mut self) {
         self.shown -= 1;
+    }
+}
+
+/// The IANA keyword of what the program looks into, else the number.
+fn protocol_name(number: u8) -> String {
+    match (words::protocol_of(number), number) {
+        (Some(known), _) => known.to_string(),
+        (None, 1) => "icmp".to_owned(),
+        (None, 58) => "icmpv6".to_owned(),
+        (None, number) => number.to_string(),
     }
 }
 
@@ -589,8 +598,9 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_stages_have_names() {
+    fn flags_protocols_and_stages_have_names() {
         assert_eq!(flags(0b1_0010), "SA");
+        assert_eq!([6, 17, 1, 58, 47].map(protocol_name), ["tcp", "udp", "icmp", "icmpv6", "47"]);
         assert_eq!(stages(1 | 4 | 8), ["parsed", "service found", "flow created"]);
         assert_eq!([verdict(1), verdict(4), verdict(9)], ["drop", "redirect", "unknown"]);
     }
