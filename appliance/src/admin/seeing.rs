@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `/flows?limit=N[&service=..][&client=..][&top=..]` | flows, JSON |
 //! | `/why?client=..&to=..` | what decides, JSON |
-//! | `/trace?one_in=N&for=SECONDS&count=N[&service=..][&client=..][&vip=..]` | a line for a packet, JSON each |
+//! | `/trace?one_in=N&for=SECONDS&count=N[&service=..][&client=..][&vip=..]` | JSON lines |
 //!
 //! `format=text` writes each for people. A refusal is a line of text that says what to do.
 

@@ -30,7 +30,8 @@ pub(super) struct FlowsArgs {
     #[arg(long, value_name = "BY")]
     top: Option<TopArg>,
     /// How many flows are shown [default: 100, with --top 10]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=FLOWS_SHOWN_MAX as i64))]
+    #[arg(long, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=FLOWS_SHOWN_MAX as i64))]
     limit: Option<u32>,
 }
 

@@ -1,5 +1,5 @@
-//! What an operator asks of the data path: the flows that it holds, why a packet goes where it goes,
-//! and the way of sampled packets through the program.
+//! What an operator asks of the data path: the flows that it holds, why a packet goes where it
+//! goes, and the way of sampled packets through the program.
 //!
 //! Reads the mapped records and the maps only, and changes nothing but the filter of the trace. A
 //! record is read while the program writes it, so it is copied and its state looked at before and
@@ -16,6 +16,7 @@ mod choice;
 mod flows;
 mod reasons;
 mod record;
+mod select;
 mod trace;
 mod why;
 

@@ -70,8 +70,8 @@ pub(super) fn glance(maps: &Maps, at: u32) -> (u32, u8) {
     (state, octets(phase_at)[phase_at % 8])
 }
 
-/// Whether a record of that state is a flow to be shown. One that moves between the regions is shown
-/// in its new place.
+/// Whether a record of that state is a flow to be shown. One that moves between the regions is
+/// shown in its new place.
 pub(super) fn is_live(state: u32) -> bool {
     state == types::record_state::RECORD_LIVE.0
 }

@@ -262,7 +262,8 @@ fn relayed_flow(service: &Service, bucket: Option<&Bucket>, clients: Option<&Cli
         Algorithm::Hash => (
             Some(first),
             true,
-            "the relay takes the bucket's first hop, another one if that does not answer or is full",
+            "the relay takes the bucket's first hop, or another one if that does not answer or \
+             is full",
         ),
         Algorithm::Source { .. } => (
             Some(first),
