@@ -95,16 +95,7 @@ async fn claims(run: &mut Run<Line>) -> Result<()> {
     })
     .await;
     run.claim(4, async |line| {
-        services.each(|service| {
-            for (name, weight) in &mut service.backends {
-                *weight = if name == "b0" { 10 } else { 100 };
-            }
-        });
-        offer(line, &services.0).await?;
-        eventually(SOON, "new connections to follow the weights", async || {
-            follows_weights(&fresh(line, &services, 400).await?)
-        })
-        .await?;
+        change_weights(line, &mut services).await?;
         all_live(&held, HELD).await
     })
     .await;
@@ -214,6 +205,17 @@ async fn fresh(line: &Line, services: &Services, count: u64) -> Result<Report> {
 async fn offered_again(line: &Line, services: &Services) -> Result<()> {
     offer(line, &services.0).await?;
     fresh(line, services, 60).await.map(drop)
+}
+
+async fn change_weights(line: &Line, services: &mut Services) -> Result<()> {
+    services.each(|service| {
+        service.backends.insert("b0".into(), 10);
+    });
+    offer(line, &services.0).await?;
+    eventually(SOON, "new connections to follow the weights", async || {
+        follows_weights(&fresh(line, services, 400).await?)
+    })
+    .await
 }
 
 fn follows_weights(report: &Report) -> Result<()> {

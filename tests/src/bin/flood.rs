@@ -74,10 +74,9 @@ fn send(socket: &Socket, packets: &mut [[u8; LENGTH]; BATCH]) -> io::Result<u64>
         message.msg_hdr.msg_iovlen = 1;
         message
     });
+    let count = libc::c_uint::try_from(BATCH).map_err(io::Error::other)?;
     // SAFETY: as many messages as are told of, whose parts and packets outlive the call.
-    let answer = unsafe {
-        libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), BATCH as libc::c_uint, 0)
-    };
+    let answer = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, 0) };
     u64::try_from(answer).map_err(|_| io::Error::last_os_error())
 }
 
