@@ -33,7 +33,8 @@ const UPDATES: usize = 1024;
 pub(super) struct Datapath {
     handle: XdpHandle,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    updates: mpsc::Receiver<Update>,
+    /// Why it does not forward, or cannot take a service; `None` until it has said anything.
+    said: watch::Receiver<Option<Result<(), String>>>,
 }
 
 impl Datapath {
@@ -44,21 +45,20 @@ impl Datapath {
         let (snapshots, receiver) = watch::channel(first);
         let (sender, updates) = mpsc::channel(UPDATES);
         tokio::spawn(xdp.run(receiver, sender, CancellationToken::new()));
-        let mut datapath = Self { handle, snapshots, updates };
+        let (say, said) = watch::channel(None);
+        tokio::spawn(listen(updates, say));
+        let mut datapath = Self { handle, snapshots, said };
         timeout(START_PATIENCE, datapath.forwards()).await.context("XDP does not start")??;
         Ok(datapath)
     }
 
-    /// Waits for what the data path says of itself.
+    /// Waits until the data path says that it forwards.
     async fn forwards(&mut self) -> Result<()> {
-        while let Some(update) = self.updates.recv().await {
-            match update {
-                Update::Datapath { fault: None } => return Ok(()),
-                Update::Datapath { fault: Some(fault) } => bail!("XDP cannot run: {fault}"),
-                other => bail!("XDP refuses: {other:?}"),
-            }
+        let said = self.said.wait_for(Option::is_some).await.context("XDP ended")?.clone();
+        match said {
+            Some(Err(fault)) => bail!("{fault}"),
+            _ => Ok(()),
         }
-        bail!("XDP ended")
     }
 
     /// Has it follow another snapshot.
@@ -81,8 +81,31 @@ impl Datapath {
 
     /// Goes on until the process is killed; a refusal ends it.
     async fn stay(mut self) -> Result<()> {
-        self.forwards().await?;
-        std::future::pending().await
+        loop {
+            self.forwards().await?;
+            self.said.changed().await.context("XDP ended")?;
+        }
+    }
+}
+
+/// Takes what the data path says for as long as it runs.
+async fn listen(
+    mut updates: mpsc::Receiver<Update>,
+    say: watch::Sender<Option<Result<(), String>>>,
+) {
+    while let Some(update) = updates.recv().await {
+        match update {
+            Update::Datapath { fault: None } => {
+                say.send_replace(Some(Ok(())));
+            }
+            Update::Datapath { fault: Some(fault) } => {
+                say.send_replace(Some(Err(format!("XDP cannot run: {fault}"))));
+            }
+            Update::Forwarding { service, refused: Some(refused) } => {
+                say.send_replace(Some(Err(format!("XDP refuses {service}: {refused}"))));
+            }
+            _ => {}
+        }
     }
 }
 

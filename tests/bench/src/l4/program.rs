@@ -33,11 +33,12 @@ const OPENINGS: u32 = 50_000;
 const MANY_FLOWS_BITS: u32 = 20;
 
 /// What is measured on one stage, by the kind of its service.
-const STAGES: [(Kind, &[Row]); 4] = [
+const STAGES: [(Kind, &[Row]); 5] = [
     (Kind::Tcp4, &[Row::Established, Row::Syn, Row::NotOurs]),
     (Kind::Tcp6, &[Row::Established]),
     (Kind::Udp4, &[Row::Established]),
     (Kind::Ranged, &[Row::Drop]),
+    (Kind::Flooded, &[Row::Flood]),
 ];
 
 /// A row of the report, but for the state that it is measured in.
@@ -45,13 +46,14 @@ const STAGES: [(Kind, &[Row]); 4] = [
 pub(crate) enum Row {
     /// A packet of a live flow.
     Established,
-    /// Opens a flow.
+    /// Opens a flow, for which there is a free record.
     Syn,
     /// To no service of ours.
     NotOurs,
     /// Of a client that may not.
     Drop,
-    /// Opens a flow in the place of another that was never answered.
+    /// Opens a flow in the place of another that was never answered, with as many records for
+    /// such as are shipped.
     Flood,
 }
 
@@ -81,16 +83,15 @@ fn all(stage: &mut Stage, rows: &[Row]) -> Result<Vec<Measure>> {
     {
         stage.serve(services)?;
         stage.establish(flows_bits)?;
+        if rows.contains(&Row::Flood) {
+            stage.fill_opening()?;
+        }
         for row in rows {
             measures.push(measure(stage, *row, services, 0)?);
             if *row == Row::Established && flows_bits > 0 {
                 measures.push(measure(stage, *row, services, flows_bits)?);
             }
         }
-    }
-    if rows.contains(&Row::Syn) {
-        stage.fill_opening()?;
-        measures.push(measure(stage, Row::Flood, 1, 0)?);
     }
     Ok(measures)
 }

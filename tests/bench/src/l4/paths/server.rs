@@ -116,20 +116,18 @@ impl Server {
 impl Connection {
     /// Takes what has arrived and answers it. False: the client is gone.
     fn read(&mut self, epoll: &OwnedFd, chunk: &[u8]) -> io::Result<bool> {
-        loop {
-            match self.stream.read(&mut self.request[self.filled..]) {
-                Ok(0) => return Ok(false),
-                Ok(length) => self.filled += length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                Err(error) => return Err(error),
-            }
-            if self.filled < REQUEST {
-                return Ok(true);
-            }
-            self.filled = 0;
-            self.owed += asked(&self.request);
-            return self.write(epoll, chunk);
+        match self.stream.read(&mut self.request[self.filled..]) {
+            Ok(0) => return Ok(false),
+            Ok(length) => self.filled += length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(error),
         }
+        if self.filled < REQUEST {
+            return Ok(true);
+        }
+        self.filled = 0;
+        self.owed += asked(&self.request);
+        self.write(epoll, chunk)
     }
 
     /// Writes what is owed as far as it goes.
