@@ -67,6 +67,23 @@ static __noinline int forward(struct xdp_md *context, struct packet *packet,
 	return interface ? transmit(context, packet, &route, interface) : defer(context, packet);
 }
 
+/*
+ * Whether a frame is addressed to the interface that it came by. A switch that does not know where
+ * somebody sits floods frames for him, and another appliance's must not be answered here. Of
+ * frames to a group the kernel knows more.
+ */
+static __always_inline int is_addressed(struct xdp_md *context)
+{
+	const struct interface *interface = ELEMENT(interfaces, context->ingress_ifindex);
+	const __u8 *to = at(context, 0, ETH_ALEN);
+
+	if (!interface || !to)
+		return 1;
+	return !((*(const __u32 *)to ^ *(const __u32 *)interface->address) |
+		 (*(const __u16 *)(to + 4) ^ *(const __u16 *)(interface->address + 4))) ||
+	       !(*(const __u32 *)interface->address | *(const __u16 *)(interface->address + 4));
+}
+
 static __always_inline int decide(struct xdp_md *context, struct packet *packet)
 {
 	int verdict = parse(context, packet);
@@ -74,6 +91,8 @@ static __always_inline int decide(struct xdp_md *context, struct packet *packet)
 
 	if (verdict != UNDECIDED)
 		return verdict;
+	if (!is_addressed(context))
+		return decided(packet, REASON_NOT_OURS, XDP_PASS);
 	packet->now = bpf_ktime_get_coarse_ns() / SECOND_NS;
 	if (packet->fragment == LATER_FRAGMENT) {
 		packet->reason = REASON_FRAGMENT;

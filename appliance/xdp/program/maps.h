@@ -66,7 +66,7 @@ PER_CPU(backend_counters, struct backend_counters, 1);
 
 /* The rest of the world. */
 MAPPED_ARRAY(sources, struct source);
-KEYED(interfaces, BPF_MAP_TYPE_HASH, __u32, struct interface, 0);
+MAPPED_ARRAY(interfaces, struct interface);
 KEYED(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, 0);
 PER_CPU(answer_rate, struct rate, 1);
 MAPPED_ARRAY(settings, struct settings);

@@ -218,7 +218,7 @@ struct fragment {
 	__u8 zero[3];
 };
 
-/* How a packet leaves by an interface that the kernel's routes name. */
+/* An interface, by its index: how a packet leaves by it, and which frames are for this host. */
 struct interface {
 	__u32 redirect; /* index of the interface to transmit on: its own, or its parent's */
 	__u32 mtu;	/* of the network layer, in bytes */
@@ -226,6 +226,8 @@ struct interface {
 	__be16 vlan_protocol;
 	__u8 transmits; /* redirected frames can leave by it */
 	__u8 zero[3];
+	__u8 address[6]; /* of the link layer; zero: it takes frames to any */
+	__u8 zero_too[2];
 };
 
 /* What the daemon may change at run time. One element, each field written as one. */

@@ -19,7 +19,8 @@ use crate::error::LoadError;
 use crate::faults;
 use crate::interfaces;
 use crate::loader::{self, Loaded};
-use crate::maps::{Index, Maps};
+use crate::mapped::Mapped;
+use crate::maps::Maps;
 use crate::neighbours::{Neighbours, kernel_release};
 use crate::netlink::{Link, Netlink};
 use crate::program::types;
@@ -57,7 +58,8 @@ pub(crate) struct Interfaces {
     pub(crate) dumb: BTreeSet<String>,
     /// A driver's inability has decided for the network stack.
     stack_decided: bool,
-    told: BTreeMap<u32, [u8; 16]>,
+    /// Indexes of which the program was told; `None` before the first time.
+    told: Option<BTreeSet<u32>>,
 }
 
 /// A loaded program with its maps and interfaces.
@@ -439,30 +441,23 @@ fn dumb_exits(links: &[Link], able: &HashSet<u32>, hops: &[Hop]) -> BTreeSet<Str
 }
 
 fn tell(
-    map: &Index<u32, types::interface>,
-    told: &mut BTreeMap<u32, [u8; 16]>,
+    array: &Mapped<types::interface>,
+    told: &mut Option<BTreeSet<u32>>,
     links: &[Link],
     able: &HashSet<u32>,
     generic: bool,
 ) {
     let entries = interfaces::entries(links, able, generic);
-    let mut now = BTreeMap::new();
+    // An earlier run may have told of others.
+    let before = told.take().unwrap_or_else(|| (0..array.len()).collect());
+    for index in before.into_iter().filter(|index| !entries.contains_key(index)) {
+        array.write(index, &types::interface::default());
+    }
     for (index, entry) in &entries {
-        let mut bytes = [0; 16];
-        let source = crate::mapped::bytes_of(entry);
-        bytes[..source.len()].copy_from_slice(source);
-        if told.get(index) != Some(&bytes)
-            && let Err(error) = map.insert(index, entry)
-        {
-            tracing::warn!(index, %error, "the program is not told of an interface");
-            continue;
+        if *index >= array.len() {
+            tracing::warn!(index, "no packet leaves by an interface with so high an index");
         }
-        now.insert(*index, bytes);
+        array.write(*index, entry);
     }
-    for index in map.keys().unwrap_or_default() {
-        if !entries.contains_key(&index) {
-            let _ = map.remove(&index);
-        }
-    }
-    *told = now;
+    *told = Some(entries.into_keys().collect());
 }

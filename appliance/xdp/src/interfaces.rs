@@ -53,6 +53,7 @@ pub(crate) fn entries(
                 vlan: vlan.to_be(),
                 vlan_protocol: protocol.to_be(),
                 transmits: u8::from(transmits),
+                address: link.address,
                 ..Default::default()
             },
         );
@@ -74,6 +75,7 @@ mod tests {
             parent,
             master: None,
             vlan,
+            address: [2, 0, 0, 0, 0, 1],
         }
     }
 

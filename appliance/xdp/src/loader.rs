@@ -23,8 +23,9 @@ use crate::sys::{self, PerCpu};
 /// they change.
 pub(crate) const SOURCES: u32 = 4096;
 
-/// Interfaces that the kernel's routes may name.
-pub(crate) const INTERFACES: u32 = 1024;
+/// Indexes of interfaces that routes may name: 1.5 MiB. A kernel counts them up as interfaces come
+/// and go, and never down.
+pub(crate) const INTERFACES: u32 = 65_536;
 
 /// Refused flows that are remembered, for who asks why.
 const REFUSALS: u32 = 4096;
@@ -127,7 +128,7 @@ fn typed(fd: Find<'_>) -> Result<Maps, LoadError> {
         settings: array(fd, "settings")?,
         service_index: index(fd, "service_index")?,
         source_ranges: index(fd, "source_ranges")?,
-        interfaces: index(fd, "interfaces")?,
+        interfaces: array(fd, "interfaces")?,
         flow_index: index(fd, "flow_index")?,
         backend_counters: Counters::Kernel(
             PerCpu::new(counters).map_err(|e| pins(Path::new("backend_counters"), e))?,

@@ -20,7 +20,7 @@ pub(crate) struct Maps {
     pub(crate) settings: Mapped<types::settings>,
     pub(crate) service_index: Index<types::service_key, u32>,
     pub(crate) source_ranges: Index<types::range_key, u8>,
-    pub(crate) interfaces: Index<u32, types::interface>,
+    pub(crate) interfaces: Mapped<types::interface>,
     pub(crate) flow_index: Index<types::flow_key, types::flow_reference>,
     pub(crate) backend_counters: Counters<types::backend_counters>,
 }
@@ -159,7 +159,7 @@ pub(crate) mod memory {
                 settings: Mapped::anonymous(1).unwrap(),
                 service_index: Index::Memory(MemoryMap::new(capacities.services)),
                 source_ranges: Index::Memory(MemoryMap::new(capacities.source_ranges)),
-                interfaces: Index::Memory(MemoryMap::new(64)),
+                interfaces: Mapped::anonymous(64).unwrap(),
                 flow_index: Index::Memory(MemoryMap::new(64)),
                 backend_counters: Counters::None,
             }

@@ -49,6 +49,7 @@ const RT_TABLE_MAIN: u8 = 254;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
@@ -96,6 +97,8 @@ pub(crate) struct Link {
     pub(crate) master: Option<u32>,
     /// Number and protocol (EtherType) of a VLAN device.
     pub(crate) vlan: Option<(u16, u16)>,
+    /// Its link-layer address; zero for what has none of Ethernet's length.
+    pub(crate) address: [u8; 6],
 }
 
 /// A socket that asks.
@@ -354,12 +357,14 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         parent: None,
         master: None,
         vlan: None,
+        address: [0; 6],
     };
     let text = |value: &[u8]| {
         String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
     };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
+            IFLA_ADDRESS => link.address = value.try_into().unwrap_or_default(),
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = word(value, 0)?,
             IFLA_LINK => link.parent = word(value, 0),

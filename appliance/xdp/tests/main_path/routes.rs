@@ -14,8 +14,8 @@ use crate::world::{
     run, value_of,
 };
 use crate::{
-    DROP, FAMILIES, Family, Flags, REDIRECT, TX, entering, handshake, hop_on, leaving, segment,
-    send, sent,
+    DROP, FAMILIES, Family, Flags, PASS, REDIRECT, TX, entering, handshake, hop_on, leaving,
+    segment, send, sent,
 };
 
 /// What was handed to the daemon while `act` ran: headers, and frames.
@@ -190,6 +190,32 @@ fn an_interface_that_cannot_transmit_is_not_redirected_to() {
         world.put(&world.maps().interfaces, &back, &silent);
         let outcome = send(world, Side::Client, TCP, family.ends(), Flags::Ack);
         assert_eq!((outcome.verdict, outcome.reason), (DROP, "UNTRANSMITTABLE"));
+    });
+}
+
+#[test]
+fn a_frame_to_another_host_is_left_alone() {
+    in_a_world(Size::SMALL, |world| {
+        let family = FAMILIES[0];
+        family.serve(world, TCP, 1);
+        handshake(world, family.ends());
+        let front = index_of("front");
+        let known: types::interface = world.element(&world.maps().interfaces, front);
+        let packet = segment(TCP, family.ends(), Hop::default(), Flags::Ack, &[]);
+        let frame = entering(Side::Client, &packet);
+        let own: [u8; 6] = frame[..6].try_into().unwrap();
+        for byte in 0..6 {
+            let mut address = own;
+            address[byte] ^= 1;
+            let other = types::interface { address, ..known };
+            world.put(&world.maps().interfaces, &front, &other);
+            let outcome = world.send(Side::Client, &frame);
+            assert_eq!((outcome.verdict, outcome.reason), (PASS, "NOT_OURS"), "{byte}");
+            assert_eq!(outcome.frame, frame);
+        }
+        world.put(&world.maps().interfaces, &front, &types::interface { address: own, ..known });
+        let outcome = world.send(Side::Client, &frame);
+        assert_eq!((outcome.verdict, outcome.reason), (REDIRECT, "FORWARDED"));
     });
 }
 

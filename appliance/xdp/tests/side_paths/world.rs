@@ -180,7 +180,7 @@ impl World {
         open.maps.flow_index.set_max_entries(2 * FLOWS_MAX).unwrap();
         open.maps.flows.set_max_entries(FLOWS_MAX).unwrap();
         open.maps.fragments.set_max_entries(64).unwrap();
-        open.maps.interfaces.set_max_entries(2).unwrap();
+        open.maps.interfaces.set_max_entries(64).unwrap();
         open.maps.service_index.set_max_entries(8).unwrap();
         open.maps.services.set_max_entries(8).unwrap();
         open.maps.backends.set_max_entries(2).unwrap();
