@@ -28,7 +28,7 @@ lab-down: ## removes all of it
 	@"$${CARGO_TARGET_DIR:-target}/debug/lab" down
 
 bench: ## benchmarks against peers (ONLY=name for one), also in target/bench.json
-	@packaging/need build haproxy
+	@packaging/need build haproxy ip ethtool nft
 	$(CARGO) run --release --package haflinger-bench -- $(ONLY)
 
 packages: ## .deb and .rpm in target/packages
