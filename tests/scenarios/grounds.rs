@@ -1,6 +1,8 @@
 //! The two kinds of lab that scenarios run on: how each comes up, and what it tells of a failure.
 
-use anyhow::{Context as _, Result};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
 use haflinger_tests::lab::{
     Lab, Line, Place, control_plane_binary, demo, eventually, tools_are_installed,
 };
@@ -80,6 +82,7 @@ impl Ground for Line {
     type Needs = ();
 
     fn possible(_: ()) -> Result<()> {
+        ensure!(Path::new("/dev/net/tun").exists(), "needs /dev/net/tun, for backends of mode dsr");
         tools_are_installed()
     }
 
@@ -104,7 +107,7 @@ impl Ground for Line {
         eventually(SOON, "the host to have no service", async || {
             let status = self.edge.status()?;
             let services = status["services"].as_array().map_or(usize::MAX, Vec::len);
-            anyhow::ensure!(services == 0, "{services} services are left");
+            ensure!(services == 0, "{services} services are left");
             Ok(())
         })
         .await
