@@ -340,8 +340,10 @@ fn settings_for(kind: Kind, middle: &Middle, pin_dir: std::path::PathBuf) -> Set
 /// it resolved; that towards clients need not.
 fn surround(world: &World, middle: &Middle, kind: Kind) -> Result<()> {
     let number = kind.number();
+    // The address that the frames are sent to.
     middle.namespace.ip(&format!(
-        "route add 10.16.0.0/12 via 10.71.{number}.2\n\
+        "link set {TO_CLIENT} address 02:00:00:00:00:02\n\
+         route add 10.16.0.0/12 via 10.71.{number}.2\n\
          route add 10.81.0.0/16 via 10.72.{number}.2\n\
          neigh replace 10.71.{number}.2 lladdr 02:00:00:00:71:02 dev {TO_CLIENT} nud permanent\n"
     ))?;
