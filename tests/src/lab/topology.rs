@@ -147,9 +147,6 @@ impl Network {
         let mut facing = Vec::new();
         for (host, namespace) in EDGES.into_iter().zip(&network.edges) {
             facing.push(offload::face_xdp(&network.fabric, host.name)?);
-            // A card takes no frames of others; a virtual device shows them to XDP, which would
-            // carry them on: what goes to a host that has died must be lost.
-            network.fabric.ip(&format!("link set {} type bridge_slave flood off\n", host.name))?;
             let [v4, v6] = host.nat_addresses();
             // The host's own connections are made from its first addresses.
             namespace.ip(&format!(
