@@ -156,10 +156,6 @@ impl Settings {
                 return Err(Error::Setting { setting, problem });
             }
         }
-        if self.enabled && self.interfaces.is_empty() {
-            let problem = "name the interfaces on which packets arrive".to_owned();
-            return Err(Error::Setting { setting: "interfaces", problem });
-        }
         if self.nat_ports.is_empty() || *self.nat_ports.start() == 0 {
             let problem = "the range holds no port".to_owned();
             return Err(Error::Setting { setting: "nat_ports", problem });
