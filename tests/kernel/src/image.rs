@@ -24,9 +24,11 @@ const TOOLS: &[(&str, &str)] = &[
     // Not busybox's shell, which prefers its own tools to any on the path.
     ("dash", "/bin/sh"),
     ("ip", "/usr/sbin/ip"),
+    ("ss", "/usr/sbin/ss"),
     ("tc", "/usr/sbin/tc"),
     ("ethtool", "/usr/sbin/ethtool"),
     ("sysctl", "/usr/sbin/sysctl"),
+    ("bpftool", "/usr/sbin/bpftool"),
 ];
 /// Where this machine has them.
 const PLACES: &[&str] = &["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -50,14 +52,16 @@ pub(crate) fn build(
         }
     }
     let stripped = tempfile::tempdir_in(folder)?;
-    let mut names = BTreeSet::new();
+    let mut order: Vec<String> = Vec::new();
     for program in programs {
         let name = name_of(program);
-        ensure!(names.insert(name.clone()), "two programs are named {name}");
+        ensure!(!order.contains(&name), "two programs are named {name}");
         let small = stripped.path().join(&name);
         strip(program, &small)?;
-        image.program(&small, &Path::new("/programs").join(name))?;
+        image.program(&small, &Path::new("/programs").join(&name))?;
+        order.push(name);
     }
+    image.archive.file(Path::new("/programs/order"), order.join("\n").as_bytes())?;
     image.archive.finish()?;
     Ok(file)
 }
