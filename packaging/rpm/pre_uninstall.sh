@@ -4,6 +4,6 @@ fi
 # The data path goes on without the daemon; it ends with the package.
 if [ "$1" = 0 ]; then
     haflinger cleanup
-    rmdir /sys/fs/bpf/haflinger 2>/dev/null
+    rm -rf /sys/fs/bpf/haflinger
 fi
 exit 0
