@@ -312,8 +312,9 @@ async fn tell(told: Vec<Update>, updates: &mpsc::Sender<Update>) {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        // The runtime ends no blocking task before it has begun while one awaits it.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is being dropped, and this task with it.
+        Err(_) => std::future::pending().await,
     }
 }
 

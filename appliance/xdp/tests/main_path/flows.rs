@@ -364,8 +364,9 @@ fn a_connection_that_a_socket_of_this_host_holds_is_left_to_it() {
         for family in FAMILIES {
             family.serve(world, TCP, 1);
             let vip = family.ends().destination;
-            let length = if vip.is_ipv4() { 32 } else { 128 };
-            run("ip", &format!("addr add {}/{length} dev lo", vip.ip()));
+            // Without a search for duplicates, during which it could not be bound.
+            let prefix = if vip.is_ipv4() { "32 dev lo" } else { "128 dev lo nodad" };
+            run("ip", &format!("addr add {}/{prefix}", vip.ip()));
             let listener = TcpListener::bind(vip).unwrap();
             let stranger = send(world, Side::Client, TCP, family.ends(), Flags::Ack);
             assert_eq!(stranger.reason, "RESET", "it listens, and holds nothing");
