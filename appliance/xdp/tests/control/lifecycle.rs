@@ -6,7 +6,8 @@ use std::time::Duration;
 use haflinger_xdp::{AttachMode, AttachWish, Settings, take_off};
 
 use crate::support::{
-    POD, Running, ask, connect, echo, foreign_program, in_namespaces, run, service, settings, vip,
+    POD, Running, ask, can_compile, connect, echo, foreign_program, in_namespaces, run, service,
+    settings, vip,
 };
 
 #[test]
@@ -122,6 +123,9 @@ fn a_driver_that_cannot_transmit_decides_for_the_stack() {
 
 #[test]
 fn another_owner_s_program_is_named_and_left_alone() {
+    if !can_compile("lifecycle::another_owner_s_program_is_named_and_left_alone") {
+        return;
+    }
     in_namespaces(|| async {
         foreign_program("c0");
         let only = Settings { interfaces: vec!["c0".into()], ..settings() };

@@ -89,6 +89,15 @@ fn topology() {
          ip netns exec pod ethtool -K eth0 tx off >/dev/null");
 }
 
+/// Whether the compiler of other owners' programs is here; says so when it is not.
+pub(crate) fn can_compile(test: &str) -> bool {
+    let compiles = Command::new("clang").arg("--version").output().is_ok();
+    if !compiles {
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: clang is not here");
+    }
+    compiles
+}
+
 /// Another owner's program on an interface, attached the way that `ip` does.
 pub(crate) fn foreign_program(interface: &str) {
     run(&format!(

@@ -142,7 +142,8 @@ fn a_random_packet_leaves_as_if_built_anew_for_its_other_ends() {
             family.serve(world, UDP, 1);
             handshake(world, family.ends());
             send(world, Side::Client, UDP, family.ends(), Flags::Ack);
-            let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
+            let cases = crate::world::cases();
+            let config = Config { cases, failure_persistence: None, ..Config::default() };
             let outcome = TestRunner::new(config).run(&shapes(), |shape| {
                 let (client, sent) = (family.ends(), sent(world, family.ends(), shape.protocol));
                 let (came, leaves, to, of, back, link) = match shape.from {

@@ -12,7 +12,8 @@ use crate::world::{Side, in_a_world};
 use crate::{Flow, PASS, REDIRECT, hop_on, segment};
 
 fn runner() -> TestRunner {
-    TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() })
+    let cases = crate::world::cases();
+    TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
 }
 
 /// A flow of mode nat whose addresses are routed.

@@ -344,3 +344,8 @@ static REASONS: std::sync::LazyLock<Vec<&'static str>> = std::sync::LazyLock::ne
     let names = lines.filter_map(|line| line.trim().strip_prefix("REASON_"));
     names.map(|line| line.split(',').next().unwrap()).collect()
 });
+
+/// Random packets of a property. An emulated machine is a hundred times slower.
+pub(crate) fn cases() -> u32 {
+    if std::env::var_os("HAFLINGER_GUEST").is_some() { 10 } else { 300 }
+}
