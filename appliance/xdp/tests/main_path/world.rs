@@ -513,9 +513,9 @@ fn io(error: libbpf_rs::Error) -> std::io::Error {
     )
 }
 
-/// Seconds of the monotonic clock.
+/// Seconds of the clock that the program reads, which is a tick behind the fine one.
 pub(crate) fn now() -> u32 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     u32::try_from(now.tv_sec).unwrap()
 }
 
