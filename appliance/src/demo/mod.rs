@@ -39,6 +39,7 @@ pub(crate) fn run(address: IpAddr) -> anyhow::Result<()> {
     ended
 }
 
+/// What touches nothing of the machine, whoever runs it.
 fn configuration(address: IpAddr, place: &Path) -> String {
     let admin = SocketAddr::new(address, 9410);
     format!(
@@ -53,6 +54,10 @@ fn configuration(address: IpAddr, place: &Path) -> String {
          path = {:?}\n\
          [vips]\n\
          bind = false\n\
+         [l4]\n\
+         mode = \"proxy\"\n\
+         [xdp]\n\
+         enabled = false\n\
          [relay]\n\
          drain_secs = 2\n\
          [proxy]\n\
