@@ -236,26 +236,39 @@ impl Xdp {
                     if needs_loading(&started_with, &wanted) {
                         return Left::Settings;
                     }
+                    let may_attach = retry.begun || may_attach(&wanted, &snapshots.borrow());
                     let tuned = engine.clone();
                     blocking(move || tuned.configure(&wanted)).await;
-                    retry.hurry();
-                }
-                Ok(()) = snapshots.changed() => {
-                    let snapshot = snapshots.borrow_and_update().clone();
-                    let (applying, complete) = (engine.clone(), snapshot.complete);
-                    let told = blocking(move || applying.apply(&snapshot)).await;
-                    withheld.extend(told);
-                    if complete && !retry.begun {
+                    if may_attach {
                         retry.hurry();
                     }
                 }
-                () = links.changed() => retry.hurry(),
+                Ok(()) = snapshots.changed() => {
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    let applying = engine.clone();
+                    let attach = !retry.begun
+                        && snapshot.complete
+                        && may_attach(&settings.borrow(), &snapshot);
+                    let told = blocking(move || applying.apply(&snapshot)).await;
+                    withheld.extend(told);
+                    if attach {
+                        retry.hurry();
+                    }
+                }
+                () = links.changed() => {
+                    if retry.begun {
+                        retry.hurry();
+                    }
+                }
                 () = retry.due() => {}
                 _ = second.tick() => {
                     let tending = engine.clone();
                     let told = blocking(move || tending.tend()).await;
                     tell(told, updates).await;
-                    if !retry.begun && Instant::now() >= attach_anyway {
+                    if !retry.begun
+                        && Instant::now() >= attach_anyway
+                        && may_attach(&settings.borrow(), &snapshots.borrow())
+                    {
                         retry.hurry();
                     }
                 }
@@ -294,6 +307,13 @@ impl Xdp {
         }
         tell(vec![Update::Datapath { fault }], updates).await;
     }
+}
+
+/// Whether interfaces may be touched: those that are named, always; those that are only guessed,
+/// once a service asks for it. To install the daemon changes nothing of a host.
+fn may_attach(settings: &Settings, snapshot: &Snapshot) -> bool {
+    !settings.interfaces.is_empty()
+        || snapshot.services.values().any(|service| service.mode.is_xdp())
 }
 
 /// Sizes and place of the maps, and whether there are any, are fixed when they are made.

@@ -144,6 +144,28 @@ fn another_owner_s_program_is_named_and_left_alone() {
 }
 
 #[test]
+fn a_guessed_interface_is_touched_once_a_service_asks_for_it() {
+    in_namespaces(|| async {
+        run("ip route add default dev c0");
+        let pod = format!("{POD}:8080").parse().unwrap();
+        let guessed = Settings { interfaces: Vec::new(), ..settings() };
+        let mut running = Running::begin(guessed, &[]);
+        while running.handle.status().layout.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Long enough for the routine of a second to have looked.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        run("ip link add event type dummy 2>/dev/null || ip link add event type bridge");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(running.attached(), []);
+        running.publish(&[service(80, &[pod])]);
+        assert_eq!(running.next_fault().await, None);
+        assert_eq!(running.attached(), [("c0".to_owned(), AttachMode::Native)]);
+        running.stop().await;
+    });
+}
+
+#[test]
 fn an_interface_may_come_later_and_go_again() {
     in_namespaces(|| async {
         let later = Settings { interfaces: vec!["late.7".into()], ..settings() };

@@ -257,15 +257,20 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it with these services, and waits until it says that it forwards or why not.
     pub(crate) async fn start(settings: Settings, services: &[Service]) -> (Self, Option<String>) {
+        let mut running = Self::begin(settings, services);
+        let fault = running.next_fault().await;
+        (running, fault)
+    }
+
+    /// Starts it with these services.
+    pub(crate) fn begin(settings: Settings, services: &[Service]) -> Self {
         let xdp = Xdp::new(settings, &prometheus::Registry::new()).unwrap();
         let handle = xdp.handle();
         let (snapshots, seen) = watch::channel(Arc::new(snapshot(services)));
         let (told, updates) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let task = tokio::spawn(xdp.run(seen, told, stop.clone()));
-        let mut running = Self { handle, updates, words: VecDeque::new(), snapshots, task, stop };
-        let fault = running.next_fault().await;
-        (running, fault)
+        Self { handle, updates, words: VecDeque::new(), snapshots, task, stop }
     }
 
     /// The next word on whether packets are forwarded.
