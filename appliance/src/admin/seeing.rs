@@ -24,7 +24,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use haflinger_xdp::seeing::{self, AskError, FlowQuery, SeeError, TraceQuery, Traced};
 use hyper::body::Frame;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::Exhibit;
@@ -74,6 +74,18 @@ fn is_text(format: Option<&str>) -> bool {
     format == Some("text")
 }
 
+/// An answer as text for a person, or else as JSON.
+fn respond<T: Serialize>(
+    format: Option<&str>,
+    answer: T,
+    text: impl FnOnce(&T) -> String,
+) -> Response {
+    match is_text(format) {
+        true => text(&answer).into_response(),
+        false => axum::Json(answer).into_response(),
+    }
+}
+
 #[derive(Deserialize)]
 struct FlowsAsked {
     service: Option<String>,
@@ -94,10 +106,7 @@ async fn flows(
         limit: asked.limit,
     };
     let answer = exhibit.seeing().flows(query).await?;
-    Ok(match is_text(asked.format.as_deref()) {
-        true => flows_text(&answer).into_response(),
-        false => axum::Json(answer).into_response(),
-    })
+    Ok(respond(asked.format.as_deref(), answer, flows_text))
 }
 
 #[derive(Deserialize)]
@@ -114,10 +123,7 @@ async fn why(
     let client: SocketAddr = seeing::client(&asked.client)?;
     let to = seeing::service_key(&asked.to)?;
     let answer = exhibit.seeing().why(client, to).await?;
-    Ok(match is_text(asked.format.as_deref()) {
-        true => why_text(&answer).into_response(),
-        false => axum::Json(answer).into_response(),
-    })
+    Ok(respond(asked.format.as_deref(), answer, why_text))
 }
 
 #[derive(Deserialize)]

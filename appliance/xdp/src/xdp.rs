@@ -236,7 +236,7 @@ impl Xdp {
                     if needs_loading(&started_with, &wanted) {
                         return Left::Settings;
                     }
-                    let may_attach = retry.begun || may_attach(&wanted, &snapshots.borrow());
+                    let may_attach = retry.begun || may_attach(&wanted, &withheld);
                     let tuned = engine.clone();
                     blocking(move || tuned.configure(&wanted)).await;
                     if may_attach {
@@ -246,12 +246,10 @@ impl Xdp {
                 Ok(()) = snapshots.changed() => {
                     let snapshot = snapshots.borrow_and_update().clone();
                     let applying = engine.clone();
-                    let attach = !retry.begun
-                        && snapshot.complete
-                        && may_attach(&settings.borrow(), &snapshot);
+                    let complete = snapshot.complete;
                     let told = blocking(move || applying.apply(&snapshot)).await;
                     withheld.extend(told);
-                    if attach {
+                    if complete && !retry.begun && may_attach(&settings.borrow(), &withheld) {
                         retry.hurry();
                     }
                 }
@@ -267,7 +265,7 @@ impl Xdp {
                     tell(told, updates).await;
                     if !retry.begun
                         && Instant::now() >= attach_anyway
-                        && may_attach(&settings.borrow(), &snapshots.borrow())
+                        && may_attach(&settings.borrow(), &withheld)
                     {
                         retry.hurry();
                     }
@@ -310,10 +308,10 @@ impl Xdp {
 }
 
 /// Whether interfaces may be touched: those that are named, always; those that are only guessed,
-/// once a service asks for it. To install the daemon changes nothing of a host.
-fn may_attach(settings: &Settings, snapshot: &Snapshot) -> bool {
-    !settings.interfaces.is_empty()
-        || snapshot.services.values().any(|service| service.mode.is_xdp())
+/// once there is a word to say of a service that asked for it. To install the daemon changes
+/// nothing of a host.
+fn may_attach(settings: &Settings, words: &[Update]) -> bool {
+    !settings.interfaces.is_empty() || !words.is_empty()
 }
 
 /// Sizes and place of the maps, and whether there are any, are fixed when they are made.

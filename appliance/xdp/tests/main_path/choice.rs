@@ -6,8 +6,9 @@ use haflinger_core::Protocol;
 use haflinger_core::flow::{FlowHashKey, client_hash, flow_hash};
 use haflinger_xdp::program::types::{self, algorithm, backend_state};
 
+use crate::network::Side;
 use crate::packets::{Ends, TCP, UDP};
-use crate::world::{Side, Size, TABLE_BITS, World, in_a_world, now, small};
+use crate::world::{Size, TABLE_BITS, World, in_a_world, now, small};
 use crate::{DROP, FAMILIES, Family, Flags, REDIRECT, TX, send};
 
 const KEY: FlowHashKey = FlowHashKey(*b"0123456789abcdef");
@@ -97,7 +98,7 @@ fn a_client_keeps_its_backend_for_the_time_of_its_affinity() {
             assert_eq!(chosen(world, TCP, family.client(2)), first, "though the table moved");
             let key = types::affinity_key {
                 service,
-                client: crate::world::address(family.ends().source.ip()),
+                client: crate::network::address(family.ends().source.ip()),
                 ..Default::default()
             };
             let forget = types::affinity { backend: first, touched: now().wrapping_sub(100) };
@@ -272,7 +273,7 @@ fn only_clients_within_the_ranges_are_served() {
             world.change_service(service, |service| service.ranged = 1);
             let outcome = send(world, Side::Client, TCP, family.client(1), Flags::Syn);
             assert_eq!((outcome.verdict, outcome.reason), (DROP, "SOURCE_RANGE"));
-            let client = crate::world::address(family.ends().source.ip());
+            let client = crate::network::address(family.ends().source.ip());
             let elsewhere =
                 types::range_key { prefix_length: 32 + prefix, service: service + 1, client };
             world.put(&world.maps().source_ranges, &elsewhere, &0_u8);

@@ -5,9 +5,10 @@ use std::net::{TcpListener, TcpStream};
 use haflinger_xdp::program::types::{self, backend_state, mode, phase};
 use libbpf_rs::MapCore as _;
 
+use crate::network::{Side, run};
 use crate::packets::{Ends, Hop, TCP, UDP};
-use crate::world::{Side, Size, World, in_a_world, now, run, small};
-use crate::{FAMILIES, Flags, PASS, REDIRECT, entering, handshake, segment_at, send, sent};
+use crate::world::{Size, World, in_a_world, now, small};
+use crate::{FAMILIES, Flags, PASS, REDIRECT, handshake, segment_at, send, sent};
 
 fn phase_of(world: &World, client: Ends, protocol: u8) -> phase {
     phase(world.flow_of(client, protocol).expect("the flow is known").phase.into())
@@ -27,7 +28,7 @@ fn age(world: &World, client: Ends, protocol: u8, seconds: u32) {
 
 fn acknowledge(world: &World, client: Ends, acknowledgement: u32) {
     let packet = segment_at(TCP, client, Hop::default(), (Flags::Ack, 1001, acknowledgement), &[]);
-    assert_eq!(world.send(Side::Client, &entering(Side::Client, &packet)).reason, "FORWARDED");
+    assert_eq!(world.send(Side::Client, &Side::Client.entering(&packet)).reason, "FORWARDED");
 }
 
 #[test]
@@ -40,7 +41,7 @@ fn a_handshake_takes_a_flow_out_of_the_opening_region() {
             assert_eq!(phase_of(world, client, TCP), phase::PHASE_OPENING);
             let backend = sent(world, client, TCP).reversed();
             let answer = segment_at(TCP, backend, Hop::default(), (Flags::SynAck, 7000, 1001), &[]);
-            world.send(Side::Backend, &entering(Side::Backend, &answer));
+            world.send(Side::Backend, &Side::Backend.entering(&answer));
             assert_eq!(phase_of(world, client, TCP), phase::PHASE_ANSWERED);
             assert!(in_opening_region(world, client, TCP));
             acknowledge(world, client, 7001);
@@ -64,7 +65,7 @@ fn only_the_acknowledgement_of_the_answer_completes_a_handshake() {
         assert_eq!(phase_of(world, client, TCP), phase::PHASE_OPENING, "before the answer");
         let backend = sent(world, client, TCP).reversed();
         let answer = segment_at(TCP, backend, Hop::default(), (Flags::SynAck, 7000, 1001), &[]);
-        world.send(Side::Backend, &entering(Side::Backend, &answer));
+        world.send(Side::Backend, &Side::Backend.entering(&answer));
         for wrong in [7000, 7001 + 65_536, 0, 7001 + 0x8000_0000] {
             acknowledge(world, client, wrong);
             assert_eq!(phase_of(world, client, TCP), phase::PHASE_ANSWERED, "{wrong}");

@@ -9,6 +9,9 @@ mod flows;
 mod malformed;
 mod nat;
 #[expect(dead_code, reason = "the tests of the side paths need more of it")]
+#[path = "../network/mod.rs"]
+mod network;
+#[expect(dead_code, reason = "the tests of the side paths need more of it")]
 #[path = "../side_paths/packets.rs"]
 mod packets;
 mod random;
@@ -18,8 +21,9 @@ mod world;
 use etherparse::TcpHeader;
 use haflinger_xdp::program::types;
 
+use network::{Outcome, Side};
 use packets::{Ends, Hop, TCP, UDP};
-use world::{BACK, BACKEND_ROUTER, CLIENT_ROUTER, FRONT, Outcome, Side, Wish, World};
+use world::{Wish, World};
 
 /// Verdicts (enum xdp_action).
 const DROP: u32 = 1;
@@ -127,25 +131,9 @@ fn segment_at(
     packets::tcp(ends, hop, &header, payload)
 }
 
-/// The frame in which a packet comes from a side.
-fn entering(side: Side, packet: &[u8]) -> Vec<u8> {
-    match side {
-        Side::Client => packets::frame(FRONT, CLIENT_ROUTER, &[], packet),
-        Side::Backend => packets::frame(BACK, BACKEND_ROUTER, &[], packet),
-    }
-}
-
-/// The frame in which a packet that came from that side leaves on the other.
-fn leaving(from: Side, packet: &[u8]) -> Vec<u8> {
-    match from {
-        Side::Client => packets::frame(BACKEND_ROUTER, BACK, &[], packet),
-        Side::Backend => packets::frame(CLIENT_ROUTER, FRONT, &[], packet),
-    }
-}
-
 /// Sends a segment or a datagram.
 fn send(world: &World, side: Side, protocol: u8, ends: Ends, flags: Flags) -> Outcome {
-    world.send(side, &entering(side, &segment(protocol, ends, Hop::default(), flags, b"payload")))
+    world.send(side, &side.entering(&segment(protocol, ends, Hop::default(), flags, b"payload")))
 }
 
 /// The tuple with which the backend sees a flow.
@@ -174,9 +162,9 @@ fn handshake(world: &World, client: Ends) -> Ends {
 fn handshake_rest(world: &World, client: Ends) -> Ends {
     let backend = sent(world, client, TCP).reversed();
     let answer = segment_at(TCP, backend, Hop::default(), (Flags::SynAck, 7000, 1001), &[]);
-    assert_eq!(world.send(Side::Backend, &entering(Side::Backend, &answer)).reason, "FORWARDED");
+    assert_eq!(world.send(Side::Backend, &Side::Backend.entering(&answer)).reason, "FORWARDED");
     let third = segment_at(TCP, client, Hop::default(), (Flags::Ack, 1001, 7001), &[]);
-    assert_eq!(world.send(Side::Client, &entering(Side::Client, &third)).reason, "FORWARDED");
+    assert_eq!(world.send(Side::Client, &Side::Client.entering(&third)).reason, "FORWARDED");
     backend
 }
 

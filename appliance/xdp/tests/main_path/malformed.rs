@@ -1,8 +1,9 @@
 //! Truncated, lying and looping packets: never forwarded, never of any effect.
 
+use crate::network::{CLIENT_ROUTER, FRONT, Side};
 use crate::packets::{Hop, TCP, UDP, frame};
-use crate::world::{CLIENT_ROUTER, FRONT, Side, Size, World, in_a_world};
-use crate::{DROP, FAMILIES, Family, Flags, PASS, REDIRECT, entering, segment};
+use crate::world::{Size, World, in_a_world};
+use crate::{DROP, FAMILIES, Family, Flags, PASS, REDIRECT, segment};
 
 const TAGS: [&[[u8; 4]]; 3] =
     [&[], &[[0x81, 0x00, 0x00, 0x05]], &[[0x88, 0xa8, 0x00, 0x09], [0x81, 0x00, 0x00, 0x05]]];
@@ -66,7 +67,7 @@ fn a_header_that_lies_about_lengths_has_no_effect() {
             for protocol in [TCP, UDP] {
                 family.serve(world, protocol, 1);
                 for (what, reason, changes) in lies {
-                    let mut frame = entering(Side::Client, &syn(family, protocol));
+                    let mut frame = Side::Client.entering(&syn(family, protocol));
                     for &(offset, byte) in *changes {
                         frame[14 + offset] = byte;
                     }
@@ -88,13 +89,13 @@ fn a_transport_that_lies_about_its_length_has_no_effect() {
                 let mut packet = syn(family, TCP);
                 packet[transport + 12] = words << 4;
                 let what = format!("a TCP header of {words} words");
-                has_no_effect(world, &entering(Side::Client, &packet), &["MALFORMED"], &what);
+                has_no_effect(world, &Side::Client.entering(&packet), &["MALFORMED"], &what);
             }
             for length in [0, 7, 16, 0xffff] {
                 let mut packet = syn(family, UDP);
                 packet[transport + 4..transport + 6].copy_from_slice(&u16::to_be_bytes(length));
                 let what = format!("a datagram of {length} bytes");
-                has_no_effect(world, &entering(Side::Client, &packet), &["MALFORMED"], &what);
+                has_no_effect(world, &Side::Client.entering(&packet), &["MALFORMED"], &what);
             }
         }
     });
@@ -126,22 +127,22 @@ fn a_chain_of_extension_headers_is_followed_within_its_bound() {
         for kind in [0, 43, 60] {
             for count in 1..=6 {
                 let packet = chained(family, &vec![kind; count]);
-                let outcome = world.send(Side::Client, &entering(Side::Client, &packet));
+                let outcome = world.send(Side::Client, &Side::Client.entering(&packet));
                 assert_eq!(outcome.verdict, REDIRECT, "{count} of {kind}");
             }
             let packet = chained(family, &[kind; 7]);
-            has_no_effect(world, &entering(Side::Client, &packet), &["NOT_UNDERSTOOD"], "seven");
+            has_no_effect(world, &Side::Client.entering(&packet), &["NOT_UNDERSTOOD"], "seven");
         }
         // A chain that ends nowhere, one longer than the frame, one that is not at its destination.
         let mut packet = chained(family, &[0]);
         packet[40] = 59;
-        has_no_effect(world, &entering(Side::Client, &packet), &["NOT_UNDERSTOOD"], "no next");
+        has_no_effect(world, &Side::Client.entering(&packet), &["NOT_UNDERSTOOD"], "no next");
         let mut packet = chained(family, &[60]);
         packet[41] = 200;
-        has_no_effect(world, &entering(Side::Client, &packet), &["MALFORMED"], "too long");
+        has_no_effect(world, &Side::Client.entering(&packet), &["MALFORMED"], "too long");
         let mut packet = chained(family, &[43]);
         packet[43] = 1;
-        has_no_effect(world, &entering(Side::Client, &packet), &["NOT_UNDERSTOOD"], "on its way");
+        has_no_effect(world, &Side::Client.entering(&packet), &["NOT_UNDERSTOOD"], "on its way");
     });
 }
 
@@ -155,7 +156,7 @@ fn a_packet_with_an_impossible_set_of_flags_opens_nothing() {
                 let mut packet = syn(family, TCP);
                 packet[transport + 13] = flags;
                 let before = world.state();
-                let outcome = world.send(Side::Client, &entering(Side::Client, &packet));
+                let outcome = world.send(Side::Client, &Side::Client.entering(&packet));
                 assert!(["RESET", "RESET_UNKNOWN"].contains(&outcome.reason), "{}", outcome.reason);
                 assert_eq!(world.state(), before, "{flags:#x}");
             }

@@ -2,11 +2,10 @@
 
 use haflinger_xdp::program::types::mode;
 
+use crate::network::Side;
 use crate::packets::{Hop, TCP, UDP};
-use crate::world::{Side, Size, in_a_world, small};
-use crate::{
-    FAMILIES, Flags, PASS, REDIRECT, entering, handshake, hop_on, leaving, segment, send, sent,
-};
+use crate::world::{Size, in_a_world, small};
+use crate::{FAMILIES, Flags, PASS, REDIRECT, handshake, hop_on, segment, send, sent};
 
 const HOP: Hop = Hop {
     ttl: 60,
@@ -24,11 +23,11 @@ fn a_connection_is_opened_and_translated_in_both_directions() {
             let client = family.ends();
             for (flags, reason) in [(Flags::Syn, "FORWARDED_NEW"), (Flags::Ack, "FORWARDED")] {
                 let packet = segment(TCP, client, HOP, flags, b"question");
-                let outcome = world.send(Side::Client, &entering(Side::Client, &packet));
+                let outcome = world.send(Side::Client, &Side::Client.entering(&packet));
                 assert_eq!((outcome.verdict, outcome.reason), (REDIRECT, reason), "{family:?}");
                 let expected =
                     segment(TCP, sent(world, client, TCP), hop_on(HOP), flags, b"question");
-                assert_eq!(outcome.frame, leaving(Side::Client, &expected));
+                assert_eq!(outcome.frame, Side::Backend.leaving(&expected));
             }
             let backend = sent(world, client, TCP).reversed();
             assert_eq!(backend.source, family.backends[0].parse().unwrap());
@@ -38,11 +37,11 @@ fn a_connection_is_opened_and_translated_in_both_directions() {
             );
             for flags in [Flags::SynAck, Flags::Ack, Flags::Fin] {
                 let packet = segment(TCP, backend, HOP, flags, b"a longer answer");
-                let outcome = world.send(Side::Backend, &entering(Side::Backend, &packet));
+                let outcome = world.send(Side::Backend, &Side::Backend.entering(&packet));
                 assert_eq!((outcome.verdict, outcome.reason), (REDIRECT, "FORWARDED"));
                 let expected =
                     segment(TCP, client.reversed(), hop_on(HOP), flags, b"a longer answer");
-                assert_eq!(outcome.frame, leaving(Side::Backend, &expected));
+                assert_eq!(outcome.frame, Side::Client.leaving(&expected));
             }
         }
     });
@@ -56,17 +55,17 @@ fn datagrams_are_translated_in_both_directions() {
             let client = family.ends();
             for reason in ["FORWARDED_NEW", "FORWARDED"] {
                 let packet = segment(UDP, client, HOP, Flags::Ack, b"question");
-                let outcome = world.send(Side::Client, &entering(Side::Client, &packet));
+                let outcome = world.send(Side::Client, &Side::Client.entering(&packet));
                 assert_eq!((outcome.verdict, outcome.reason), (REDIRECT, reason), "{family:?}");
                 let expected =
                     segment(UDP, sent(world, client, UDP), hop_on(HOP), Flags::Ack, b"question");
-                assert_eq!(outcome.frame, leaving(Side::Client, &expected));
+                assert_eq!(outcome.frame, Side::Backend.leaving(&expected));
             }
             let backend = sent(world, client, UDP).reversed();
             let packet = segment(UDP, backend, HOP, Flags::Ack, b"odd");
-            let outcome = world.send(Side::Backend, &entering(Side::Backend, &packet));
+            let outcome = world.send(Side::Backend, &Side::Backend.entering(&packet));
             let expected = segment(UDP, client.reversed(), hop_on(HOP), Flags::Ack, b"odd");
-            assert_eq!(outcome.frame, leaving(Side::Backend, &expected));
+            assert_eq!(outcome.frame, Side::Client.leaving(&expected));
         }
     });
 }
@@ -82,9 +81,9 @@ fn in_mode_routed_the_backend_sees_the_client() {
             let backend = handshake(world, client);
             assert_eq!(backend.destination, client.source);
             let packet = segment(TCP, backend, HOP, Flags::Ack, b"answer");
-            let outcome = world.send(Side::Backend, &entering(Side::Backend, &packet));
+            let outcome = world.send(Side::Backend, &Side::Backend.entering(&packet));
             let expected = segment(TCP, client.reversed(), hop_on(HOP), Flags::Ack, b"answer");
-            assert_eq!(outcome.frame, leaving(Side::Backend, &expected));
+            assert_eq!(outcome.frame, Side::Client.leaving(&expected));
         }
     });
 }
@@ -98,10 +97,13 @@ fn what_is_for_no_service_and_of_no_flow_passes_untouched() {
             elsewhere.destination.set_port(444);
             for protocol in [TCP, UDP] {
                 for flags in [Flags::Syn, Flags::Ack, Flags::Rst] {
-                    let frame = entering(
-                        Side::Client,
-                        &segment(protocol, elsewhere, Hop { ttl: 1, ..HOP }, flags, b"x"),
-                    );
+                    let frame = Side::Client.entering(&segment(
+                        protocol,
+                        elsewhere,
+                        Hop { ttl: 1, ..HOP },
+                        flags,
+                        b"x",
+                    ));
                     let outcome = world.send(Side::Client, &frame);
                     assert_eq!((outcome.verdict, outcome.reason), (PASS, "NOT_OURS"));
                     assert_eq!(outcome.frame, frame);

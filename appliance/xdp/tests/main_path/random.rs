@@ -4,8 +4,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use crate::network::{BACK, BACKEND_ROUTER, CLIENT_ROUTER, FRONT, Side};
 use crate::packets::{Ends, TCP, UDP, checksum, frame, pseudo_header};
-use crate::world::{BACK, BACKEND_ROUTER, CLIENT_ROUTER, FRONT, Side, Size, in_a_world};
+use crate::world::{Size, in_a_world};
 use crate::{FAMILIES, Flags, REDIRECT, handshake, send, sent};
 
 /// All of a packet but whose it is.
@@ -142,7 +143,7 @@ fn a_random_packet_leaves_as_if_built_anew_for_its_other_ends() {
             family.serve(world, UDP, 1);
             handshake(world, family.ends());
             send(world, Side::Client, UDP, family.ends(), Flags::Ack);
-            let cases = crate::world::cases();
+            let cases = crate::network::cases();
             let config = Config { cases, failure_persistence: None, ..Config::default() };
             let outcome = TestRunner::new(config).run(&shapes(), |shape| {
                 let (client, sent) = (family.ends(), sent(world, family.ends(), shape.protocol));

@@ -8,14 +8,13 @@ use std::time::Duration;
 use haflinger_xdp::program::types;
 use libbpf_rs::PerfBufferBuilder;
 
-use crate::packets::{Ends, Hop, TCP, UDP, frame};
-use crate::world::{
-    BACK, BACK_MTU, BACKEND_ROUTER, CLIENT_ROUTER, FRONT, Side, Size, World, in_a_world, index_of,
-    run, value_of,
+use crate::network::{
+    BACK, BACK_MTU, BACKEND_ROUTER, CLIENT_ROUTER, FRONT, Side, index_of, run, value_of,
 };
+use crate::packets::{Ends, Hop, TCP, UDP, frame};
+use crate::world::{Size, World, in_a_world};
 use crate::{
-    DROP, FAMILIES, Family, Flags, PASS, REDIRECT, TX, entering, handshake, hop_on, leaving,
-    segment, send, sent,
+    DROP, FAMILIES, Family, Flags, PASS, REDIRECT, TX, handshake, hop_on, segment, send, sent,
 };
 
 /// What was handed to the daemon while `act` ran: headers, and frames.
@@ -102,7 +101,7 @@ fn a_packet_without_a_neighbour_is_handed_to_the_daemon_as_it_would_have_left() 
             let router = if family.source.contains(':') { "fd00:f::fe" } else { "10.0.0.254" };
             run("ip", &format!("neigh del {router} dev back"));
             let packet = segment(TCP, client, Hop::default(), Flags::Ack, b"payload");
-            let frame = entering(Side::Client, &packet);
+            let frame = Side::Client.entering(&packet);
             assert_eq!(world.send(Side::Client, &frame).reason, "DEFER_FAILED", "nobody listens");
             let seen = deferred(world, || {
                 let outcome = world.send(Side::Client, &frame);
@@ -160,7 +159,7 @@ fn a_packet_too_big_for_the_way_is_answered_or_left_to_be_cut() {
             for (length, fits) in [(most, true), (most + 1, false), (1472, false)] {
                 let payload = vec![0x5a; length];
                 let packet = segment(UDP, client, Hop::default(), Flags::Ack, &payload);
-                let outcome = world.send(Side::Client, &entering(Side::Client, &packet));
+                let outcome = world.send(Side::Client, &Side::Client.entering(&packet));
                 let expected = if fits { (REDIRECT, "FORWARDED") } else { (TX, "TOO_BIG") };
                 assert_eq!((outcome.verdict, outcome.reason), expected, "{length}");
             }
@@ -169,7 +168,7 @@ fn a_packet_too_big_for_the_way_is_answered_or_left_to_be_cut() {
         let hop = Hop { dont_fragment: false, ..Hop::default() };
         let packet = segment(UDP, client, hop, Flags::Ack, &[0x5a; 1472]);
         let seen = deferred(world, || {
-            let outcome = world.send(Side::Client, &entering(Side::Client, &packet));
+            let outcome = world.send(Side::Client, &Side::Client.entering(&packet));
             assert_eq!((outcome.verdict, outcome.reason), (DROP, "DEFERRED"));
         });
         let expected =
@@ -202,7 +201,7 @@ fn a_frame_to_another_host_is_left_alone() {
         let front = index_of("front");
         let known: types::interface = world.element(&world.maps().interfaces, front);
         let packet = segment(TCP, family.ends(), Hop::default(), Flags::Ack, &[]);
-        let frame = entering(Side::Client, &packet);
+        let frame = Side::Client.entering(&packet);
         let own: [u8; 6] = frame[..6].try_into().unwrap();
         for byte in 0..6 {
             let mut address = own;
@@ -267,7 +266,7 @@ fn a_packet_at_its_last_hop_is_answered_and_changes_nothing() {
                 for ttl in [0, 1] {
                     let hop = Hop { ttl, ..Hop::default() };
                     let packet = segment(TCP, client, hop, flags, b"");
-                    let outcome = world.send(Side::Client, &entering(Side::Client, &packet));
+                    let outcome = world.send(Side::Client, &Side::Client.entering(&packet));
                     assert_eq!((outcome.verdict, outcome.reason), (TX, "TTL_EXCEEDED"));
                 }
                 assert_eq!(world.state(), before);
@@ -277,9 +276,9 @@ fn a_packet_at_its_last_hop_is_answered_and_changes_nothing() {
             }
             let hop = Hop { ttl: 2, ..Hop::default() };
             let packet = segment(TCP, client, hop, Flags::Ack, b"");
-            let outcome = world.send(Side::Client, &entering(Side::Client, &packet));
+            let outcome = world.send(Side::Client, &Side::Client.entering(&packet));
             let expected = segment(TCP, sent(world, client, TCP), hop_on(hop), Flags::Ack, b"");
-            assert_eq!(outcome.frame, leaving(Side::Client, &expected));
+            assert_eq!(outcome.frame, Side::Backend.leaving(&expected));
         }
     });
 }

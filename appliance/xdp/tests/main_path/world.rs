@@ -1,69 +1,20 @@
 //! The program in a network of its own, with services, tables and backends put into its maps.
-//!
-//! ```text
-//!   clients ── router 02::c1 ── front | program | back ── router 02::b1 ── backends
-//!   198.51.100.0/24, 2001:db8:c::/48               10.1.0.0/16, fd00:1::/48
-//! ```
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
-use std::sync::{LazyLock, Mutex};
+use std::sync::Mutex;
 
 use haflinger_xdp::program::{HaflingerMaps, HaflingerSkel, HaflingerSkelBuilder, types};
 use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, PrintLevel, ProgramInput};
-use rustix::thread::UnshareFlags;
 
+use crate::network::{
+    BACK_MTU, FRONT_MTU, Outcome, REASONS, Side, address, bytes_of, in_a_namespace, index_of, key,
+    lay_out, put, skipped, value_of,
+};
 use crate::packets::Ends;
-
-/// Of this host's interfaces, and of the routers behind them.
-pub(crate) const FRONT: [u8; 6] = [2, 0, 0, 0, 0, 0x0c];
-pub(crate) const CLIENT_ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
-pub(crate) const BACK: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
-pub(crate) const BACKEND_ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xb1];
-
-/// MTUs of the two sides.
-pub(crate) const FRONT_MTU: u32 = 1500;
-pub(crate) const BACK_MTU: u32 = 1450;
-
-const NETWORK: &str = "\
-    link set lo up
-    link add front address 02:00:00:00:00:0c mtu 1500 type veth peer name clients
-    link add back address 02:00:00:00:00:0b mtu 1450 type veth peer name backends
-    link set clients up
-    link set backends up
-    link set front up
-    link set back up
-    addr add 192.0.2.1/24 dev front
-    addr add 2001:db8:f::1/64 dev front nodad
-    addr add 10.0.0.1/24 dev back
-    addr add fd00:f::1/64 dev back nodad
-    neigh add 192.0.2.254 lladdr 02:00:00:00:00:c1 dev front
-    neigh add 2001:db8:f::fe lladdr 02:00:00:00:00:c1 dev front
-    neigh add 10.0.0.254 lladdr 02:00:00:00:00:b1 dev back
-    neigh add fd00:f::fe lladdr 02:00:00:00:00:b1 dev back
-    route add 198.51.100.0/24 via 192.0.2.254
-    -6 route add 2001:db8:c::/48 via 2001:db8:f::fe
-    route add 10.1.0.0/16 via 10.0.0.254
-    -6 route add fd00:1::/48 via fd00:f::fe";
-
-/// The side that a packet comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Client,
-    Backend,
-}
-
-/// What the program did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) verdict: u32,
-    pub(crate) reason: &'static str,
-    pub(crate) frame: Vec<u8>,
-}
 
 /// How much a world holds.
 #[derive(Clone, Copy, Debug)]
@@ -113,76 +64,16 @@ fn last_said() -> String {
 
 /// Runs a test in a thread with a network of its own; without the rights for it, says so.
 pub(crate) fn in_a_world(size: Size, test: impl FnOnce(&mut World) + Send + 'static) {
-    let name = std::thread::current().name().unwrap_or_default().to_owned();
-    let thread = std::thread::spawn(move || {
-        // SAFETY: only the network namespace of this thread changes.
-        if let Err(error) = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) } {
-            skipped(&name, &format!("no network namespace of its own: {error}"));
-            return;
+    in_a_namespace(move |name| match World::new(size) {
+        Ok(mut world) => test(&mut world),
+        Err(error)
+            if error.kind() == ErrorKind::PermissionDenied
+                && !last_said().contains("processed") =>
+        {
+            skipped(name, &format!("no right to load a program: {error}"));
         }
-        match World::new(size) {
-            Ok(mut world) => test(&mut world),
-            Err(error)
-                if error.kind() == ErrorKind::PermissionDenied
-                    && !last_said().contains("processed") =>
-            {
-                skipped(&name, &format!("no right to load a program: {error}"));
-            }
-            Err(error) => panic!("{error}\n{}", last_said()),
-        }
+        Err(error) => panic!("{error}\n{}", last_said()),
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-fn skipped(name: &str, reason: &str) {
-    eprintln!("SKIPPED {name}: {reason}");
-}
-
-/// The bytes of a value that the program shares.
-pub(crate) fn bytes_of<T: Copy>(value: &T) -> &[u8] {
-    // SAFETY: generated from the BTF of a struct of integers; its padding is named.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
-}
-
-/// The value that bytes of a map are.
-pub(crate) fn value_of<T: Copy>(bytes: &[u8]) -> T {
-    assert!(bytes.len() >= size_of::<T>());
-    // SAFETY: there are enough bytes, any of them make a value, and the read needs no alignment.
-    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
-}
-
-pub(crate) fn address(ip: IpAddr) -> types::address {
-    let octets = match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    };
-    value_of(&octets)
-}
-
-pub(crate) fn key(ends: Ends, protocol: u8) -> types::flow_key {
-    types::flow_key {
-        source: address(ends.source.ip()),
-        destination: address(ends.destination.ip()),
-        source_port: ends.source.port().to_be(),
-        destination_port: ends.destination.port().to_be(),
-        protocol,
-        ..Default::default()
-    }
-}
-
-/// Runs a command within the network of this thread.
-pub(crate) fn run(program: &str, arguments: &str) {
-    let status = Command::new(program).args(arguments.split_whitespace()).status().unwrap();
-    assert!(status.success(), "{program} {arguments}: {status}");
-}
-
-pub(crate) fn index_of(interface: &str) -> u32 {
-    let shown = Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap();
-    let shown = String::from_utf8(shown.stdout).unwrap();
-    shown.split(':').next().unwrap().parse().unwrap_or_else(|_| panic!("{interface}: {shown}"))
 }
 
 /// Buckets of a table of the tests: enough for exact shares of small weights.
@@ -190,10 +81,7 @@ pub(crate) const TABLE_BITS: u32 = 8;
 
 impl World {
     fn new(size: Size) -> Result<Self, std::io::Error> {
-        for line in NETWORK.lines() {
-            run("ip", line);
-        }
-        run("sysctl", "-qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        lay_out();
         libbpf_rs::set_print(Some((PrintLevel::Info, listen)));
         let object: &'static mut MaybeUninit<OpenObject> =
             Box::leak(Box::new(MaybeUninit::uninit()));
@@ -522,20 +410,4 @@ pub(crate) fn now() -> u32 {
 /// An enum's number in a field of one byte.
 pub(crate) fn small(number: u32) -> u8 {
     u8::try_from(number).unwrap()
-}
-
-fn put(map: &impl MapCore, key: &[u8], value: &[u8]) {
-    map.update(key, value, MapFlags::ANY).unwrap();
-}
-
-/// The names of `enum reason`, in its order.
-static REASONS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-    let lines = include_str!("../../program/reasons.h").lines();
-    let names = lines.filter_map(|line| line.trim().strip_prefix("REASON_"));
-    names.map(|line| line.split(',').next().unwrap()).collect()
-});
-
-/// Random packets of a property. An emulated machine is a hundred times slower.
-pub(crate) fn cases() -> u32 {
-    if std::env::var_os("HAFLINGER_GUEST").is_some() { 10 } else { 300 }
 }

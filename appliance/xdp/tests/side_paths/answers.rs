@@ -6,8 +6,9 @@ use etherparse::TcpHeader;
 use haflinger_xdp::program::types::{mode as Mode, rate};
 use libbpf_rs::{MapCore as _, MapFlags};
 
+use crate::network::{BACK_MTU, CLIENT_ROUTER, FRONT, Side, bytes_of};
 use crate::packets::{self, Ends, Hop, TCP, UDP, frame, icmp, tcp};
-use crate::world::{BACK_MTU, CLIENT_ROUTER, FRONT, Side, World, bytes_of, in_a_world};
+use crate::world::{World, in_a_world};
 use crate::{DROP, Flow, TX, segment};
 
 /// What the program's own packets look like.

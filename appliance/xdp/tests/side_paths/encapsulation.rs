@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use haflinger_xdp::program::types::mode as Mode;
 
+use crate::network::{BACK_MTU, CLIENT_ROUTER, FRONT, Outcome, Side};
 use crate::packets::{Ends, Hop, TCP, UDP, fragments, frame, icmp, ip};
-use crate::world::{BACK_MTU, CLIENT_ROUTER, FRONT, Outcome, Side, World, in_a_world};
+use crate::world::{World, in_a_world};
 use crate::{DROP, Flow, PASS, REDIRECT, TX, hop_on, segment};
 
 const HOP: Hop = Hop {

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use haflinger_xdp::program::types::mode as Mode;
 
+use crate::network::{Outcome, Side, run};
 use crate::packets::{Ends, Hop, TCP, UDP, icmp, ip};
-use crate::world::{Outcome, Side, World, in_a_world, run};
+use crate::world::{World, in_a_world};
 use crate::{DROP, Flow, PASS, REDIRECT, hop_on, segment};
 
 /// Types and codes that are errors, with what stands in their last word.

@@ -3,8 +3,9 @@
 use haflinger_xdp::program::types::{fragment, mode as Mode};
 use libbpf_rs::{MapCore as _, MapFlags};
 
+use crate::network::{Outcome, Side, bytes_of, value_of};
 use crate::packets::{Ends, Hop, TCP, UDP, fragments};
-use crate::world::{Outcome, Side, World, bytes_of, in_a_world, value_of};
+use crate::world::{World, in_a_world};
 use crate::{DROP, Flow, PASS, REDIRECT, hop_on, segment};
 
 const HOP: Hop =

@@ -9,6 +9,8 @@ mod encapsulation;
 mod errors;
 mod fragments;
 mod mss;
+#[path = "../network/mod.rs"]
+mod network;
 mod packets;
 mod random;
 mod trace;

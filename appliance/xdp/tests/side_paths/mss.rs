@@ -3,8 +3,9 @@
 use etherparse::TcpHeader;
 use haflinger_xdp::program::types::mode as Mode;
 
+use crate::network::{BACK_MTU, Side};
 use crate::packets::{Hop, TCP, tcp};
-use crate::world::{BACK_MTU, Side, in_a_world};
+use crate::world::in_a_world;
 use crate::{Flow, hop_on};
 
 const HOP: Hop =

@@ -7,12 +7,13 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
 
+use crate::network::Side;
 use crate::packets::{Ends, Hop, TCP, UDP, fragments, icmp};
-use crate::world::{Side, in_a_world};
+use crate::world::in_a_world;
 use crate::{Flow, PASS, REDIRECT, hop_on, segment};
 
 fn runner() -> TestRunner {
-    let cases = crate::world::cases();
+    let cases = crate::network::cases();
     TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
 }
 

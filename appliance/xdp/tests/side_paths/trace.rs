@@ -7,8 +7,9 @@ use std::time::Duration;
 use haflinger_xdp::program::types::{mode as Mode, reason, stage, trace_counters, trace_event};
 use libbpf_rs::{MapCore as _, MapFlags, RingBufferBuilder};
 
+use crate::network::{Side, key, value_of};
 use crate::packets::{Ends, Hop, UDP};
-use crate::world::{Side, World, in_a_world, key, value_of};
+use crate::world::{World, in_a_world};
 use crate::{Flow, REDIRECT, segment};
 
 /// The events that wait in the ring buffer.

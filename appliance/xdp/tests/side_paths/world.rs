@@ -1,99 +1,23 @@
-//! The program in a network of its own: a client's side and a backends' side, each with a router
-//! whose address and link-layer address are known, and flows put into the maps by hand.
-//!
-//! ```text
-//!   clients ── router 02::c1 ── front | program | back ── router 02::b1 ── backends
-//!   198.51.100.0/24, 2001:db8:c::/48               10.1.0.0/16, fd00:1::/48
-//! ```
+//! The program in a network of its own, with flows put into the maps by hand.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use haflinger_xdp::program::{HaflingerSkel, HaflingerSkelBuilder, types};
 use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, PerfBufferBuilder, ProgramInput};
-use rustix::thread::UnshareFlags;
 
-use crate::packets::{Ends, TCP, frame};
-
-/// Of this host's interface, and of the router behind it.
-pub(crate) const FRONT: [u8; 6] = [2, 0, 0, 0, 0, 0x0c];
-pub(crate) const CLIENT_ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
-pub(crate) const BACK: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
-pub(crate) const BACKEND_ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xb1];
-
-/// MTUs of the two sides.
-pub(crate) const FRONT_MTU: u32 = 1500;
-pub(crate) const BACK_MTU: u32 = 1450;
-
-const NETWORK: &str = "\
-    link set lo up
-    link add front address 02:00:00:00:00:0c mtu 1500 type veth peer name clients
-    link add back address 02:00:00:00:00:0b mtu 1450 type veth peer name backends
-    link set clients up
-    link set front up
-    link set backends up
-    link set back up
-    addr add 192.0.2.1/24 dev front
-    addr add 2001:db8:f::1/64 dev front nodad
-    addr add 10.0.0.1/24 dev back
-    addr add fd00:f::1/64 dev back nodad
-    neigh add 192.0.2.254 lladdr 02:00:00:00:00:c1 dev front
-    neigh add 2001:db8:f::fe lladdr 02:00:00:00:00:c1 dev front
-    neigh add 10.0.0.254 lladdr 02:00:00:00:00:b1 dev back
-    neigh add fd00:f::fe lladdr 02:00:00:00:00:b1 dev back
-    route add 198.51.100.0/24 via 192.0.2.254
-    route add 2001:db8:c::/48 via 2001:db8:f::fe
-    route add 10.1.0.0/16 via 10.0.0.254
-    route add fd00:1::/48 via fd00:f::fe";
+use crate::network::{
+    BACK_MTU, FRONT_MTU, Outcome, REASONS, Side, address, bytes_of, in_a_namespace, index_of, key,
+    lay_out, put, skipped, value_of,
+};
+use crate::packets::{Ends, TCP};
 
 /// Flows that a test may make: each is a record of its own, and the random ones make many.
 const FLOWS_MAX: u32 = 2048;
-
-/// The side that a packet comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Client,
-    Backend,
-}
-
-impl Side {
-    /// The packet in a frame from that side's router.
-    pub(crate) fn entering(self, packet: &[u8]) -> Vec<u8> {
-        match self {
-            Self::Client => frame(FRONT, CLIENT_ROUTER, &[], packet),
-            Self::Backend => frame(BACK, BACKEND_ROUTER, &[], packet),
-        }
-    }
-
-    /// The packet in a frame to that side's router.
-    pub(crate) fn leaving(self, packet: &[u8]) -> Vec<u8> {
-        match self {
-            Self::Client => frame(CLIENT_ROUTER, FRONT, &[], packet),
-            Self::Backend => frame(BACKEND_ROUTER, BACK, &[], packet),
-        }
-    }
-
-    /// Where packets from that side go on to.
-    pub(crate) fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Backend,
-            Self::Backend => Self::Client,
-        }
-    }
-}
-
-/// What the program did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) verdict: u32,
-    pub(crate) reason: &'static str,
-    pub(crate) frame: Vec<u8>,
-}
 
 /// A loaded program.
 pub(crate) struct World {
@@ -106,74 +30,18 @@ pub(crate) struct World {
 
 /// Runs a test in a thread with a network of its own; without the rights for it, says so.
 pub(crate) fn in_a_world(test: impl FnOnce(&mut World) + Send + 'static) {
-    if !rustix::process::geteuid().is_root() {
-        #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-        {
-            eprintln!("skipped: loading an XDP program takes root");
+    in_a_namespace(move |name| {
+        if rustix::process::geteuid().is_root() {
+            test(&mut World::new());
+        } else {
+            skipped(name, "loading an XDP program takes root");
         }
-        return;
-    }
-    let thread = std::thread::spawn(|| {
-        // SAFETY: only the network namespace of this thread changes; it shares no descriptor
-        // table or file system state anew.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-        test(&mut World::new());
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// The bytes of a value that the program shares.
-pub(crate) fn bytes_of<T: Copy>(value: &T) -> &[u8] {
-    // SAFETY: generated from the BTF of a struct of integers; its padding is named.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
-}
-
-/// The value that bytes of a map are.
-pub(crate) fn value_of<T: Copy>(bytes: &[u8]) -> T {
-    assert!(bytes.len() >= size_of::<T>());
-    // SAFETY: there are enough bytes, any of them make a value, and the read needs no alignment.
-    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
-}
-
-fn address(ip: IpAddr) -> types::address {
-    let octets = match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    };
-    value_of(&octets)
-}
-
-pub(crate) fn key(ends: Ends, protocol: u8) -> types::flow_key {
-    types::flow_key {
-        source: address(ends.source.ip()),
-        destination: address(ends.destination.ip()),
-        source_port: ends.source.port().to_be(),
-        destination_port: ends.destination.port().to_be(),
-        protocol,
-        ..Default::default()
-    }
-}
-
-pub(crate) fn run(program: &str, arguments: &str) {
-    let status = Command::new(program).args(arguments.split_whitespace()).status().unwrap();
-    assert!(status.success(), "{program} {arguments}: {status}");
-}
-
-fn index_of(interface: &str) -> u32 {
-    let shown = Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap();
-    let shown = String::from_utf8(shown.stdout).unwrap();
-    shown.split(':').next().unwrap().parse().unwrap_or_else(|_| panic!("no index: {shown}"))
 }
 
 impl World {
     fn new() -> Self {
-        for line in NETWORK.lines() {
-            let v6 = line.contains("route") && line.contains("::");
-            run("ip", &format!("{} {line}", if v6 { "-6" } else { "" }));
-        }
-        run("sysctl", "-qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        lay_out();
         let object: &'static mut MaybeUninit<OpenObject> =
             Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = HaflingerSkelBuilder::default().open(object).unwrap();
@@ -332,20 +200,4 @@ impl World {
     pub(crate) fn maps(&self) -> &haflinger_xdp::program::HaflingerMaps<'static> {
         &self.skeleton.maps
     }
-}
-
-fn put(map: &impl MapCore, key: &[u8], value: &[u8]) {
-    map.update(key, value, MapFlags::ANY).unwrap();
-}
-
-/// The names of `enum reason`, in its order.
-static REASONS: std::sync::LazyLock<Vec<&'static str>> = std::sync::LazyLock::new(|| {
-    let lines = include_str!("../../program/reasons.h").lines();
-    let names = lines.filter_map(|line| line.trim().strip_prefix("REASON_"));
-    names.map(|line| line.split(',').next().unwrap()).collect()
-});
-
-/// Random packets of a property. An emulated machine is a hundred times slower.
-pub(crate) fn cases() -> u32 {
-    if std::env::var_os("HAFLINGER_GUEST").is_some() { 10 } else { 300 }
 }
