@@ -180,6 +180,7 @@ mod tests {
             timeout_ms: interval_ms,
             rise,
             fall,
+            ways: vec![],
         }
     }
 

@@ -107,7 +107,9 @@ impl Schedule {
         probe.in_flight = false;
         self.due.insert((probe.machine.next_probe_at(), id));
         // An answer to a question that is asked no more says nothing.
-        let same = probe.check.kind == asked.kind && probe.check.port == asked.port;
+        let same = probe.check.kind == asked.kind
+            && probe.check.port == asked.port
+            && probe.check.ways == asked.ways;
         let found = found.filter(|_| same)?;
         probe.last_ended = Some(now);
         let result = if found.is_ok() { ProbeResult::Success } else { ProbeResult::Failure };
@@ -148,6 +150,7 @@ mod tests {
             timeout_ms: 1,
             rise: 1,
             fall: 1,
+            ways: vec![],
         })
     }
 

@@ -111,6 +111,7 @@ fn tcp() -> HealthCheck {
         timeout_ms: 20_000,
         rise: 2,
         fall: 3,
+        ways: vec![],
     }
 }
 

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::backends::{Gathered, gather};
+use super::backends::gather;
 use super::forwarding::Reach;
 use super::{Index, put, want};
 use crate::forwarding::{Change, ForwardingTable, TableView};
 use crate::{
-    Backend, BackendSet, BackendSlice, BackendState, Exposure, Family, FaultReason, HealthCheck,
-    ObjectRef, ObjectReport, ProbeKey, ProxyProtocol, Service, ServiceKey, ServicePort,
-    ServiceSpec, SourceFault, StateReason, Target,
+    Backend, BackendSet, BackendSlice, BackendState, Exposure, Family, FaultReason, ForwardingMode,
+    HealthCheck, ObjectRef, ObjectReport, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey,
+    ServicePort, ServiceSpec, SourceFault, StateReason, Target,
 };
 
 /// Everything known about one service object.
@@ -101,6 +101,8 @@ impl Index {
             if let Some(exposure) = &spec.exposure {
                 self.derive_services(object, &entry, &spec, exposure, &mut next);
             }
+            // After the services: their modes say how backends are reached.
+            self.derive_probes(object, &entry, &spec, &mut next);
         }
         let slice_faults = entry.slices.values().flat_map(|slice| slice.faults.iter().cloned());
         next.faults.extend(slice_faults);
@@ -138,7 +140,6 @@ impl Index {
                 if gathered.port_unmatched {
                     next.faults.push(unmatched(port));
                 }
-                self.note_probes(object, spec, &gathered, next);
                 self.update_target(&target, gathered.backends, now_secs);
                 next.targets.insert(target);
             }
@@ -150,26 +151,61 @@ impl Index {
         self.health.get(&probe) == Some(&false)
     }
 
-    fn note_probes(
+    /// One probe for each backend, on every way by which flows reach it.
+    fn derive_probes(
         &mut self,
         object: &ObjectRef,
+        entry: &ServiceEntry,
         spec: &ServiceSpec,
-        gathered: &Gathered,
         next: &mut Derived,
     ) {
         let Some(check) = &spec.health_check else { return };
         let own_port = check.port.is_none();
         let proxy_protocol = if own_port { spec.proxy_protocol } else { ProxyProtocol::Off };
         let check = HealthCheck { proxy_protocol, ..check.clone() };
-        for backend in &gathered.backends {
-            if backend.reasons.contains(&StateReason::Terminated) {
-                continue;
+        // Ports of the service may share a backend's port.
+        let mut probes: BTreeMap<ProbeKey, BTreeSet<ProbeWay>> = BTreeMap::new();
+        for target in &next.targets {
+            let Some(set) = self.published.targets.get(target) else { continue };
+            let ways = self.ways_to(target, entry, spec, &next.keys);
+            let alive = |backend: &&Backend| !backend.reasons.contains(&StateReason::Terminated);
+            for backend in set.backends.iter().filter(alive) {
+                let probe = ProbeKey { object: object.clone(), backend: backend.address };
+                probes.entry(probe).or_default().extend(&ways);
             }
-            let probe = ProbeKey { object: object.clone(), backend: backend.address };
-            let check = Some(Arc::new(check.clone()));
+        }
+        for (probe, ways) in probes {
+            let direct = ways.iter().all(|way| *way == ProbeWay::Direct);
+            let ways = if direct { Vec::new() } else { ways.into_iter().collect() };
+            let check = Some(Arc::new(HealthCheck { ways, ..check.clone() }));
             self.dirty.changed |= put(&mut self.published.probes, probe.clone(), check);
             next.probes.insert(probe);
         }
+    }
+
+    /// The ways by which flows reach the backends of a target.
+    fn ways_to(
+        &self,
+        target: &Target,
+        entry: &ServiceEntry,
+        spec: &ServiceSpec,
+        keys: &BTreeSet<ServiceKey>,
+    ) -> BTreeSet<ProbeWay> {
+        let services = keys.iter().filter_map(|key| self.published.services.get(key));
+        let mut ways: BTreeSet<ProbeWay> = services
+            .filter(|service| service.backends.target == *target)
+            .map(|service| match service.mode {
+                ForwardingMode::Dsr => ProbeWay::Through(service.key.vip),
+                ForwardingMode::Nat | ForwardingMode::Routed | ForwardingMode::Proxy => {
+                    ProbeWay::Direct
+                }
+            })
+            .collect();
+        let preferred = spec.families.first().copied().unwrap_or(Family::V4);
+        if !entry.users.is_empty() && target.family == entry.backend_family(preferred) {
+            ways.insert(ProbeWay::Direct);
+        }
+        ways
     }
 
     fn update_target(&mut self, target: &Target, backends: Vec<Backend>, now_secs: u64) {

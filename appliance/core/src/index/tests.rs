@@ -230,6 +230,7 @@ fn a_failed_check_takes_a_backend_out_and_is_forgotten_with_its_probe() {
         timeout_ms: 500,
         rise: 1,
         fall: 1,
+        ways: vec![],
     };
     let checked = ServiceSpec {
         health_check: Some(check),

@@ -1,5 +1,6 @@
 //! Services and backends, as sources describe them and as the data path uses them.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -55,6 +56,36 @@ pub struct HealthCheck {
     pub rise: u32,
     /// Failures in a row that take a backend out.
     pub fall: u32,
+    /// The ways on which the backend has to answer, all of them, sorted; empty:
+    /// [`ProbeWay::Direct`] alone. The index sets it, by the modes of the services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ways: Vec<ProbeWay>,
+}
+
+impl HealthCheck {
+    /// The ways on which the backend has to answer: at least one.
+    pub fn ways(&self) -> &[ProbeWay] {
+        if self.ways.is_empty() { &[ProbeWay::Direct] } else { &self.ways }
+    }
+}
+
+/// How a probe gets to its backend: as flows do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeWay {
+    /// To the backend's own address: `nat`, `routed`, the relay and L7.
+    Direct,
+    /// To this VIP, inside of IP-in-IP packets to the backend: `dsr`.
+    Through(IpAddr),
+}
+
+impl fmt::Display for ProbeWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("direct"),
+            Self::Through(vip) => write!(f, "through {vip}"),
+        }
+    }
 }
 
 /// What a health check asks.

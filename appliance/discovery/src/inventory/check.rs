@@ -442,6 +442,7 @@ impl<'a> Check<'a> {
             )?,
             rise: number("rise", &written.rise, 2, 1..=100)?,
             fall: number("fall", &written.fall, 3, 1..=100)?,
+            ways: Vec::new(),
         }))
     }
 

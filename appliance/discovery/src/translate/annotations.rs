@@ -131,6 +131,7 @@ impl<B> Annotations<'_, B> {
             timeout_ms,
             rise: self.count("health-check-rise").unwrap_or(RISE_DEFAULT),
             fall: self.count("health-check-fall").unwrap_or(FALL_DEFAULT),
+            ways: Vec::new(),
         })
     }
 

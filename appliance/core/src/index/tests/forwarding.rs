@@ -1,7 +1,7 @@
 //! Modes, and what the data path says about them.
 
 use super::*;
-use crate::{FaultReason, IpMode, ModeReason, Service};
+use crate::{FaultReason, IpMode, ModeReason, ProbeWay, Service};
 
 const VIP: &str = "192.0.2.7";
 
@@ -86,6 +86,63 @@ fn dsr_is_had_only_while_every_backend_serves_on_the_port_of_the_vip() {
     same_port.ports[0].port = 80;
     told(&mut index, set_slice("web", Some(same_port)));
     assert_eq!((mode(&index), faults(&index)), ((ForwardingMode::Dsr, None), vec![]));
+}
+
+fn checked(spec: ServiceSpec) -> ServiceSpec {
+    let check = HealthCheck {
+        kind: HealthCheckKind::Tcp,
+        port: None,
+        proxy_protocol: ProxyProtocol::Off,
+        interval_ms: 1000,
+        timeout_ms: 500,
+        rise: 1,
+        fall: 1,
+        ways: vec![],
+    };
+    ServiceSpec { health_check: Some(check), ..spec }
+}
+
+fn on_port_80() -> BackendSlice {
+    let mut same_port = slice(&[(1, true)]);
+    same_port.ports[0].port = 80;
+    same_port
+}
+
+fn ways(index: &Index, port: u16) -> Vec<ProbeWay> {
+    let probe = ProbeKey { object: object("web"), backend: ([10, 0, 0, 1], port).into() };
+    index.current().probes.get(&probe).unwrap().ways().to_vec()
+}
+
+#[test]
+fn a_backend_is_probed_on_the_way_of_its_flows() {
+    let mut index = web(checked(asking(ForwardingMode::Dsr)));
+    // Its port is another one: the service is forwarded by nat, and so probed.
+    assert_eq!(ways(&index, 8080), [ProbeWay::Direct]);
+    told(&mut index, set_slice("web", Some(on_port_80())));
+    let through = ProbeWay::Through(VIP.parse().unwrap());
+    assert_eq!(ways(&index, 80), [through]);
+    assert_eq!(index.current().probes.len(), 1);
+    told(&mut index, Update::Forwarding { service: key(VIP), refused: Some("full".into()) });
+    assert_eq!(ways(&index, 80), [ProbeWay::Direct]);
+    told(&mut index, Update::Forwarding { service: key(VIP), refused: None });
+    assert_eq!(ways(&index, 80), [through]);
+    told(&mut index, set_service("web", Some(checked(asking(ForwardingMode::Routed)))));
+    assert_eq!(ways(&index, 80), [ProbeWay::Direct]);
+}
+
+#[test]
+fn a_backend_must_serve_every_vip_and_what_else_leads_to_it() {
+    const OTHER: &str = "192.0.2.8";
+    let mut spec = checked(service(&[VIP, OTHER]));
+    spec.exposure.as_mut().unwrap().mode = Some(ForwardingMode::Dsr);
+    let mut index = index([set_service("web", Some(spec)), set_slice("web", Some(on_port_80()))]);
+    let through = |vip: &str| ProbeWay::Through(vip.parse().unwrap());
+    assert_eq!(ways(&index, 80), [through(VIP), through(OTHER)]);
+    told(&mut index, Update::Forwarding { service: key(OTHER), refused: Some("full".into()) });
+    assert_eq!(ways(&index, 80), [ProbeWay::Direct, through(VIP)]);
+    told(&mut index, Update::Forwarding { service: key(OTHER), refused: None });
+    told(&mut index, set_ingress("site", Some(ingress("a.example.com", "web"))));
+    assert_eq!(ways(&index, 80), [ProbeWay::Direct, through(VIP), through(OTHER)]);
 }
 
 #[test]
