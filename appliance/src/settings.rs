@@ -38,6 +38,7 @@ pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
             udp_secs: secs(config.l4.timeouts.udp),
         },
         xdp: config.xdp.enabled,
+        zone: config.host.zone.as_deref().map(Into::into),
     }
 }
 

@@ -58,7 +58,7 @@ pub struct Host {
     pub state_dir: PathBuf,
     /// What need not; absolute.
     pub run_dir: PathBuf,
-    /// Failure zone, for display.
+    /// Failure zone: services may prefer pods there.
     pub zone: Option<String>,
 }
 

@@ -59,7 +59,7 @@ pub struct Host {
     pub state_dir: String,
     /// Directory for what need not.
     pub run_dir: String,
-    /// Failure zone of this host, for display.
+    /// Failure zone of this host: services may prefer pods there.
     pub zone: Option<String>,
 }
 

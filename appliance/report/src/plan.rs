@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use haflinger_core::{IpMode, ObjectKind, ObjectReport, StatusAddress};
+use haflinger_core::{IpMode, ObjectKind, ObjectReport, PortStatus, StatusAddress};
 use serde_json::{Value, json};
 
 /// What the status of an object should become.
@@ -51,7 +51,7 @@ pub(crate) fn is_ours_to_clear(current: &Value, left: &[Vec<IpAddr>]) -> bool {
 pub(crate) fn has_news(report: &ObjectReport) -> bool {
     let desired: BTreeSet<IpAddr> = report.desired.iter().map(|entry| entry.address).collect();
     let recorded: BTreeSet<IpAddr> = report.recorded.iter().copied().collect();
-    desired != recorded || report.ip_mode_outdated || !report.faults.is_empty()
+    desired != recorded || report.details_outdated || !report.faults.is_empty()
 }
 
 /// The merge patch for the status subresource; refused by the server if the object has
@@ -81,16 +81,34 @@ fn addresses(entries: &[Value]) -> BTreeSet<IpAddr> {
     entries.iter().filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok()).collect()
 }
 
-/// Entries as the API has them: `ipMode` exists for Services only.
+/// Entries as the API has them: `ipMode` exists for Services only, and so do, as they are used,
+/// `ports`.
 fn rendered(kind: ObjectKind, addresses: &[StatusAddress]) -> Vec<Value> {
     let mut sorted = addresses.to_vec();
     sorted.sort();
-    let entry = |address: &StatusAddress| match (kind, address.ip_mode) {
-        (ObjectKind::Ingress, _) => json!({ "ip": address.address }),
-        (ObjectKind::Service, IpMode::Vip) => json!({ "ip": address.address, "ipMode": "VIP" }),
-        (ObjectKind::Service, IpMode::Proxy) => json!({ "ip": address.address, "ipMode": "Proxy" }),
+    let entry = |address: &StatusAddress| match kind {
+        ObjectKind::Ingress => json!({ "ip": address.address }),
+        ObjectKind::Service => {
+            let ip_mode = match address.ip_mode {
+                IpMode::Vip => "VIP",
+                IpMode::Proxy => "Proxy",
+            };
+            let mut entry = json!({ "ip": address.address, "ipMode": ip_mode });
+            if !address.ports.is_empty() {
+                entry["ports"] = address.ports.iter().map(port).collect();
+            }
+            entry
+        }
     };
     sorted.iter().map(entry).collect()
+}
+
+fn port(status: &PortStatus) -> Value {
+    let mut port = json!({ "port": status.port, "protocol": status.protocol });
+    if let Some(error) = &status.error {
+        port["error"] = json!(error);
+    }
+    port
 }
 
 #[cfg(test)]
@@ -102,11 +120,11 @@ mod tests {
     }
 
     fn report(desired: &[&str], recorded: &[&str]) -> ObjectReport {
-        let entry = |text: &&str| StatusAddress { address: ip(text), ip_mode: IpMode::Proxy };
+        let entry = |text: &&str| StatusAddress::new(ip(text), IpMode::Proxy);
         ObjectReport {
             desired: desired.iter().map(entry).collect(),
             recorded: recorded.iter().map(|text| ip(text)).collect(),
-            ip_mode_outdated: false,
+            details_outdated: false,
             faults: Vec::new(),
         }
     }
@@ -155,7 +173,7 @@ mod tests {
         let mut wanted = report(&["192.0.2.1"], &["192.0.2.1"]);
         assert!(!has_news(&wanted));
         wanted.desired[0].ip_mode = IpMode::Vip;
-        wanted.ip_mode_outdated = true;
+        wanted.details_outdated = true;
         assert!(has_news(&wanted));
         let Plan::Write(addresses) = plan(ObjectKind::Service, &status(&["192.0.2.1"]), &wanted)
         else {

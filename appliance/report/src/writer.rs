@@ -237,7 +237,7 @@ fn status_agrees(report: &ObjectReport) -> bool {
     recorded.sort_unstable();
     let mut desired: Vec<IpAddr> = report.desired.iter().map(|entry| entry.address).collect();
     desired.sort_unstable();
-    recorded == desired && !report.ip_mode_outdated
+    recorded == desired && !report.details_outdated
 }
 
 async fn until(at: Option<Instant>) {

@@ -120,12 +120,11 @@ impl Host {
 }
 
 fn report(desired: &[&str], recorded: &[&str]) -> ObjectReport {
-    let entry =
-        |text: &&str| StatusAddress { address: text.parse().unwrap(), ip_mode: IpMode::Proxy };
+    let entry = |text: &&str| StatusAddress::new(text.parse().unwrap(), IpMode::Proxy);
     ObjectReport {
         desired: desired.iter().map(entry).collect(),
         recorded: recorded.iter().map(|text| text.parse().unwrap()).collect(),
-        ip_mode_outdated: false,
+        details_outdated: false,
         faults: Vec::new(),
     }
 }

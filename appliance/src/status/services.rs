@@ -93,10 +93,17 @@ fn listening(status: &Status, service: &ServiceStatus) -> String {
 fn state(backend: &BackendStatus) -> &'static str {
     match backend.state {
         BackendState::Active => "active",
-        BackendState::Draining if backend.reasons.contains(&StateReason::Backup) => "standing by",
+        BackendState::Draining if stands_by(backend) => "standing by",
         BackendState::Draining => "draining",
         BackendState::Down => "down",
     }
+}
+
+/// Whether it takes no new flow because others are preferred, rather than because it goes.
+fn stands_by(backend: &BackendStatus) -> bool {
+    let standing =
+        |reason: &StateReason| matches!(reason, StateReason::Backup | StateReason::OtherZone);
+    backend.reasons.iter().any(standing)
 }
 
 fn reasons(backend: &BackendStatus) -> String {
@@ -108,6 +115,7 @@ fn reasons(backend: &BackendStatus) -> String {
         StateReason::CheckFailed => Some("check failed"),
         StateReason::WeightZero => Some("weight 0"),
         StateReason::LastResort => Some("last resort"),
+        StateReason::OtherZone => Some("another zone"),
         // What it is and its state say it.
         StateReason::Backup => None,
     });
@@ -203,6 +211,8 @@ mod tests {
         assert_eq!(said(&backend(true, Active, &[])), ("active", text("backup")));
         let waits = backend(true, Draining, &[StateReason::Backup]);
         assert_eq!(said(&waits), ("standing by", text("backup")));
+        let elsewhere = backend(false, Draining, &[StateReason::OtherZone]);
+        assert_eq!(said(&elsewhere), ("standing by", text("another zone")));
         let drained = backend(true, Draining, &[StateReason::WeightZero]);
         assert_eq!(said(&drained), ("draining", text("backup, weight 0")));
         let failed = backend(true, Down, &[StateReason::CheckFailed]);

@@ -358,8 +358,7 @@ impl Index {
         let mut report = self.claim_report(object, &entry.spec.recorded, IpMode::Proxy);
         if entry.shared {
             let shared = &self.policy.shared_http_addresses;
-            let entry =
-                |address: &IpAddr| StatusAddress { address: *address, ip_mode: IpMode::Proxy };
+            let entry = |address: &IpAddr| StatusAddress::new(*address, IpMode::Proxy);
             report.desired = shared.iter().map(entry).collect();
             report.desired.sort();
         }

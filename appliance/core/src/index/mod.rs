@@ -18,6 +18,7 @@ mod claims;
 mod forwarding;
 mod http;
 mod network;
+mod reports;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,7 +186,8 @@ impl Index {
         self.dirty.addresses.extend(&old.shared_http_addresses);
         self.dirty.addresses.extend(&new.shared_http_addresses);
         self.dirty.vips.extend(self.published.vips.keys());
-        if (old.default_mode, old.timeouts, old.xdp) != (new.default_mode, new.timeouts, new.xdp) {
+        let forwarding = |policy: &Policy| (policy.default_mode, policy.timeouts, policy.xdp);
+        if forwarding(old) != forwarding(new) || old.zone != new.zone {
             self.dirty.services.extend(self.services.keys().cloned());
         }
         self.policy = policy;
@@ -270,8 +272,7 @@ impl Index {
             crate::ObjectKind::Ingress => self.ingress_report(object),
         };
         let report = report.map(|mut report| {
-            report.faults.sort();
-            report.faults.dedup();
+            report.faults = reports::summed_up(report.faults);
             Arc::new(report)
         });
         let changed = put(&mut self.published.reports, object.clone(), report);
@@ -290,10 +291,10 @@ impl Index {
             desired: outcome
                 .desired
                 .iter()
-                .map(|address| StatusAddress { address: *address, ip_mode })
+                .map(|address| StatusAddress::new(*address, ip_mode))
                 .collect(),
             recorded: recorded.to_vec(),
-            ip_mode_outdated: false,
+            details_outdated: false,
             faults: outcome.faults,
         }
     }

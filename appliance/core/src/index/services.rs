@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::backends::gather;
+use super::backends::{Gathering, backends_max};
 use super::forwarding::Reach;
 use super::{Index, put, want};
 use crate::forwarding::{Change, ForwardingTable, TableView};
 use crate::{
     Backend, BackendSet, BackendSlice, BackendState, Exposure, Family, FaultReason, ForwardingMode,
-    HealthCheck, ObjectRef, ObjectReport, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey,
-    ServicePort, ServiceSpec, SourceFault, StateReason, Target,
+    HealthCheck, ObjectRef, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey, ServicePort,
+    ServiceSpec, SourceFault, StateReason, Target,
 };
 
 /// Everything known about one service object.
@@ -22,9 +22,11 @@ pub(super) struct ServiceEntry {
     /// Ingresses that point at it.
     pub(super) users: BTreeSet<ObjectRef>,
     targets: BTreeSet<Target>,
-    keys: BTreeSet<ServiceKey>,
+    pub(super) keys: BTreeSet<ServiceKey>,
     probes: BTreeSet<ProbeKey>,
-    faults: Vec<SourceFault>,
+    /// Ports of its addresses that another object serves.
+    pub(super) taken: BTreeSet<ServiceKey>,
+    pub(super) faults: Vec<SourceFault>,
 }
 
 impl ServiceEntry {
@@ -80,7 +82,8 @@ impl Index {
             return;
         }
         let wanted = spec.as_ref().and_then(|spec| {
-            let exposure = spec.exposure.as_ref()?;
+            // An address on which no port can be served would lead clients nowhere.
+            let exposure = spec.exposure.as_ref().filter(|_| !spec.ports.is_empty())?;
             let (requested, recorded) = (&exposure.requested, &exposure.recorded);
             let families = exposure.families.clone();
             let pool = exposure.pool.as_ref();
@@ -126,6 +129,10 @@ impl Index {
         let used = spec.families.iter().take(usize::from(!entry.users.is_empty()));
         let families: BTreeSet<Family> =
             exposed.chain(used).map(|family| entry.backend_family(*family)).collect();
+        let zone = self.policy.zone.clone();
+        let backends_max = backends_max(spec.ports.len() * families.len());
+        let gathering = Gathering { spec, zone: zone.as_deref(), backends_max };
+        let mut cut = false;
         for port in &spec.ports {
             for family in &families {
                 let target = Target {
@@ -136,13 +143,17 @@ impl Index {
                 };
                 let slices = entry.slices.values().map(|slice| &**slice);
                 let failed = |backend: &SocketAddr| self.check_failed(object, backend);
-                let gathered = gather(spec, port, *family, slices, failed);
+                let gathered = gathering.gather(port, *family, slices, failed);
+                cut |= gathered.cut;
                 if gathered.port_unmatched {
                     next.faults.push(unmatched(port));
                 }
                 self.update_target(&target, gathered.backends, now_secs);
                 next.targets.insert(target);
             }
+        }
+        if cut {
+            next.faults.push(too_many(backends_max));
         }
     }
 
@@ -241,6 +252,7 @@ impl Index {
                         FaultReason::PortTaken,
                         format!("{key} is served for {}: choose another port", holder.object),
                     ));
+                    next.taken.insert(key);
                     continue;
                 }
                 let family = entry.backend_family(Family::of(*address));
@@ -320,6 +332,7 @@ impl Index {
         entry.keys = next.keys;
         entry.targets = next.targets;
         entry.probes = next.probes;
+        entry.taken = next.taken;
         entry.faults = next.faults;
     }
 
@@ -328,22 +341,6 @@ impl Index {
     fn reconsider_port(&mut self, key: &ServiceKey) {
         let holders = self.claims.holders(key.vip);
         self.dirty.services.extend(holders);
-    }
-
-    pub(super) fn service_report(&self, object: &ObjectRef) -> Option<ObjectReport> {
-        let entry = self.services.get(object)?;
-        let spec = entry.spec.as_ref()?;
-        let exposure = spec.exposure.as_ref()?;
-        let ip_mode = self.ip_mode(spec, exposure);
-        let mut report = self.claim_report(object, &exposure.recorded, ip_mode);
-        report.ip_mode_outdated = exposure.recorded_ip_mode.is_some_and(|known| known != ip_mode);
-        report.faults.extend(spec.faults.iter().cloned());
-        report.faults.extend(entry.faults.iter().cloned());
-        let relayed = entry.keys.iter().filter(|key| {
-            self.published.services.get(*key).is_some_and(|service| !service.mode.is_xdp())
-        });
-        report.faults.extend(relayed.filter_map(|key| self.unserved_fault(key)));
-        Some(report)
     }
 
     /// How far a new flow gets on the address at best; `None` without an L4 service.
@@ -370,6 +367,7 @@ struct Derived {
     targets: BTreeSet<Target>,
     keys: BTreeSet<ServiceKey>,
     probes: BTreeSet<ProbeKey>,
+    taken: BTreeSet<ServiceKey>,
     faults: Vec<SourceFault>,
 }
 
@@ -379,6 +377,16 @@ fn unmatched(port: &ServicePort) -> SourceFault {
         format!(
             "no EndpointSlice has a {} port named {:?} for service port {}: check targetPort",
             port.protocol, port.name, port.port
+        ),
+    )
+}
+
+fn too_many(backends_max: usize) -> SourceFault {
+    SourceFault::new(
+        FaultReason::TooManyBackends,
+        format!(
+            "a port has more backends than are used: the first {backends_max} in the order of \
+             their EndpointSlices' names; spread them over several Services"
         ),
     )
 }

@@ -10,6 +10,7 @@ use crate::{
     ServicePort, ServiceSpec, SliceBackend, SlicePort, StateReason, TimeoutRequest,
 };
 
+mod contract;
 mod forwarding;
 
 const SHARED: &str = "198.51.100.80";
@@ -34,6 +35,7 @@ fn policy() -> Arc<Policy> {
         default_mode: ForwardingMode::Nat,
         timeouts: FlowTimeouts::default(),
         xdp: true,
+        zone: None,
     })
 }
 
@@ -41,9 +43,14 @@ fn object(name: &str) -> ObjectRef {
     ObjectRef::service(&cluster(), "default", name)
 }
 
+fn port(name: &str, port: u16) -> ServicePort {
+    ServicePort { name: name.into(), port, protocol: Protocol::Tcp, app_protocol: None }
+}
+
 fn service(recorded: &[&str]) -> ServiceSpec {
     ServiceSpec {
-        ports: vec![ServicePort { name: "web".into(), port: 80, protocol: Protocol::Tcp }],
+        ports: vec![port("web", 80)],
+        refused_ports: vec![],
         exposure: Some(Exposure {
             families: vec![Family::V4],
             recorded: recorded.iter().map(|a| a.parse().unwrap()).collect(),
@@ -56,6 +63,7 @@ fn service(recorded: &[&str]) -> ServiceSpec {
         limits: ConnectionLimits::default(),
         timeouts: TimeoutRequest::default(),
         publish_not_ready: false,
+        distribution: crate::Distribution::Even,
         proxy_protocol: ProxyProtocol::Off,
         health_check: None,
         faults: vec![],
@@ -68,6 +76,7 @@ fn slice(ready: &[(u8, bool)]) -> BackendSlice {
         name: format!("pod-{last}").into(),
         node: None,
         zone: None,
+        for_zones: Box::default(),
         weight: crate::DEFAULT_WEIGHT,
         ready: *ready,
         serving: *ready,

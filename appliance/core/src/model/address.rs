@@ -52,6 +52,8 @@ pub struct Policy {
     pub timeouts: FlowTimeouts,
     /// This host should forward by XDP. Otherwise every service is relayed.
     pub xdp: bool,
+    /// The failure zone of this host: services that ask for it prefer backends there.
+    pub zone: Option<Arc<str>>,
 }
 
 /// A virtual address that some object holds.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,12 @@ pub enum FaultReason {
     ModeUnavailable,
     /// A port cannot be opened on the host.
     NotServed,
+    /// A service has more ports than are served.
+    TooManyPorts,
+    /// A service has more backends than are used.
+    TooManyBackends,
+    /// Backends do not see the client's address, although the object wants them to.
+    ClientAddressHidden,
 }
 
 impl FaultReason {
@@ -65,7 +72,17 @@ impl FaultReason {
             Self::RouteTaken => "RouteTaken",
             Self::ModeUnavailable => "ModeUnavailable",
             Self::NotServed => "NotServed",
+            Self::TooManyPorts => "TooManyPorts",
+            Self::TooManyBackends => "TooManyBackends",
+            Self::ClientAddressHidden => "ClientAddressHidden",
         }
+    }
+}
+
+impl FaultReason {
+    /// The reason as a value of `ports[].error`: names of a vendor carry its domain.
+    pub fn port_error(self) -> Arc<str> {
+        format!("haflinger.dev/{self}").into()
     }
 }
 
@@ -99,8 +116,8 @@ pub struct ObjectReport {
     pub desired: Vec<StatusAddress>,
     /// What it holds, as last seen.
     pub recorded: Vec<IpAddr>,
-    /// What it holds has another `ipMode` than it should.
-    pub ip_mode_outdated: bool,
+    /// What it holds says something else of those addresses than it should: `ipMode`, `ports`.
+    pub details_outdated: bool,
     /// Everything that is wrong with the object.
     pub faults: Vec<SourceFault>,
 }
@@ -112,6 +129,27 @@ pub struct StatusAddress {
     pub address: IpAddr,
     /// `ipMode`, which Services have and Ingresses do not.
     pub ip_mode: IpMode,
+    /// Every port of the object, where one of them is not served on the address; otherwise empty
+    /// (`status.loadBalancer.ingress[].ports`).
+    pub ports: Vec<PortStatus>,
+}
+
+impl StatusAddress {
+    /// An address on which every port is served.
+    pub fn new(address: IpAddr, ip_mode: IpMode) -> Self {
+        Self { address, ip_mode, ports: Vec::new() }
+    }
+}
+
+/// How a port of an address is, as the API writes it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// The port on the address.
+    pub port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: Arc<str>,
+    /// Why it is not served, as [`FaultReason::port_error`] writes it; `None`: it is.
+    pub error: Option<Arc<str>>,
 }
 
 /// `status.loadBalancer.ingress[].ipMode` (KEP-1860).

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Algorithm, ConnectionLimits, Family, FlowTimeouts, ForwardingMode, IpMode, ModeReason,
-    ObjectRef, Protocol, ServiceKey, SourceFault, Target, TimeoutRequest,
+    Algorithm, ConnectionLimits, Family, FaultReason, FlowTimeouts, ForwardingMode, IpMode,
+    ModeReason, ObjectRef, PortStatus, Protocol, ServiceKey, SourceFault, Target, TimeoutRequest,
 };
 use crate::forwarding::TableView;
 
@@ -112,6 +112,44 @@ pub struct ServicePort {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
+    /// What is spoken on it (`appProtocol`): kept for layer 7, without meaning at layer 4.
+    #[serde(default)]
+    pub app_protocol: Option<Arc<str>>,
+}
+
+/// A port of a service object that is not served, for the object's status.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RefusedPort {
+    /// Its number, as written.
+    pub port: u16,
+    /// Its protocol, as written: `TCP`, `UDP` or `SCTP`.
+    pub protocol: Arc<str>,
+    /// Why not.
+    pub reason: FaultReason,
+}
+
+/// Which backends a service prefers (`spec.trafficDistribution`). A preference: where none of
+/// those can be used, all are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distribution {
+    /// All alike.
+    #[default]
+    Even,
+    /// Those in the zone of the host. An edge host is no node, so that `PreferSameNode` comes to
+    /// the same.
+    SameZone,
+}
+
+/// In how many families a service object wants to be served (`spec.ipFamilyPolicy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FamilyPolicy {
+    /// In every family that it names.
+    #[default]
+    Every,
+    /// In those that there are pools for (`PreferDualStack`).
+    Possible,
 }
 
 /// A service object as its source describes it.
@@ -119,6 +157,9 @@ pub struct ServicePort {
 pub struct ServiceSpec {
     /// Ports in the object's order.
     pub ports: Vec<ServicePort>,
+    /// Ports that discovery had to refuse, in the object's order. `faults` says more.
+    #[serde(default)]
+    pub refused_ports: Vec<RefusedPort>,
     /// What the object asks of the edge; `None` for a service that only L7 rules point at.
     pub exposure: Option<Exposure>,
     /// Seconds since 1970 at which the object was created: of two objects that want one
@@ -137,6 +178,9 @@ pub struct ServiceSpec {
     pub timeouts: TimeoutRequest,
     /// `publishNotReadyAddresses`: readiness is not looked at.
     pub publish_not_ready: bool,
+    /// Which backends are preferred.
+    #[serde(default)]
+    pub distribution: Distribution,
     /// PROXY protocol towards the backends.
     pub proxy_protocol: ProxyProtocol,
     /// Own check of each backend, beside Kubernetes readiness.
@@ -150,6 +194,9 @@ pub struct ServiceSpec {
 pub struct Exposure {
     /// Families in which a VIP is wanted, first is preferred.
     pub families: Vec<Family>,
+    /// Whether it has to be all of them.
+    #[serde(default)]
+    pub family_policy: FamilyPolicy,
     /// Addresses asked for (`spec.loadBalancerIP` or annotation); empty: choose from a pool.
     pub requested: Vec<IpAddr>,
     /// The pool asked for; `None`: any pool that assigns automatically.
@@ -160,6 +207,12 @@ pub struct Exposure {
     /// The `ipMode` of those entries; `None` where they have none, or not the same.
     #[serde(default)]
     pub recorded_ip_mode: Option<IpMode>,
+    /// The ports of those entries, by address; empty where they list none.
+    #[serde(default)]
+    pub recorded_ports: Vec<(IpAddr, Vec<PortStatus>)>,
+    /// Backends should see the client's address (`externalTrafficPolicy: Local`).
+    #[serde(default)]
+    pub wants_client_address: bool,
     /// How packets should reach the backends; `None`: as configured. Earlier releases wrote
     /// `mode`, in which nobody had a choice: it is not read.
     #[serde(default, rename = "forwarding")]
@@ -207,11 +260,14 @@ pub struct SliceBackend {
     pub node: Option<Arc<str>>,
     /// The zone it runs in.
     pub zone: Option<Arc<str>>,
+    /// Zones whose clients it is meant for (EndpointSlice `hints.forZones`); empty: no hint.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub for_zones: Box<[Arc<str>]>,
     /// Relative capacity.
     pub weight: Weight,
     /// EndpointSlice condition `ready` (nil means true).
     pub ready: bool,
-    /// EndpointSlice condition `serving` (nil means the value of `ready`).
+    /// EndpointSlice condition `serving` (nil means true).
     pub serving: bool,
     /// EndpointSlice condition `terminating` (nil means false).
     pub terminating: bool,
@@ -250,6 +306,8 @@ pub enum StateReason {
     LastResort,
     /// A backup that stands by: another backend is active.
     Backup,
+    /// The service prefers the zone of this host, and there is an active backend in it.
+    OtherZone,
 }
 
 /// A backend of a target as the data path uses it.

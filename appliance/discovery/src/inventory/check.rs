@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use haflinger_core::{
-    BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Exposure, Family, HealthCheck,
-    HealthCheckKind, IngressBackend, IngressPort, IngressRule, IngressSpec, IngressTls, MAX_WEIGHT,
-    ObjectRef, PathMatch, Protocol, ProxyProtocol, ServicePort, ServiceSpec, SliceBackend,
-    SlicePort, SourceId, SourceUpdate,
+    BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Distribution, Exposure, Family,
+    HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRule, IngressSpec,
+    IngressTls, MAX_WEIGHT, ObjectRef, PathMatch, Protocol, ProxyProtocol, ServicePort,
+    ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate,
 };
 use ipnet::IpNet;
 use toml::Spanned;
@@ -204,6 +204,7 @@ impl<'a> Check<'a> {
         let object = ObjectRef::service(&self.source, NAMESPACE, name);
         let spec = ServiceSpec {
             ports: ports.iter().map(|(port, _)| port.clone()).collect(),
+            refused_ports: Vec::new(),
             exposure,
             // Older than any object of a cluster: the file of this host decides.
             created_secs: 0,
@@ -212,6 +213,7 @@ impl<'a> Check<'a> {
             limits: self.connection_limits(service)?,
             timeouts: self.timeouts(service)?,
             publish_not_ready: false,
+            distribution: Distribution::Even,
             proxy_protocol: self.choice(
                 &at("proxy_protocol"),
                 service.proxy_protocol.as_ref(),
@@ -264,13 +266,12 @@ impl<'a> Check<'a> {
         Ok(Some(Exposure {
             families: families_of(addresses.iter().copied()),
             requested: addresses.clone(),
-            pool: None,
             recorded: addresses,
-            recorded_ip_mode: None,
             mode,
             source_ranges,
             hostnames,
             ttl_secs,
+            ..Exposure::default()
         }))
     }
 
@@ -309,7 +310,7 @@ impl<'a> Check<'a> {
                 Some(target) => self.port(&at("target_port"), target)?,
                 None => port,
             };
-            ports.push((ServicePort { name: label, port, protocol }, target));
+            ports.push((ServicePort { name: label, port, protocol, app_protocol: None }, target));
         }
         Ok(ports)
     }
@@ -362,6 +363,7 @@ impl<'a> Check<'a> {
                 name: label.map_or_else(|| address.to_string().into(), Arc::from),
                 node: None,
                 zone: written.zone.as_ref().map(|zone| zone.get_ref().as_str().into()),
+                for_zones: Box::default(),
                 weight,
                 ready: true,
                 serving: true,

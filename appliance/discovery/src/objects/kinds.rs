@@ -46,6 +46,9 @@ slim! {
         load_balancer_class: String,
         ports: List<ServicePortBody>,
         ip_families: List<String>,
+        ip_family_policy: String,
+        external_traffic_policy: String,
+        traffic_distribution: String,
         session_affinity: String,
         session_affinity_config: SessionAffinityConfig,
         publish_not_ready_addresses: bool,
@@ -56,7 +59,7 @@ slim! {
         load_balancer_ip: String,
     }
     /// `Service.spec.ports[]`.
-    ServicePortBody { name: String, port: i64, protocol: String }
+    ServicePortBody { name: String, port: i64, protocol: String, app_protocol: String }
     /// `Service.spec.sessionAffinityConfig`.
     SessionAffinityConfig {
         #[serde(rename = "clientIP")]
@@ -69,7 +72,9 @@ slim! {
     /// `status.loadBalancer`.
     LoadBalancerStatus { ingress: List<LoadBalancerIngress> }
     /// `status.loadBalancer.ingress[]`.
-    LoadBalancerIngress { ip: String, ip_mode: String }
+    LoadBalancerIngress { ip: String, ip_mode: String, ports: List<PortStatusBody> }
+    /// `status.loadBalancer.ingress[].ports[]`.
+    PortStatusBody { port: i64, protocol: String, error: String }
 
     /// discovery.k8s.io/v1 EndpointSlice.
     SliceBody {
@@ -85,8 +90,13 @@ slim! {
         hostname: String,
         node_name: String,
         zone: String,
+        hints: EndpointHints,
         target_ref: TargetRef,
     }
+    /// `EndpointSlice.endpoints[].hints`.
+    EndpointHints { for_zones: List<ForZone> }
+    /// `EndpointSlice.endpoints[].hints.forZones[]`.
+    ForZone { name: String }
     /// `EndpointSlice.endpoints[].conditions`.
     Conditions { ready: bool, serving: bool, terminating: bool }
     /// `EndpointSlice.endpoints[].targetRef`.

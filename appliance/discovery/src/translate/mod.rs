@@ -7,6 +7,7 @@ mod annotations;
 mod ingress;
 mod l4;
 mod node;
+mod ports;
 mod secret;
 mod service;
 mod slice;

@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use haflinger_core::{Exposure, Family, FaultReason, Protocol, ServicePort, ServiceSpec};
+use haflinger_core::{Distribution, Exposure, Family, FamilyPolicy, FaultReason, ServiceSpec};
 use ipnet::IpNet;
 
 use super::annotations::Annotations;
 use super::l4::algorithm;
-use super::{Claims, Faults, is_usable_vip, port_number, quoted, recorded, recorded_ip_mode};
+use super::ports::{Ports, recorded_ports};
+use super::{Claims, Faults, is_usable_vip, quoted, recorded, recorded_ip_mode};
 use crate::objects::lax::Lax;
 use crate::objects::{Object, ServiceBody, ServiceSpecBody};
 
@@ -31,7 +32,8 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
         faults.add(FaultReason::InvalidField, "spec: is no object; write the Service anew");
     }
     let families = families(spec);
-    let ports = ports(spec, &mut faults);
+    let ports = Ports::read(spec, &mut faults);
+    let distribution = distribution(spec, &mut faults);
     let mut annotations = Annotations { object, faults: &mut faults };
     let algorithm = algorithm(spec, &mut annotations);
     let limits = annotations.connection_limits();
@@ -40,7 +42,8 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
     let health_check = annotations.health_check();
     let exposure = claimed.then(|| exposure(object, spec, &families, &mut faults));
     ServiceSpec {
-        ports,
+        ports: ports.served,
+        refused_ports: ports.refused,
         exposure,
         created_secs: object.created_secs,
         families,
@@ -48,6 +51,7 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
         limits,
         timeouts,
         publish_not_ready: spec.publish_not_ready_addresses.get().copied().unwrap_or(false),
+        distribution,
         proxy_protocol,
         health_check,
         faults: faults.into_vec(),
@@ -81,39 +85,52 @@ fn families(spec: &ServiceSpecBody) -> Vec<Family> {
     families
 }
 
-fn ports(spec: &ServiceSpecBody, faults: &mut Faults) -> Vec<ServicePort> {
-    let mut ports = Vec::new();
-    for (at, port) in spec.ports.elements().iter().enumerate() {
-        let Some(body) = port.get() else {
-            faults.add(FaultReason::InvalidField, format!("spec.ports[{at}]: is no object"));
-            continue;
-        };
-        let Some(number) = port_number(body.port.get().copied()) else {
-            faults.add(
-                FaultReason::InvalidField,
-                format!("spec.ports[{at}].port: is not from 1 to 65535; write a port number"),
-            );
-            continue;
-        };
-        let protocol = match body.protocol.text().unwrap_or("TCP") {
-            "TCP" => Protocol::Tcp,
-            "UDP" => Protocol::Udp,
-            other => {
-                faults.add(
-                    FaultReason::UnsupportedProtocol,
-                    format!(
-                        "spec.ports[{at}].protocol: {} is not supported; use TCP or UDP, or \
-                         leave port {number} to another load balancer",
-                        quoted(other)
-                    ),
-                );
-                continue;
-            }
-        };
-        let name = body.name.text().unwrap_or_default().into();
-        ports.push(ServicePort { name, port: number, protocol });
+/// One of the values that a field may have; `None` where it is absent, or has none of them.
+fn choice<T: Copy>(
+    field: &str,
+    written: &Lax<String>,
+    choices: &[(&str, T)],
+    faults: &mut Faults,
+) -> Option<T> {
+    let text = written.text()?;
+    let chosen = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    if chosen.is_none() {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        faults.add(
+            FaultReason::InvalidField,
+            format!("spec.{field}: {} is unknown; write {}", quoted(text), names.join(" or ")),
+        );
     }
-    ports
+    chosen
+}
+
+/// `spec.trafficDistribution`. An edge host is no node, so that the same node means the same
+/// zone, as it does on a node without a pod.
+fn distribution(spec: &ServiceSpecBody, faults: &mut Faults) -> Distribution {
+    let choices = [
+        ("PreferSameZone", Distribution::SameZone),
+        ("PreferSameNode", Distribution::SameZone),
+        ("PreferClose", Distribution::SameZone),
+    ];
+    choice("trafficDistribution", &spec.traffic_distribution, &choices, faults).unwrap_or_default()
+}
+
+/// `spec.ipFamilyPolicy`. What the cluster itself can do has gone into `ipFamilies` already.
+fn family_policy(spec: &ServiceSpecBody, faults: &mut Faults) -> FamilyPolicy {
+    let choices = [
+        ("SingleStack", FamilyPolicy::Every),
+        ("PreferDualStack", FamilyPolicy::Possible),
+        ("RequireDualStack", FamilyPolicy::Every),
+    ];
+    choice("ipFamilyPolicy", &spec.ip_family_policy, &choices, faults).unwrap_or_default()
+}
+
+/// `spec.externalTrafficPolicy`. Packets go to pods and to no other node on the way with either
+/// value; what `Local` still asks for is that pods see the client.
+fn wants_client_address(spec: &ServiceSpecBody, faults: &mut Faults) -> bool {
+    let choices = [("Cluster", false), ("Local", true)];
+    let field = &spec.external_traffic_policy;
+    choice("externalTrafficPolicy", field, &choices, faults).unwrap_or_default()
 }
 
 fn exposure(
@@ -145,10 +162,13 @@ fn exposure(
     }
     Exposure {
         families: families.to_vec(),
+        family_policy: family_policy(spec, faults),
         requested,
         pool,
         recorded: recorded(&object.body.status),
         recorded_ip_mode: recorded_ip_mode(&object.body.status),
+        recorded_ports: recorded_ports(&object.body.status),
+        wants_client_address: wants_client_address(spec, faults),
         mode,
         source_ranges,
         hostnames,

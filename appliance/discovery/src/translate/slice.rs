@@ -14,6 +14,9 @@ use crate::objects::{EndpointBody, Object, SliceBody};
 /// Names the Service that a slice belongs to. A slice without it belongs to none.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// Zones that one endpoint is meant for; the API allows as many.
+const ZONE_HINTS_MAX: usize = 8;
+
 /// What an EndpointSlice says.
 pub(crate) fn slice(object: &Object<SliceBody>) -> BackendSlice {
     let mut faults = Faults::default();
@@ -118,15 +121,30 @@ fn backend(endpoint: &EndpointBody, family: Family) -> Result<SliceBackend, Stri
     let pod = endpoint.target_ref.get().and_then(|target| target.name.text());
     let name =
         pod.or(endpoint.hostname.text()).map_or_else(|| address.to_string().into(), Arc::from);
+    let zone: Option<Arc<str>> = endpoint.zone.text().map(Arc::from);
     Ok(SliceBackend {
         address,
         name,
         node: endpoint.node_name.text().map(Arc::from),
-        zone: endpoint.zone.text().map(Arc::from),
+        for_zones: for_zones(endpoint, zone.as_ref()),
+        zone,
         weight: DEFAULT_WEIGHT,
         ready,
-        serving: condition(|c| &c.serving).unwrap_or(ready),
+        serving: condition(|c| &c.serving).unwrap_or(true),
         terminating: condition(|c| &c.terminating).unwrap_or(false),
         backup: false,
     })
+}
+
+/// `hints.forZones`: nearly always the endpoint's own zone alone, which then is kept once.
+fn for_zones(endpoint: &EndpointBody, own: Option<&Arc<str>>) -> Box<[Arc<str>]> {
+    let Some(hints) = endpoint.hints.get() else { return Box::default() };
+    let zones = hints.for_zones.elements().iter().filter_map(|zone| zone.get()?.name.text());
+    zones
+        .take(ZONE_HINTS_MAX)
+        .map(|zone| match own {
+            Some(own) if **own == *zone => own.clone(),
+            _ => zone.into(),
+        })
+        .collect()
 }

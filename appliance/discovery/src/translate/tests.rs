@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use haflinger_core::*;
 use proptest::prelude::*;
@@ -69,28 +70,40 @@ mod services {
             "spec": {
                 "type": "LoadBalancer", "loadBalancerClass": "haflinger.dev/edge",
                 "loadBalancerIP": "192.0.2.7",
-                "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30000},
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30000,
+                           "appProtocol": "kubernetes.io/h2c"},
                           {"name": "dns", "port": 53, "protocol": "UDP"}],
                 "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack",
                 "sessionAffinity": "ClientIP",
                 "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
-                "publishNotReadyAddresses": true,
+                "publishNotReadyAddresses": true, "trafficDistribution": "PreferClose",
+                "externalTrafficPolicy": "Local",
                 "loadBalancerSourceRanges": ["198.51.100.7/24", "2001:db8::/32"],
             },
             "status": {"loadBalancer": {"ingress": [
-                {"ip": "192.0.2.7", "ipMode": "Proxy"}, {"hostname": "elsewhere"}]}},
+                {"ip": "192.0.2.7", "ipMode": "Proxy", "ports": [
+                    {"port": 81, "protocol": "SCTP", "error": "haflinger.dev/UnsupportedProtocol"},
+                    {"port": 80, "protocol": "TCP"}]},
+                {"hostname": "elsewhere"}]}},
         }));
         let spec = super::super::service(&object, &claims());
         assert_eq!(spec.created_secs, 1_767_323_045);
         assert_eq!(spec.families, [Family::V6, Family::V4]);
         assert_eq!(spec.algorithm, Algorithm::Source { timeout_secs: 600 });
         assert!(spec.publish_not_ready && spec.faults.is_empty());
+        assert_eq!(spec.distribution, Distribution::SameZone);
+        assert_eq!(spec.ports[0].app_protocol.as_deref(), Some("kubernetes.io/h2c"));
         let ports: Vec<_> = spec.ports.iter().map(|p| (&*p.name, p.port, p.protocol)).collect();
         assert_eq!(ports, [("http", 80, Protocol::Tcp), ("dns", 53, Protocol::Udp)]);
         let exposure = spec.exposure.unwrap();
         assert_eq!(exposure.families, [Family::V6, Family::V4]);
         assert_eq!(exposure.requested, [ip("192.0.2.7")]);
         assert_eq!(exposure.recorded, [ip("192.0.2.7")]);
+        assert_eq!(exposure.family_policy, FamilyPolicy::Possible);
+        assert!(exposure.wants_client_address);
+        let [(address, ports)] = &exposure.recorded_ports[..] else { panic!("one entry") };
+        assert_eq!((*address, ports.len(), ports[0].port), (ip("192.0.2.7"), 2, 80));
+        assert_eq!(ports[1].error.as_deref(), Some("haflinger.dev/UnsupportedProtocol"));
         let ranges: Vec<_> = exposure.source_ranges.iter().map(ToString::to_string).collect();
         assert_eq!(ranges, ["198.51.100.0/24", "2001:db8::/32"]);
     }
@@ -134,6 +147,42 @@ mod services {
         assert_eq!(spec.ports.len(), 1);
         assert_eq!(reasons(&spec.faults), [FaultReason::UnsupportedProtocol]);
         assert!(spec.faults[0].message.contains("ports[1]"), "{}", spec.faults[0].message);
+        let refused = (38412, &*spec.refused_ports[0].protocol, spec.refused_ports[0].reason);
+        assert_eq!(refused, (spec.refused_ports[0].port, "SCTP", FaultReason::UnsupportedProtocol));
+    }
+
+    #[test]
+    fn each_word_that_a_field_may_hold_is_known_and_another_is_refused() {
+        for (field, words) in [
+            ("trafficDistribution", &["PreferClose", "PreferSameZone", "PreferSameNode"][..]),
+            ("externalTrafficPolicy", &["Cluster", "Local"]),
+            ("ipFamilyPolicy", &["SingleStack", "PreferDualStack", "RequireDualStack"]),
+        ] {
+            for word in words {
+                let spec = read_service(json!({field: word}), json!({}));
+                assert_eq!(spec.faults, [], "{field}: {word}");
+            }
+            let spec = read_service(json!({field: "Sideways"}), json!({}));
+            assert_eq!(reasons(&spec.faults), [FaultReason::InvalidField], "{field}");
+            let message = &spec.faults[0].message;
+            assert!(message.contains(field) && message.contains("Sideways"), "{message}");
+        }
+        let plain = read_service(json!({}), json!({}));
+        assert_eq!(plain.distribution, Distribution::Even);
+        let exposure = plain.exposure.unwrap();
+        assert!(!exposure.wants_client_address);
+        assert_eq!(exposure.family_policy, FamilyPolicy::Every);
+    }
+
+    #[test]
+    fn of_thousands_of_ports_the_first_are_served_and_one_reason_says_so() {
+        let written: Vec<Value> =
+            (1..=5000).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
+        let spec = read_service(json!({"ports": written}), json!({}));
+        assert_eq!((spec.ports.len(), spec.refused_ports.len()), (1024, 1024));
+        assert_eq!(spec.ports.last().unwrap().port, 1024);
+        assert_eq!(reasons(&spec.faults), [FaultReason::TooManyPorts]);
+        assert!(spec.faults[0].message.contains("5000"), "{}", spec.faults[0].message);
     }
 
     #[test]
@@ -325,7 +374,7 @@ mod slices {
             slice.backends.iter().map(|b| (b.ready, b.serving, b.terminating)).collect();
         assert_eq!(
             states,
-            [(true, true, false), (true, true, false), (false, false, false), (false, true, true),]
+            [(true, true, false), (true, true, false), (false, true, false), (false, true, true),]
         );
         assert!(slice.faults.is_empty());
     }
@@ -334,6 +383,7 @@ mod slices {
     fn a_backend_carries_pod_node_and_zone() {
         let slice = read(json!({"addressType": "IPv6", "endpoints": [
             {"addresses": ["2001:db8::5", "2001:db8::6"], "nodeName": "n1", "zone": "z1",
+             "hints": {"forZones": [{"name": "z1"}, {"name": "z2"}, 7], "forNodes": [{"name": "n1"}]},
              "targetRef": {"kind": "Pod", "name": "web-1"}},
             {"addresses": ["2001:db8::7"], "hostname": "static"},
             {"addresses": ["2001:db8::8"]},
@@ -342,6 +392,8 @@ mod slices {
         let first = &slice.backends[0];
         assert_eq!((first.address, &*first.name), (ip("2001:db8::5"), "web-1"));
         assert_eq!((first.node.as_deref(), first.zone.as_deref()), (Some("n1"), Some("z1")));
+        assert_eq!(first.for_zones.iter().map(|zone| &**zone).collect::<Vec<_>>(), ["z1", "z2"]);
+        assert!(Arc::ptr_eq(&first.for_zones[0], first.zone.as_ref().unwrap()), "kept once");
         assert_eq!(&*slice.backends[1].name, "static");
         assert_eq!(&*slice.backends[2].name, "2001:db8::8");
         assert_eq!(slice.backends.len(), 3);

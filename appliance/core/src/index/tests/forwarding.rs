@@ -235,7 +235,7 @@ fn a_vip_is_announced_once_xdp_leads_packets_to_its_backends() {
 #[test]
 fn a_vip_with_another_port_open_stays_announced() {
     let mut spec = asking(ForwardingMode::Proxy);
-    let more = ServicePort { name: "more".into(), port: 81, protocol: Protocol::Tcp };
+    let more = port("more", 81);
     spec.ports.push(more);
     let mut pods = slice(&[(1, true)]);
     pods.ports.push(SlicePort { name: "more".into(), protocol: Protocol::Tcp, port: 8081 });
@@ -304,7 +304,7 @@ fn a_changed_mode_makes_the_recorded_ip_mode_outdated() {
     let outdated = |mode, recorded| {
         let mut spec = asking(mode);
         spec.exposure.as_mut().unwrap().recorded_ip_mode = recorded;
-        web(spec).current().reports.get(&object("web")).unwrap().ip_mode_outdated
+        web(spec).current().reports.get(&object("web")).unwrap().details_outdated
     };
     assert!(outdated(ForwardingMode::Routed, Some(IpMode::Proxy)));
     assert!(outdated(ForwardingMode::Nat, Some(IpMode::Vip)));
