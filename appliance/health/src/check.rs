@@ -1,13 +1,18 @@
-//! One probe: a TCP connection, and for HTTP a request and the status line of its answer.
+//! One probe: a TCP connection on each of its ways, and for HTTP a request and the status line of
+//! its answer.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::{HealthCheck, HealthCheckKind, ProxyProtocol};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use haflinger_core::{HealthCheck, HealthCheckKind, ProbeWay, ProxyProtocol};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use crate::tunnel::{Tunnel, TunnelError};
 
 /// Read of an answer at most. A status line is rarely longer than 40 bytes; a backend that
 /// sends more before its first line break speaks something else.
@@ -22,6 +27,17 @@ pub(crate) enum CheckError {
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
+    /// No connection through a VIP.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    /// What went wrong on the way through a VIP.
+    #[error("through {vip}: {error}{}", hint(.error))]
+    Through {
+        /// The VIP.
+        vip: IpAddr,
+        /// What went wrong.
+        error: Box<CheckError>,
+    },
     /// The connection broke.
     #[error("connection broke: {0}")]
     Broken(#[source] io::Error),
@@ -43,7 +59,12 @@ impl CheckError {
     /// Whether this host, not the backend, is at fault: such a probe says nothing.
     pub(crate) fn is_ours(&self) -> bool {
         use io::ErrorKind::{AddrNotAvailable, OutOfMemory};
-        let Self::Connect(error) = self else { return false };
+        let error = match self {
+            Self::Connect(error) | Self::Tunnel(TunnelError::Connect(error)) => error,
+            Self::Tunnel(error) => return error.is_ours(),
+            Self::Through { error, .. } => return error.is_ours(),
+            _ => return false,
+        };
         matches!(error.kind(), AddrNotAvailable | OutOfMemory)
             || matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
     }
@@ -55,23 +76,89 @@ const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 const ENOBUFS: i32 = 105;
 
-/// Probes a backend once.
-pub(crate) async fn probe(backend: SocketAddr, check: &HealthCheck) -> Result<(), CheckError> {
-    let within = Duration::from_millis(u64::from(check.timeout_ms));
-    let address = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
-    timeout(within, ask(address, check)).await.unwrap_or(Err(CheckError::Timeout(within)))
+/// What is most often missing when nothing comes back.
+fn hint(error: &CheckError) -> &'static str {
+    match error {
+        CheckError::Timeout(_) => {
+            "; the backend has to take IP-in-IP off, to hold the VIP, and to answer from it"
+        }
+        _ => "",
+    }
 }
 
-async fn ask(address: SocketAddr, check: &HealthCheck) -> Result<(), CheckError> {
-    let request = match &check.kind {
-        HealthCheckKind::Tcp => None,
-        HealthCheckKind::Http { path, host } => Some(request(address, path, host.as_deref())?),
+/// Probes a backend once, on all ways at the same time. Every one has to lead to an answer.
+pub(crate) async fn probe(
+    backend: SocketAddr,
+    check: &Arc<HealthCheck>,
+    tunnel: &Arc<Tunnel>,
+) -> Result<(), CheckError> {
+    let [first, others @ ..] = check.ways() else { return Ok(()) };
+    // Ended with this, should it be.
+    let mut beside = JoinSet::new();
+    for way in others {
+        let (way, check, tunnel) = (*way, Arc::clone(check), Arc::clone(tunnel));
+        beside.spawn(async move { probe_on(way, backend, &check, &tunnel).await });
+    }
+    let mut found = probe_on(*first, backend, check, tunnel).await;
+    while let Some(ended) = beside.join_next().await {
+        // A task ends by itself or with this one.
+        let Ok(other) = ended else { continue };
+        found = worse(found, other);
+    }
+    found
+}
+
+/// The backend's fault goes before this host's, which goes before none.
+fn worse(one: Result<(), CheckError>, other: Result<(), CheckError>) -> Result<(), CheckError> {
+    let rank = |found: &Result<(), CheckError>| match found {
+        Ok(()) => 0,
+        Err(error) if error.is_ours() => 1,
+        Err(_) => 2,
     };
-    let mut stream = TcpStream::connect(address).await.map_err(CheckError::Connect)?;
+    if rank(&other) > rank(&one) { other } else { one }
+}
+
+async fn probe_on(
+    way: ProbeWay,
+    backend: SocketAddr,
+    check: &HealthCheck,
+    tunnel: &Tunnel,
+) -> Result<(), CheckError> {
+    let within = Duration::from_millis(u64::from(check.timeout_ms));
+    let port = check.port.unwrap_or(backend.port());
+    let ask = async {
+        match way {
+            ProbeWay::Direct => ask_directly(SocketAddr::new(backend.ip(), port), check).await,
+            ProbeWay::Through(vip) => {
+                let vip = SocketAddr::new(vip, port);
+                let stream = tunnel.connect(backend.ip(), vip).await?;
+                converse(stream, vip, check).await
+            }
+        }
+    };
+    let found = timeout(within, ask).await.unwrap_or(Err(CheckError::Timeout(within)));
+    found.map_err(|error| match way {
+        ProbeWay::Direct => error,
+        ProbeWay::Through(vip) => CheckError::Through { vip, error: Box::new(error) },
+    })
+}
+
+async fn ask_directly(address: SocketAddr, check: &HealthCheck) -> Result<(), CheckError> {
+    let stream = TcpStream::connect(address).await.map_err(CheckError::Connect)?;
     // Closed by a reset: thousands of probes a second must leave no TIME_WAIT on either side.
     let _ = stream.set_zero_linger();
+    converse(stream, address, check).await
+}
+
+/// Says what there is to say on a fresh connection, and judges the answer.
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    address: SocketAddr,
+    check: &HealthCheck,
+) -> Result<(), CheckError> {
     stream.write_all(proxy_header(check.proxy_protocol)).await.map_err(CheckError::Broken)?;
-    let Some(request) = request else { return Ok(()) };
+    let HealthCheckKind::Http { path, host } = &check.kind else { return Ok(()) };
+    let request = request(address, path, host.as_deref())?;
     stream.write_all(request.as_bytes()).await.map_err(CheckError::Broken)?;
     let status = status_of(&read_line(&mut stream).await?).ok_or(CheckError::NotHttp)?;
     if (200..400).contains(&status) { Ok(()) } else { Err(CheckError::Status(status)) }
@@ -109,7 +196,7 @@ fn is_visible(text: &str) -> bool {
 }
 
 /// The answer up to its first line break.
-async fn read_line(stream: &mut TcpStream) -> Result<Vec<u8>, CheckError> {
+async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, CheckError> {
     let mut buffer = [0; STATUS_LINE_MAX];
     let mut filled = 0;
     loop {
@@ -172,6 +259,22 @@ mod tests {
         assert!(with(EMFILE).is_ours() && with(ENFILE).is_ours() && with(ENOBUFS).is_ours());
         let refused = CheckError::Connect(io::ErrorKind::ConnectionRefused.into());
         assert!(!refused.is_ours() && !CheckError::Closed.is_ours());
+    }
+
+    #[test]
+    fn of_several_ways_the_worst_counts_and_says_which() {
+        let through = |error| {
+            let vip = [192, 0, 2, 1].into();
+            Err(CheckError::Through { vip, error: Box::new(error) })
+        };
+        let ours = || through(TunnelError::Denied { socket: "raw" }.into());
+        let silent = through(CheckError::Timeout(Duration::from_millis(500)));
+        let found = worse(worse(Ok(()), ours()), silent);
+        let text = found.as_ref().unwrap_err().to_string();
+        assert!(text.starts_with("through 192.0.2.1: no answer within 500 ms; the backend"));
+        assert!(!worse(found, ours()).unwrap_err().is_ours());
+        let denied = worse(ours(), Ok(())).unwrap_err();
+        assert!(denied.is_ours() && denied.to_string().contains("give it CAP_NET_RAW"));
     }
 
     proptest! {

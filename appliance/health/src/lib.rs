@@ -1,8 +1,8 @@
 //! Probes: sockets that feed the core's rise and fall machine.
 //!
 //! ```text
-//!  snapshots ─> Prober::run ──due──> task per probe in flight (bounded)
-//!                (one task) <─result─┘
+//!  snapshots ─> Prober::run ──due──> task per probe in flight (bounded) ──> backend's address
+//!                (one task) <─result─┘                                  └─> VIP, by tunnel (dsr)
 //!                    └─> updates: Health
 //! ```
 //!
@@ -17,6 +17,7 @@ mod prober;
 mod schedule;
 mod settings;
 mod status;
+mod tunnel;
 
 #[cfg(test)]
 mod tests;

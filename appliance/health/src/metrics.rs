@@ -15,6 +15,7 @@ pub(crate) struct Metrics {
     pub(crate) results: IntCounterVec,
     pub(crate) transitions: IntCounterVec,
     pub(crate) delay: Histogram,
+    pub(crate) tunnel_packets: IntCounterVec,
 }
 
 impl Metrics {
@@ -51,13 +52,22 @@ impl Metrics {
                 )
                 .buckets(DELAY_BUCKETS.to_vec()),
             )?,
+            tunnel_packets: IntCounterVec::new(
+                Opts::new(
+                    "haflinger_health_tunnel_packets_total",
+                    "Packets of probes through VIPs (dsr): sent and received; send_failed; \
+                     unclaimed (for no probe, or one that is over); overflow (a queue was full).",
+                ),
+                &["outcome"],
+            )?,
         };
-        let collectors: [Box<dyn Collector>; 5] = [
+        let collectors: [Box<dyn Collector>; 6] = [
             Box::new(metrics.probes.clone()),
             Box::new(metrics.in_flight.clone()),
             Box::new(metrics.results.clone()),
             Box::new(metrics.transitions.clone()),
             Box::new(metrics.delay.clone()),
+            Box::new(metrics.tunnel_packets.clone()),
         ];
         for collector in collectors {
             registry.register(collector)?;

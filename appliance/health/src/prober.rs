@@ -1,12 +1,13 @@
 //! The task that follows snapshots and keeps probes in flight.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use haflinger_core::health::Health;
-use haflinger_core::{HealthCheck, ProbeKey, Snapshot, Update};
+use haflinger_core::{HealthCheck, ProbeKey, ProbeWay, Snapshot, Update};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use prometheus::Registry;
@@ -17,14 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::check::{CheckError, probe};
 use crate::metrics::{Metrics, health_label, kind_label};
-use crate::schedule::{ProbeId, Schedule};
+use crate::schedule::{Found, ProbeId, Schedule};
 use crate::status::{HealthStatus, ProbeStatus};
+use crate::tunnel::Tunnel;
 use crate::{Error, Settings};
 
 /// The prober before it runs.
 pub struct Prober {
     shared: Arc<Shared>,
     applied: OrdMap<ProbeKey, Arc<HealthCheck>>,
+    tunnel: Arc<Tunnel>,
+    /// VIPs that probes go through, with the number of these probes.
+    vips: BTreeMap<IpAddr, usize>,
     in_flight: JoinSet<Ended>,
     aborts: HashMap<ProbeId, AbortHandle>,
     /// What the receiver of updates has not taken yet: the last word on each probe, so that it
@@ -99,9 +104,12 @@ impl Prober {
             schedule: Mutex::new(Schedule::default()),
             started: Instant::now(),
         };
+        let tunnel = Arc::new(Tunnel::new(shared.metrics.tunnel_packets.clone()));
         Ok(Self {
             shared: Arc::new(shared),
             applied: OrdMap::new(),
+            tunnel,
+            vips: BTreeMap::new(),
             in_flight: JoinSet::new(),
             aborts: HashMap::new(),
             unsent: BTreeMap::new(),
@@ -159,7 +167,14 @@ impl Prober {
         let shared = Arc::clone(&self.shared);
         let mut schedule = shared.schedule();
         let applied = std::mem::replace(&mut self.applied, snapshot.probes.clone());
+        let mut vips_changed = false;
         for item in applied.diff(&snapshot.probes) {
+            let (old, new) = match item {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            vips_changed |= count_vips(&mut self.vips, old, new);
             match item {
                 DiffItem::Add(key, check) => {
                     shared.metrics.probes.with_label_values(&["unknown"]).inc();
@@ -178,6 +193,9 @@ impl Prober {
                 }
             }
         }
+        if vips_changed {
+            self.tunnel.listen_to(self.vips.keys().copied().collect());
+        }
     }
 
     /// Begins probes that are due, as far as there are places.
@@ -189,8 +207,9 @@ impl Prober {
             let Some((id, due, late)) = schedule.begin(now) else { break };
             shared.metrics.delay.observe(late.as_secs_f64());
             let (backend, asked) = (due.key.backend, Arc::clone(&due.check));
+            let tunnel = Arc::clone(&self.tunnel);
             let task = async move {
-                let found = probe(backend, &asked).await;
+                let found = probe(backend, &asked, &tunnel).await;
                 Ended { id, asked, found }
             };
             self.aborts.insert(id, self.in_flight.spawn(task));
@@ -213,9 +232,11 @@ impl Prober {
         self.aborts.remove(&id);
         let metrics = &self.shared.metrics;
         let (result, found) = match found {
-            Ok(()) => ("success", Some(Ok(()))),
-            Err(error) if error.is_ours() => ("inconclusive", None),
-            Err(error) => ("failure", Some(Err(error.to_string()))),
+            Ok(()) => ("success", Found::Success),
+            Err(error) if error.is_ours() => {
+                ("inconclusive", Found::Inconclusive(error.to_string()))
+            }
+            Err(error) => ("failure", Found::Failure(error.to_string())),
         };
         metrics.results.with_label_values(&[kind_label(&asked.kind), result]).inc();
         let mut schedule = self.shared.schedule();
@@ -249,6 +270,38 @@ impl Prober {
         let count = i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX);
         self.shared.metrics.in_flight.set(count);
     }
+}
+
+/// Counts the VIPs of a changed check; answers whether one came or went.
+fn count_vips(
+    vips: &mut BTreeMap<IpAddr, usize>,
+    old: Option<&Arc<HealthCheck>>,
+    new: Option<&Arc<HealthCheck>>,
+) -> bool {
+    let of = |check: Option<&Arc<HealthCheck>>| -> Vec<IpAddr> {
+        let ways = check.map(|check| check.ways()).unwrap_or_default();
+        let through = ways.iter().filter_map(|way| match way {
+            ProbeWay::Through(vip) => Some(*vip),
+            ProbeWay::Direct => None,
+        });
+        through.collect()
+    };
+    let (old, new) = (of(old), of(new));
+    let mut changed = false;
+    for vip in &new {
+        let count = vips.entry(*vip).or_default();
+        changed |= *count == 0;
+        *count += 1;
+    }
+    for vip in old {
+        let Some(count) = vips.get_mut(&vip) else { continue };
+        *count -= 1;
+        if *count == 0 {
+            vips.remove(&vip);
+            changed = true;
+        }
+    }
+    changed
 }
 
 async fn start(at: Option<Instant>) {

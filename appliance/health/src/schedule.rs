@@ -18,9 +18,22 @@ pub(crate) struct Probe {
     pub(crate) machine: Machine,
     /// What the last probe found, in words; `None` before the first, and after a success.
     pub(crate) failure: Option<String>,
+    /// What this host lacked for the last probe, in words; `None` once one could be made.
+    pub(crate) hindrance: Option<String>,
     /// When the last probe ended.
     pub(crate) last_ended: Option<Duration>,
     in_flight: bool,
+}
+
+/// What one probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The backend answered as it should.
+    Success,
+    /// It did not, for this reason.
+    Failure(String),
+    /// This host could not ask, for this reason: nothing is said about the backend.
+    Inconclusive(String),
 }
 
 /// All probes, in the order in which they are due.
@@ -61,6 +74,7 @@ impl Schedule {
             check: Arc::clone(check),
             machine,
             failure: None,
+            hindrance: None,
             last_ended: None,
             in_flight: false,
         };
@@ -94,13 +108,13 @@ impl Schedule {
         Some((id, probe, now - at))
     }
 
-    /// A probe ended; `found` is `None` when it said nothing about the backend. Answers with
-    /// the probe and its new health, if that changed.
+    /// A probe ended. Where it said something about the backend, answers with the probe and its
+    /// new health, if that changed.
     pub(crate) fn end(
         &mut self,
         id: ProbeId,
         asked: &Arc<HealthCheck>,
-        found: Option<Result<(), String>>,
+        found: Found,
         now: Duration,
     ) -> Option<(&Probe, Option<Health>)> {
         let probe = self.probes.get_mut(&id)?;
@@ -110,10 +124,20 @@ impl Schedule {
         let same = probe.check.kind == asked.kind
             && probe.check.port == asked.port
             && probe.check.ways == asked.ways;
-        let found = found.filter(|_| same)?;
+        if !same {
+            return None;
+        }
+        let (result, failure) = match found {
+            Found::Success => (ProbeResult::Success, None),
+            Found::Failure(reason) => (ProbeResult::Failure, Some(reason)),
+            Found::Inconclusive(reason) => {
+                probe.hindrance = Some(reason);
+                return None;
+            }
+        };
         probe.last_ended = Some(now);
-        let result = if found.is_ok() { ProbeResult::Success } else { ProbeResult::Failure };
-        probe.failure = found.err();
+        probe.hindrance = None;
+        probe.failure = failure;
         let changed = probe.machine.handle(result, now);
         Some((probe, changed))
     }
@@ -170,7 +194,7 @@ mod tests {
         let (first, probe, _) = schedule.begin(at(700)).unwrap();
         assert_eq!(probe.key, key(1));
         assert!(first != second && schedule.begin(at(9000)).is_none());
-        schedule.end(second, &check, Some(Ok(())), at(710));
+        schedule.end(second, &check, Found::Success, at(710));
         assert_eq!(schedule.next_due(), Some(at(1000)));
     }
 
@@ -181,11 +205,11 @@ mod tests {
         schedule.insert(&key(1), &before, at(0), 0);
         let (id, ..) = schedule.begin(at(0)).unwrap();
         schedule.insert(&key(1), &after, at(1), 0);
-        assert!(schedule.end(id, &before, Some(Err("late".into())), at(2)).is_none());
+        assert!(schedule.end(id, &before, Found::Failure("late".into()), at(2)).is_none());
         let (id, ..) = schedule.begin(at(5000)).unwrap();
         assert_eq!(schedule.remove(&key(1)), Some((id, Health::Unknown)));
         schedule.insert(&key(1), &after, at(5001), 0);
-        assert!(schedule.end(id, &after, Some(Err("late".into())), at(5002)).is_none());
+        assert!(schedule.end(id, &after, Found::Failure("late".into()), at(5002)).is_none());
         assert_eq!(schedule.probes().next().unwrap().machine.health(), Health::Unknown);
     }
 
@@ -195,10 +219,15 @@ mod tests {
         let check = check(1000, None);
         schedule.insert(&key(1), &check, at(0), 0);
         let (id, ..) = schedule.begin(at(0)).unwrap();
-        assert!(schedule.end(id, &check, None, at(1)).is_none());
+        let lacks = Found::Inconclusive("no descriptor".into());
+        assert!(schedule.end(id, &check, lacks, at(1)).is_none());
+        let hindrance = |schedule: &Schedule| schedule.probes().next().unwrap().hindrance.clone();
+        assert_eq!(hindrance(&schedule).as_deref(), Some("no descriptor"));
         let (id, ..) = schedule.begin(at(1000)).unwrap();
-        let (_, changed) = schedule.end(id, &check, Some(Err("down".into())), at(1001)).unwrap();
+        let down = Found::Failure("down".into());
+        let (_, changed) = schedule.end(id, &check, down, at(1001)).unwrap();
         assert_eq!(changed, Some(Health::Unhealthy));
+        assert_eq!(hindrance(&schedule), None);
         assert!(schedule.begin(at(1999)).is_none());
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use haflinger_core::ProbeKey;
 use haflinger_core::health::Health;
+use haflinger_core::{ProbeKey, ProbeWay};
 use serde::Serialize;
 
 use crate::schedule::Probe;
@@ -30,6 +30,11 @@ pub struct ProbeStatus {
     pub results_against: u32,
     /// Why the last probe failed; absent when it succeeded or none has ended.
     pub last_failure: Option<String>,
+    /// What this host lacked for the last probe, which therefore said nothing; absent when the
+    /// backend could be asked.
+    pub hindrance: Option<String>,
+    /// The VIPs through which the backend is asked, as `dsr` sends; empty: at its own address.
+    pub through: Vec<std::net::IpAddr>,
     /// How long ago the last probe ended, in seconds; absent when none has.
     pub last_probe_secs: Option<u64>,
     #[serde(skip)]
@@ -39,6 +44,10 @@ pub struct ProbeStatus {
 impl ProbeStatus {
     pub(crate) fn of(probe: &Probe, now: Duration) -> Self {
         let since = |moment: Duration| now.saturating_sub(moment).as_secs();
+        let through = probe.check.ways().iter().filter_map(|way| match way {
+            ProbeWay::Through(vip) => Some(*vip),
+            ProbeWay::Direct => None,
+        });
         Self {
             object: probe.key.object.to_string(),
             backend: probe.key.backend,
@@ -46,6 +55,8 @@ impl ProbeStatus {
             for_secs: since(probe.machine.since()),
             results_against: probe.machine.results_against(),
             last_failure: probe.failure.clone(),
+            hindrance: probe.hindrance.clone(),
+            through: through.collect(),
             last_probe_secs: probe.last_ended.map(since),
             key: probe.key.clone(),
         }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use haflinger_bgp::fsm::State;
 use haflinger_core::{Announcement, Snapshot};
+use haflinger_health::HealthStatus;
 
 use super::Status;
 use super::columns::{Columns, span};
@@ -15,6 +16,7 @@ pub(super) fn render(status: &Status, snapshot: &Snapshot) -> String {
     header(status, &mut out);
     sources(status).print(&mut out);
     services(status).print(&mut out);
+    checks(&status.health).print(&mut out);
     datapath(&status.xdp).print(&mut out);
     sites(status, snapshot).print(&mut out);
     peers(status).print(&mut out);
@@ -78,6 +80,19 @@ fn sources(status: &Status) -> Columns {
         let error = error.unwrap_or_default();
         let pending = format!("{} writes pending", cluster.pending);
         columns.row([format!("cluster/{}", cluster.cluster), writer, pending, error]);
+    }
+    columns
+}
+
+/// Only backends that are not found healthy, and those about which nothing can be said.
+fn checks(health: &HealthStatus) -> Columns {
+    let mut columns = Columns::new("CHECKS");
+    for probe in &health.probes {
+        let hindered = probe.hindrance.as_ref().map(|why| format!("cannot be asked: {why}"));
+        if let Some(why) = hindered.or_else(|| probe.last_failure.clone()) {
+            let backend = probe.backend.to_string();
+            columns.row([backend, probe.object.clone(), word(&probe.health), why]);
+        }
     }
     columns
 }

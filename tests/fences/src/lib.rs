@@ -19,6 +19,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("rtnetlink", &["haflinger-netlink"]),
     ("netlink-", &["haflinger-netlink"]),
     ("libbpf", &["haflinger-xdp"]),
+    ("smoltcp", &["haflinger-health"]),
     ("figment", &["haflinger-config"]),
     ("clap", &["haflinger-appliance"]),
     ("anyhow", &["haflinger-appliance"]),

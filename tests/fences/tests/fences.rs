@@ -20,6 +20,7 @@ const PLANTED: &[(&str, &str, &str)] = &[
     ("bgp", "hickory-proto", "haflinger-bgp names hickory-proto: hickory belongs"),
     ("appliance", "rtnetlink", "haflinger-appliance names rtnetlink: rtnetlink belongs"),
     ("appliance", "libbpf-rs", "haflinger-appliance names libbpf-rs: libbpf belongs"),
+    ("appliance/relay", "smoltcp", "haflinger-relay names smoltcp: smoltcp belongs to"),
     ("appliance", "bgp-rs", "haflinger-appliance names bgp-rs: no room may name bgp-rs"),
     ("appliance/health", "anyhow", "haflinger-health names anyhow: anyhow belongs"),
     ("appliance", "figment", "haflinger-appliance names figment: figment belongs"),

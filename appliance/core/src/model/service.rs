@@ -98,7 +98,7 @@ pub enum HealthCheckKind {
     Http {
         /// Origin-form path, beginning with `/`.
         path: Arc<str>,
-        /// The Host header; the backend's address when absent.
+        /// The Host header; the address that is asked when absent.
         host: Option<Arc<str>>,
     },
 }

@@ -263,3 +263,20 @@ fn errors_of_the_tunnel_that_prove_nothing_go_to_the_kernel() {
         }
     });
 }
+
+/// A backend is probed inside of the same encapsulation, from this host's own address.
+#[test]
+fn what_a_backend_answers_to_a_probe_through_the_vip_goes_to_the_kernel() {
+    in_a_world(|world| {
+        for (flow, backend) in flows() {
+            world.flow(Mode::MODE_DSR, TCP, flow.client, flow.sent);
+            let vip = flow.client.destination;
+            let own = SOURCES[usize::from(vip.is_ipv6())].parse().unwrap();
+            let answer = Ends { source: vip, destination: SocketAddr::new(own, 25_000) };
+            let frame = Side::Backend.entering(&segment(TCP, answer, HOP, b"HTTP/1.1 200 OK"));
+            let outcome = world.send(Side::Backend, &frame);
+            assert_eq!((outcome.verdict, outcome.reason), (PASS, "NOT_OURS"), "{backend}");
+            assert_eq!(outcome.frame, frame);
+        }
+    });
+}
