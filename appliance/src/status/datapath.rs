@@ -24,6 +24,10 @@ pub(super) fn datapath(xdp: &XdpStatus) -> Columns {
         let note = interface.note.clone().or(why).unwrap_or_default();
         columns.row([interface.name.clone(), mode, note]);
     }
+    let narrow = xdp.narrow_exits.iter().map(|exit| &exit.text);
+    for warning in xdp.source_faults.iter().chain(narrow) {
+        columns.row([format!("warning: {warning}")]);
+    }
     columns.row([flows(xdp)]);
     let dropped = dropped(xdp);
     if !dropped.is_empty() {

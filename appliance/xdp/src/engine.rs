@@ -12,6 +12,7 @@ use libbpf_rs::MapHandle;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::attach::{self, Attached};
+use crate::audit::{self, Exit, NarrowExit};
 use crate::carry::{self, Carried};
 use crate::control::{Control, Hop, Traffic};
 use crate::deferrals::{Deferrals, PathSize};
@@ -62,6 +63,13 @@ pub(crate) struct Interfaces {
     told: Option<BTreeSet<u32>>,
 }
 
+/// What the ways out to `dsr` backends carry, as it was found last.
+#[derive(Debug, Default)]
+struct Audit {
+    exits: BTreeMap<Exit, u32>,
+    narrow: Vec<NarrowExit>,
+}
+
 /// A loaded program with its maps and interfaces.
 pub(crate) struct Engine {
     pub(crate) maps: Arc<Maps>,
@@ -75,6 +83,7 @@ pub(crate) struct Engine {
     pub(crate) carried: Mutex<Option<Carried>>,
     carried_at: u64,
     pub(crate) source_faults: Mutex<Vec<String>>,
+    audit: Mutex<Audit>,
     pin_dir: PathBuf,
 }
 
@@ -130,6 +139,7 @@ impl Engine {
             carried: Mutex::new(carried),
             carried_at,
             source_faults: Mutex::default(),
+            audit: Mutex::default(),
             pin_dir: settings.pin_dir.clone(),
         })
     }
@@ -161,9 +171,13 @@ impl Engine {
         control.reap(now);
         control.look_again();
         let (hops, told) = (control.hops().collect(), control.retry());
+        let exits = control.exits.smallest();
         lock(&self.samples).take(now, || control.totals().collect());
         drop(control);
         self.sweep_part(now);
+        if lock(&self.audit).exits != exits {
+            self.audit(exits);
+        }
         let mut neighbours = lock(&self.neighbours);
         let (netlink, neighbours) = &mut *neighbours;
         neighbours.tend(netlink, hops, now);
@@ -263,10 +277,33 @@ impl Engine {
         interfaces.links = links;
         let forwards = interfaces.wanted.values().any(Result::is_ok);
         drop(interfaces);
+        let exits = lock(&self.control).exits.smallest();
+        self.audit(exits);
         if forwards {
             self.give_up_earlier();
         }
         Ok(())
+    }
+
+    /// Compares what may arrive with what these exits carry; says what is new.
+    fn audit(&self, exits: BTreeMap<Exit, u32>) {
+        let interfaces = lock(&self.interfaces);
+        let attached: BTreeSet<u32> =
+            interfaces.wanted.values().flatten().map(|attached| attached.index).collect();
+        let arrivals = interfaces.links.iter().filter(|link| attached.contains(&link.index));
+        let arrivals: Vec<&Link> = arrivals.collect();
+        let narrow = audit::narrow_exits(&exits, &interfaces.links, &arrivals);
+        drop(interfaces);
+        let mut known = lock(&self.audit);
+        for exit in narrow.iter().filter(|exit| !known.narrow.contains(exit)) {
+            tracing::warn!("{exit}");
+        }
+        *known = Audit { exits, narrow };
+    }
+
+    /// Exits to `dsr` backends that carry less than may arrive.
+    pub(crate) fn narrow_exits(&self) -> Vec<NarrowExit> {
+        lock(&self.audit).narrow.clone()
     }
 
     /// Notes what stands against the addresses and ports that `nat` sends from.

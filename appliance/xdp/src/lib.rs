@@ -2,6 +2,7 @@
 //! equal to the snapshot. The only room that knows libbpf.
 
 mod attach;
+mod audit;
 mod buddy;
 mod carry;
 mod cleanup;
@@ -31,6 +32,7 @@ mod words;
 mod xdp;
 
 pub use attach::Attached;
+pub use audit::NarrowExit;
 pub use carry::Carried;
 pub use cleanup::{DEFAULT_PIN_DIR, Removed, take_off};
 pub use control::report::{BackendReport, Refusal, ServiceReport, SourcePool};

@@ -61,6 +61,7 @@ struct ProgramFamilies {
     attached: IntGaugeVec,
     deferrals: IntCounterVec,
     hops: IntGaugeVec,
+    narrow_exits: IntGaugeVec,
     sweep: GaugeVec,
 }
 
@@ -135,6 +136,11 @@ impl ProgramFamilies {
                  the kernel refused.",
                 &["state"],
             )?,
+            narrow_exits: gauges(
+                "haflinger_xdp_narrow_exits",
+                "Ways out to dsr backends that carry less than clients may send.",
+                &[],
+            )?,
             sweep: GaugeVec::new(
                 Opts::new(
                     "haflinger_xdp_sweep_seconds",
@@ -145,7 +151,7 @@ impl ProgramFamilies {
         })
     }
 
-    fn collectors(&self) -> [&dyn Collector; 11] {
+    fn collectors(&self) -> [&dyn Collector; 12] {
         [
             &self.state,
             &self.packets,
@@ -157,6 +163,7 @@ impl ProgramFamilies {
             &self.attached,
             &self.deferrals,
             &self.hops,
+            &self.narrow_exits,
             &self.sweep,
         ]
     }
@@ -184,6 +191,8 @@ impl ProgramFamilies {
         self.hops.with_label_values(&["kept"]).set(gauge(neighbours.1.kept()));
         self.hops.with_label_values(&["refused"]).set(gauge(neighbours.1.refused));
         drop(neighbours);
+        let narrow = engine.narrow_exits().len();
+        self.narrow_exits.with_label_values::<&str>(&[]).set(gauge(narrow));
         for (name, mode) in engine.modes() {
             let mode_is_known = i64::from(!mode.is_empty());
             self.attached.with_label_values(&[name.as_str(), mode]).set(mode_is_known);

@@ -43,6 +43,8 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
+const RTA_METRICS: u16 = 8;
+const RTAX_MTU: u16 = 2;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_VIA: u16 = 18;
 const RT_TABLE_MAIN: u8 = 254;
@@ -80,6 +82,8 @@ pub(crate) struct Route {
     pub(crate) interface: u32,
     /// The address is this host's own.
     pub(crate) is_local: bool,
+    /// Bytes that the way carries, where the route says so or an ICMP error did.
+    pub(crate) mtu: Option<u32>,
 }
 
 /// A network interface.
@@ -308,7 +312,7 @@ fn parse_route(address: IpAddr, body: &[u8]) -> Option<io::Result<Route>> {
     if !matches!(kind, RTN_UNICAST | RTN_LOCAL) {
         return Some(Err(io::ErrorKind::NetworkUnreachable.into()));
     }
-    let (mut source, mut next_hop, mut interface) = (None, address, None);
+    let (mut source, mut next_hop, mut interface, mut mtu) = (None, address, None, None);
     for (kind, value) in attributes(body.get(12..)?) {
         match kind {
             RTA_PREFSRC => source = octets_to_address(value),
@@ -316,11 +320,15 @@ fn parse_route(address: IpAddr, body: &[u8]) -> Option<io::Result<Route>> {
             // A gateway of the other family: its family, then its address.
             RTA_VIA => next_hop = octets_to_address(value.get(2..)?)?,
             RTA_OIF => interface = word(value, 0),
+            RTA_METRICS => {
+                let mut metrics = attributes(value).filter(|(kind, _)| *kind == RTAX_MTU);
+                mtu = metrics.find_map(|(_, value)| word(value, 0));
+            }
             _ => {}
         }
     }
     let is_local = kind == RTN_LOCAL;
-    Some(Ok(Route { source, next_hop, interface: interface?, is_local }))
+    Some(Ok(Route { source, next_hop, interface: interface?, is_local, mtu }))
 }
 
 /// Notes the interfaces of a default route.

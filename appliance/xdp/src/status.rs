@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::audit::NarrowExit;
 use crate::carry::Carried;
 use crate::control::Fill;
 use crate::control::report::{Refusal, ServiceReport, SourcePool};
@@ -39,6 +40,8 @@ pub struct XdpStatus {
     pub sources: Vec<SourcePool>,
     /// What is wrong with where `nat` sends from, with the remedy.
     pub source_faults: Vec<String>,
+    /// Exits to `dsr` backends that carry less than clients may send.
+    pub narrow_exits: Vec<NarrowExit>,
     /// Next hops whose neighbour entries are kept resolved.
     pub next_hops: usize,
     /// Packets by the reason of what became of them; those that never came are left out.
@@ -66,6 +69,7 @@ impl XdpStatus {
             flows: BTreeMap::new(),
             sources: Vec::new(),
             source_faults: Vec::new(),
+            narrow_exits: Vec::new(),
             next_hops: 0,
             reasons: BTreeMap::new(),
             services: Vec::new(),
@@ -86,6 +90,7 @@ impl XdpStatus {
         let found = lock(&engine.sweep).found;
         self.flows = PHASES.into_iter().zip(found).collect();
         self.source_faults = lock(&engine.source_faults).clone();
+        self.narrow_exits = engine.narrow_exits();
         self.next_hops = lock(&engine.neighbours).1.kept();
         let control = lock(&engine.control);
         self.fill = control.fill().into();

@@ -33,6 +33,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 
+use crate::audit::Exits;
 use crate::buddy::{Buddies, Region};
 use crate::maps::Maps;
 use crate::netlink::Route;
@@ -148,6 +149,8 @@ pub(crate) struct Control {
     applied: OrdMap<ServiceKey, Arc<Service>>,
     complete: bool,
     hops: BTreeMap<Hop, u64>,
+    /// Ways out to backends of `dsr` services.
+    pub(crate) exits: Exits,
     selves: Selves,
     /// Backends whose routes are looked at again, the next one last.
     round: Vec<(ServiceKey, SocketAddr)>,
@@ -193,6 +196,7 @@ impl Control {
             applied: OrdMap::new(),
             complete: false,
             hops: BTreeMap::new(),
+            exits: Exits::default(),
             selves: Selves::default(),
             round: Vec::new(),
             settings: types::settings::default(),

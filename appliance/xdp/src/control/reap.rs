@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use haflinger_core::ServiceKey;
+use haflinger_core::{ForwardingMode, ServiceKey};
 
 use super::serve::NO_BACKEND;
 use super::{Control, Held, Traffic};
@@ -124,6 +124,7 @@ impl Control {
             };
             self.hops.retain(|_, age| rounds_old(age));
             self.selves.begin_round();
+            self.exits.begin_round();
             for (key, held) in &self.services {
                 self.round.extend(held.backends.keys().map(|address| (*key, *address)));
             }
@@ -137,8 +138,12 @@ impl Control {
 
     fn look_again_at(&mut self, key: &ServiceKey, address: SocketAddr) {
         let route = self.route(address.ip());
-        let known = self.services.get_mut(key).and_then(|held| held.backends.get_mut(&address));
-        let Some(backend) = known else { return };
+        let Some(held) = self.services.get_mut(key) else { return };
+        let is_dsr = held.applied.as_ref().is_some_and(|s| s.mode == ForwardingMode::Dsr);
+        let Some(backend) = held.backends.get_mut(&address) else { return };
+        if let Some(route) = route.as_ref().filter(|_| is_dsr) {
+            self.exits.note(route, address.is_ipv4());
+        }
         // A route that is away may come back as it was.
         if route.is_none() || backend.route == route {
             return;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use haflinger_core::{Backend, BackendState, Service, ServiceKey};
+use haflinger_core::{Backend, BackendState, ForwardingMode, Service, ServiceKey};
 use ipnet::IpNet;
 
 use super::{Control, GRACE_SECS, HOPS_MAX, Held, HeldBackend, Need};
@@ -92,6 +92,7 @@ impl Control {
         // No bucket has those as first hop now that take no new flow.
         self.write_backends(service, held, |_| true);
         self.take_out(service, held, now);
+        self.note_exits(service, held);
         held.applied = Some(service.clone());
         Ok(())
     }
@@ -186,6 +187,24 @@ impl Control {
         }
         held.region = Some(region);
         (types::table { first: region.first, bits }, former)
+    }
+
+    /// Notes the ways out to backends that are new to a `dsr` service; the others are seen when
+    /// their routes are looked at again.
+    fn note_exits(&mut self, service: &Service, held: &Held) {
+        if service.mode != ForwardingMode::Dsr {
+            return;
+        }
+        let before = held.applied.as_ref().filter(|applied| applied.mode == service.mode);
+        for (address, backend) in &held.backends {
+            if before.is_some_and(|before| before.backends.get(address).is_some()) {
+                continue;
+            }
+            // What an earlier run left comes without its route.
+            if let Some(route) = backend.route.or_else(|| self.route(address.ip())) {
+                self.exits.note(&route, address.is_ipv4());
+            }
+        }
     }
 
     fn add_ranges(&mut self, held: &mut Held, wanted: &BTreeSet<IpNet>) -> Result<(), String> {

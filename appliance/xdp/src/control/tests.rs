@@ -48,7 +48,7 @@ fn settings(capacities: Capacities) -> Settings {
 
 fn route(to: IpAddr) -> std::io::Result<Route> {
     let source = Some(IpAddr::from([10, 9, 9, 9]));
-    Ok(Route { source, next_hop: to, interface: 2, is_local: false })
+    Ok(Route { source, next_hop: to, interface: 2, is_local: false, mtu: None })
 }
 
 fn control(maps: &Arc<Maps>, capacities: Capacities) -> Control {

@@ -131,3 +131,43 @@ fn a_service_that_is_relayed_keeps_its_connections_here() {
         running.stop().await;
     });
 }
+
+/// Waits until the ways out that are too narrow are these: interface, MTU, whether by a route.
+async fn until_narrow(running: &Running, wanted: &[(&str, u32, bool)]) {
+    let found = || {
+        let narrow = running.handle.status().narrow_exits;
+        let figures = narrow.iter().map(|exit| (exit.interface.clone(), exit.mtu, exit.by_route));
+        figures.collect::<Vec<_>>()
+    };
+    let is_wanted = |(name, mtu, by_route): &(&str, u32, bool)| (name.to_string(), *mtu, *by_route);
+    let wanted: Vec<_> = wanted.iter().map(is_wanted).collect();
+    while found() != wanted {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn a_way_out_without_room_for_the_outer_header_is_named_until_it_has_room() {
+    in_namespaces(|| async {
+        let encapsulated = |port| Service {
+            mode: ForwardingMode::Dsr,
+            ..service(port, &[SocketAddr::new(POD.parse().unwrap(), port)])
+        };
+        let (running, _) = Running::start(settings(), &[encapsulated(80)]).await;
+        until_narrow(&running, &[("p0", 1500, false)]).await;
+        // As wide as what arrives (by p0 itself the most, 1520) and a header.
+        run("ip link set p0 mtu 1520");
+        until_narrow(&running, &[("p0", 1520, false)]).await;
+        let only_clients = Settings { interfaces: vec!["c0".into()], ..settings() };
+        running.handle.reconfigure(only_clients).unwrap();
+        until_narrow(&running, &[]).await;
+        run("ip route add 10.2.0.2/32 dev p0 mtu lock 1400");
+        until_narrow(&running, &[("p0", 1400, true)]).await;
+        let text = running.handle.status().narrow_exits[0].text.clone();
+        assert!(text.contains("arrive by c0, and p0 has room for 1380"), "{text}");
+        // A service in another mode needs no header.
+        running.publish(&[service(80, &[SocketAddr::new(POD.parse().unwrap(), 80)])]);
+        until_narrow(&running, &[]).await;
+        running.stop().await;
+    });
+}
