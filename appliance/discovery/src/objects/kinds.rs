@@ -15,6 +15,18 @@ macro_rules! slim {
             #[derive(Clone, Debug, Default, Deserialize)]
             #[serde(rename_all = "camelCase", default)]
             pub(crate) struct $name { $($(#[$attribute])* pub(crate) $field: Lax<$type>,)* }
+
+            #[cfg(test)]
+            impl super::honours::Fields for $name {
+                fn fields(at: &str, found: &mut std::collections::BTreeSet<String>) {
+                    // Named as they are read, in the order in which they are declared.
+                    let mut names = super::honours::names_of::<Self>().iter();
+                    $(<$type as super::honours::Fields>::fields(
+                        &super::honours::below(at, names.next()),
+                        found,
+                    );)*
+                }
+            }
         )*
         shape_from_object!($($name),*);
     };
@@ -151,8 +163,14 @@ slim! {
 }
 
 macro_rules! kinds {
-    ($($body:ident: $group:literal, $kind:literal, $plural:literal;)*) => {$(
-        impl Kind for $body {
+    ($($body:ident: $group:literal, $kind:literal, $plural:literal;)*) => {
+        /// Every kind, with the fields that are read of it.
+        #[cfg(test)]
+        pub(super) fn fields_by_kind() -> Vec<(&'static str, std::collections::BTreeSet<String>)> {
+            vec![$(($kind, super::honours::fields_of::<$body>())),*]
+        }
+
+        $(impl Kind for $body {
             const GROUP: &'static str = $group;
             const KIND: &'static str = $kind;
             const PLURAL: &'static str = $plural;
@@ -160,8 +178,8 @@ macro_rules! kinds {
             fn metadata(&mut self) -> &mut Lax<Meta> {
                 &mut self.metadata
             }
-        }
-    )*};
+        })*
+    };
 }
 
 kinds! {

@@ -4,7 +4,10 @@
 
 pub(crate) mod lax;
 
+#[cfg(test)]
+mod honours;
 mod kinds;
+mod names;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,6 +18,7 @@ use serde::{Deserialize, Deserializer};
 
 pub(crate) use kinds::*;
 use lax::{Lax, Shape, shape_from_object};
+pub(crate) use names::Name;
 
 /// A kind of object that discovery watches.
 pub(crate) trait Kind:
@@ -60,8 +64,8 @@ impl<B> Object<B> {
         self.meta.labels.as_ref()?.get(name).map(String::as_str)
     }
 
-    pub(crate) fn annotation(&self, name: &str) -> Option<&str> {
-        self.meta.annotations.as_ref()?.get(name).map(String::as_str)
+    pub(crate) fn annotation(&self, name: Name) -> Option<&str> {
+        self.meta.annotations.as_ref()?.get(name.as_str()).map(String::as_str)
     }
 }
 

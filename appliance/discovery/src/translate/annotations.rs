@@ -6,14 +6,18 @@ use std::sync::Arc;
 use haflinger_core::{FaultReason, HealthCheck, HealthCheckKind, ProxyProtocol};
 
 use super::{Faults, quoted};
-use crate::objects::Object;
+use crate::objects::{Name, Object};
 
-/// Prefix of our own annotations.
-const OURS: &str = "haflinger.dev/";
+/// Longest annotation that is looked at, in bytes: room for as many of the longest host names as
+/// are taken. The API takes 256 KiB.
+const VALUE_BYTES_MAX: usize = 32 * 1024;
 
-/// external-dns renamed its prefix in 0.22; both are in use. The newer one wins.
-const EXTERNAL_DNS: [&str; 2] =
-    ["external-dns.kubernetes.io/", "external-dns.alpha.kubernetes.io/"];
+/// Where host names are looked for; the first that is there counts.
+const HOSTNAME: [Name; 3] =
+    [Name::HOSTNAME, Name::EXTERNAL_DNS_HOSTNAME, Name::EXTERNAL_DNS_ALPHA_HOSTNAME];
+
+/// Where their time to live is looked for.
+const TTL: [Name; 3] = [Name::TTL, Name::EXTERNAL_DNS_TTL, Name::EXTERNAL_DNS_ALPHA_TTL];
 
 /// Addresses that one object may ask for: one a family and some room for renumbering.
 const REQUESTED_MAX: usize = 8;
@@ -40,23 +44,29 @@ pub(super) struct Annotations<'a, B> {
 }
 
 impl<B> Annotations<'_, B> {
-    pub(super) fn value(&self, name: &str) -> Option<String> {
-        let text = self.object.annotation(&format!("{OURS}{name}"))?.trim();
+    /// The text of an annotation; nothing where it is absent, or longer than anybody means it.
+    pub(super) fn value(&mut self, name: Name) -> Option<String> {
+        let text = self.object.annotation(name)?.trim();
+        if text.len() > VALUE_BYTES_MAX {
+            let message = format!(
+                "annotation {name}: has {} bytes and is not looked at; write {VALUE_BYTES_MAX} at \
+                 most",
+                text.len()
+            );
+            self.faults.add(FaultReason::InvalidAnnotation, message);
+            return None;
+        }
         Some(text.to_owned())
     }
 
-    fn refuse(&mut self, name: &str, value: &str, remedy: &str) {
+    pub(super) fn refuse(&mut self, name: Name, value: &str, remedy: &str) {
         let message = format!("annotation {name}: {} cannot be used; {remedy}", quoted(value));
         self.faults.add(FaultReason::InvalidAnnotation, message);
     }
 
-    pub(super) fn refuse_ours(&mut self, name: &str, value: &str, remedy: &str) {
-        self.refuse(&format!("{OURS}{name}"), value, remedy);
-    }
-
     /// `address`: a comma list of IP addresses.
     pub(super) fn addresses(&mut self) -> Vec<IpAddr> {
-        let Some(list) = self.value("address") else { return Vec::new() };
+        let Some(list) = self.value(Name::ADDRESS) else { return Vec::new() };
         let mut addresses = Vec::new();
         for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             match item.parse() {
@@ -65,8 +75,8 @@ impl<B> Annotations<'_, B> {
                         addresses.push(address);
                     }
                 }
-                _ => self.refuse_ours(
-                    "address",
+                _ => self.refuse(
+                    Name::ADDRESS,
                     item,
                     "write at most 8 unicast IPv4 or IPv6 addresses of a pool, separated by commas",
                 ),
@@ -77,9 +87,9 @@ impl<B> Annotations<'_, B> {
 
     /// `pool`: the name of a pool.
     pub(super) fn pool(&mut self) -> Option<Arc<str>> {
-        let name = self.value("pool")?;
+        let name = self.value(Name::POOL)?;
         if name.is_empty() {
-            self.refuse_ours("pool", &name, "write the name of a configured pool");
+            self.refuse(Name::POOL, &name, "write the name of a configured pool");
             return None;
         }
         Some(name.into())
@@ -87,12 +97,12 @@ impl<B> Annotations<'_, B> {
 
     /// `proxy-protocol`: `v1`, `v2` or `off`.
     pub(super) fn proxy_protocol(&mut self) -> ProxyProtocol {
-        match self.value("proxy-protocol").as_deref() {
+        match self.value(Name::PROXY_PROTOCOL).as_deref() {
             None | Some("off") => ProxyProtocol::Off,
             Some("v1") => ProxyProtocol::V1,
             Some("v2") => ProxyProtocol::V2,
             Some(other) => {
-                self.refuse_ours("proxy-protocol", other, "write \"v1\", \"v2\" or \"off\"");
+                self.refuse(Name::PROXY_PROTOCOL, other, "write \"v1\", \"v2\" or \"off\"");
                 ProxyProtocol::Off
             }
         }
@@ -100,7 +110,7 @@ impl<B> Annotations<'_, B> {
 
     /// `health-check` and the five beside it.
     pub(super) fn health_check(&mut self) -> Option<HealthCheck> {
-        let text = self.value("health-check")?;
+        let text = self.value(Name::HEALTH_CHECK)?;
         let kind = match text.split_once(':') {
             None if text == "tcp" => HealthCheckKind::Tcp,
             None if text == "off" => return None,
@@ -108,17 +118,17 @@ impl<B> Annotations<'_, B> {
                 HealthCheckKind::Http { path: path.into(), host: self.health_check_host() }
             }
             _ => {
-                self.refuse_ours("health-check", &text, "write \"tcp\" or \"http:/path\"");
+                self.refuse(Name::HEALTH_CHECK, &text, "write \"tcp\" or \"http:/path\"");
                 return None;
             }
         };
         let limits = INTERVAL_MIN_MS..=INTERVAL_MAX_MS;
         let interval_ms = self
-            .time("health-check-interval", "write a time from 100ms to 1h, as in 5s", limits)
+            .time(Name::HEALTH_CHECK_INTERVAL, "write a time from 100ms to 1h, as in 5s", limits)
             .unwrap_or(INTERVAL_DEFAULT_MS);
         let timeout_ms = self
             .time(
-                "health-check-timeout",
+                Name::HEALTH_CHECK_TIMEOUT,
                 "write a time from 1ms up to the interval, as in 2s",
                 1..=interval_ms,
             )
@@ -129,42 +139,42 @@ impl<B> Annotations<'_, B> {
             proxy_protocol: ProxyProtocol::Off,
             interval_ms,
             timeout_ms,
-            rise: self.count("health-check-rise").unwrap_or(RISE_DEFAULT),
-            fall: self.count("health-check-fall").unwrap_or(FALL_DEFAULT),
+            rise: self.count(Name::HEALTH_CHECK_RISE).unwrap_or(RISE_DEFAULT),
+            fall: self.count(Name::HEALTH_CHECK_FALL).unwrap_or(FALL_DEFAULT),
             ways: Vec::new(),
         })
     }
 
     fn health_check_host(&mut self) -> Option<Arc<str>> {
-        let text = self.value("health-check-host")?;
+        let text = self.value(Name::HEALTH_CHECK_HOST)?;
         let host = dns_name(&text).filter(|host| !host.starts_with('*'));
         if host.is_none() {
-            self.refuse_ours("health-check-host", &text, "write a host name");
+            self.refuse(Name::HEALTH_CHECK_HOST, &text, "write a host name");
         }
         host
     }
 
     fn health_check_port(&mut self) -> Option<u16> {
-        let text = self.value("health-check-port")?;
+        let text = self.value(Name::HEALTH_CHECK_PORT)?;
         let port = text.parse().ok().filter(|port| *port != 0);
         if port.is_none() {
-            self.refuse_ours("health-check-port", &text, "write a port from 1 to 65535");
+            self.refuse(Name::HEALTH_CHECK_PORT, &text, "write a port from 1 to 65535");
         }
         port
     }
 
-    fn count(&mut self, name: &str) -> Option<u32> {
+    fn count(&mut self, name: Name) -> Option<u32> {
         let text = self.value(name)?;
         let count = text.parse().ok().filter(|count| (1..=COUNT_MAX).contains(count));
         if count.is_none() {
-            self.refuse_ours(name, &text, "write a number from 1 to 100");
+            self.refuse(name, &text, "write a number from 1 to 100");
         }
         count
     }
 
     fn time(
         &mut self,
-        name: &str,
+        name: Name,
         remedy: &str,
         limits: std::ops::RangeInclusive<u32>,
     ) -> Option<u32> {
@@ -173,14 +183,14 @@ impl<B> Annotations<'_, B> {
             .and_then(|time| u32::try_from(time).ok())
             .filter(|time| limits.contains(time));
         if time.is_none() {
-            self.refuse_ours(name, &text, remedy);
+            self.refuse(name, &text, remedy);
         }
         time
     }
 
     /// `hostname` of external-dns, or our own, and every name in it.
     pub(super) fn hostnames(&mut self) -> Vec<Arc<str>> {
-        let Some((annotation, list)) = self.dns_annotation("hostname") else { return Vec::new() };
+        let Some((annotation, list)) = self.first_of(HOSTNAME) else { return Vec::new() };
         let mut names = Vec::new();
         for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             match dns_name(item) {
@@ -190,7 +200,7 @@ impl<B> Annotations<'_, B> {
                     }
                 }
                 _ => self.refuse(
-                    &annotation,
+                    annotation,
                     item,
                     "write at most 64 host names, separated by commas",
                 ),
@@ -201,22 +211,20 @@ impl<B> Annotations<'_, B> {
 
     /// `ttl`: seconds, or a Go duration.
     pub(super) fn ttl_secs(&mut self) -> Option<u32> {
-        let (annotation, text) = self.dns_annotation("ttl")?;
+        let (annotation, text) = self.first_of(TTL)?;
         let ttl = duration_ms(&text)
             .and_then(|time| u32::try_from(time / 1000).ok())
             .filter(|ttl| (1..=TTL_MAX_SECS).contains(ttl));
         if ttl.is_none() {
-            self.refuse(&annotation, &text, "write seconds from 1 to 2147483647, or as in 5m");
+            self.refuse(annotation, &text, "write seconds from 1 to 2147483647, or as in 5m");
         }
         ttl
     }
 
-    fn dns_annotation(&self, name: &str) -> Option<(String, String)> {
-        [OURS].iter().chain(&EXTERNAL_DNS).find_map(|prefix| {
-            let annotation = format!("{prefix}{name}");
-            let text = self.object.annotation(&annotation)?.trim().to_owned();
-            Some((annotation, text))
-        })
+    /// The first of these annotations that is there.
+    fn first_of(&mut self, names: [Name; 3]) -> Option<(Name, String)> {
+        let name = names.into_iter().find(|name| self.object.annotation(*name).is_some())?;
+        Some((name, self.value(name)?))
     }
 }
 

@@ -11,11 +11,8 @@ use super::annotations::Annotations;
 use super::{Claims, Faults, dns_name, port_number, quoted, recorded};
 use crate::objects::lax::Lax;
 use crate::objects::{
-    IngressBackendBody, IngressBody, IngressPath, IngressRuleBody, IngressSpecBody, Object,
+    IngressBackendBody, IngressBody, IngressPath, IngressRuleBody, IngressSpecBody, Name, Object,
 };
-
-/// How the class was named before it became a field; the field wins.
-const LEGACY_CLASS: &str = "kubernetes.io/ingress.class";
 
 /// What an Ingress says, or `None` when it is of another class or being deleted.
 pub(crate) fn ingress(
@@ -25,7 +22,8 @@ pub(crate) fn ingress(
 ) -> Option<IngressSpec> {
     let empty = IngressSpecBody::default();
     let spec = object.body.spec.get().unwrap_or(&empty);
-    let class = spec.ingress_class_name.text().or(object.annotation(LEGACY_CLASS))?;
+    // The field wins over what it was before.
+    let class = spec.ingress_class_name.text().or(object.annotation(Name::LEGACY_INGRESS_CLASS))?;
     if class != claims.ingress_class || object.deleting {
         return None;
     }

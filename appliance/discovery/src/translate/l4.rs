@@ -11,16 +11,16 @@ use haflinger_core::{
 
 use super::annotations::{Annotations, duration_ms};
 use super::{Faults, quoted};
-use crate::objects::{ServiceBody, ServiceSpecBody};
+use crate::objects::{Name, ServiceBody, ServiceSpecBody};
 
 impl<B> Annotations<'_, B> {
     /// `mode`: how packets reach the backends.
     pub(super) fn mode(&mut self) -> Option<ForwardingMode> {
-        let text = self.value("mode")?;
+        let text = self.value(Name::MODE)?;
         let mode = ForwardingMode::ALL.into_iter().find(|mode| mode.as_str() == text);
         if mode.is_none() {
             let remedy = "write \"nat\", \"routed\", \"dsr\" or \"proxy\"";
-            self.refuse_ours("mode", &text, remedy);
+            self.refuse(Name::MODE, &text, remedy);
         }
         mode
     }
@@ -28,18 +28,18 @@ impl<B> Annotations<'_, B> {
     /// `connections-max` and `backend-connections-max`.
     pub(super) fn connection_limits(&mut self) -> ConnectionLimits {
         ConnectionLimits {
-            service: self.connection_limit("connections-max"),
-            backend: self.connection_limit("backend-connections-max"),
+            service: self.connection_limit(Name::CONNECTIONS_MAX),
+            backend: self.connection_limit(Name::BACKEND_CONNECTIONS_MAX),
         }
     }
 
-    fn connection_limit(&mut self, name: &str) -> Option<NonZeroU32> {
+    fn connection_limit(&mut self, name: Name) -> Option<NonZeroU32> {
         let text = self.value(name)?;
         let limit = text.parse().ok().filter(|limit: &NonZeroU32| {
             limit.get() <= MAX_CONNECTION_LIMIT && text.bytes().all(|b| b.is_ascii_digit())
         });
         if limit.is_none() {
-            self.refuse_ours(name, &text, "write a number from 1 to 10000000");
+            self.refuse(name, &text, "write a number from 1 to 10000000");
         }
         limit
     }
@@ -47,18 +47,18 @@ impl<B> Annotations<'_, B> {
     /// `idle-timeout` and `udp-timeout`.
     pub(super) fn timeouts(&mut self) -> TimeoutRequest {
         TimeoutRequest {
-            established_secs: self.seconds("idle-timeout", IDLE_SECS),
-            udp_secs: self.seconds("udp-timeout", IDLE_SECS),
+            established_secs: self.seconds(Name::IDLE_TIMEOUT, IDLE_SECS),
+            udp_secs: self.seconds(Name::UDP_TIMEOUT, IDLE_SECS),
         }
     }
 
-    fn seconds(&mut self, name: &str, limits: RangeInclusive<u32>) -> Option<u32> {
+    fn seconds(&mut self, name: Name, limits: RangeInclusive<u32>) -> Option<u32> {
         let text = self.value(name)?;
         let seconds = duration_ms(&text)
             .and_then(|time| u32::try_from(time / 1000).ok())
             .filter(|seconds| limits.contains(seconds));
         if seconds.is_none() {
-            self.refuse_ours(name, &text, "write a time from 1s to 168h, as in 15m");
+            self.refuse(name, &text, "write a time from 1s to 168h, as in 15m");
         }
         seconds
     }
@@ -71,11 +71,11 @@ impl<B> Annotations<'_, B> {
             Algorithm::RoundRobin,
             Algorithm::LeastConnections,
         ];
-        let text = self.value("algorithm")?;
+        let text = self.value(Name::ALGORITHM)?;
         let algorithm = CHOICES.into_iter().find(|choice| choice.as_str() == text);
         if algorithm.is_none() {
             let remedy = "write \"hash\", \"source\", \"round-robin\" or \"least-connections\"";
-            self.refuse_ours("algorithm", &text, remedy);
+            self.refuse(Name::ALGORITHM, &text, remedy);
         }
         algorithm
     }
@@ -95,7 +95,7 @@ pub(super) fn algorithm(
         && !matches!(other, Algorithm::Source { .. })
     {
         let remedy = "spec.sessionAffinity is ClientIP, which wins; remove one of the two";
-        annotations.refuse_ours("algorithm", other.as_str(), remedy);
+        annotations.refuse(Name::ALGORITHM, other.as_str(), remedy);
     }
     affinity
 }

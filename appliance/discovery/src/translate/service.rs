@@ -10,13 +10,10 @@ use super::l4::algorithm;
 use super::ports::{Ports, recorded_ports};
 use super::{Claims, Faults, is_usable_vip, quoted, recorded, recorded_ip_mode};
 use crate::objects::lax::Lax;
-use crate::objects::{Object, ServiceBody, ServiceSpecBody};
+use crate::objects::{Name, Object, ServiceBody, ServiceSpecBody};
 
 /// The value of `spec.loadBalancerClass` that is ours.
 const CLASS: &str = "haflinger.dev/edge";
-
-/// What `spec.loadBalancerSourceRanges` was before it became a field; the field wins.
-const LEGACY_SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// Source ranges of one service. The relay tests them one by one for every new flow.
 const SOURCE_RANGES_MAX: usize = 256;
@@ -189,7 +186,7 @@ fn source_ranges(
         }
         Lax::Wrong => vec![String::new()],
         Lax::Is(_) | Lax::Absent => object
-            .annotation(LEGACY_SOURCE_RANGES)
+            .annotation(Name::LEGACY_SOURCE_RANGES)
             .map(str::trim)
             .filter(|list| !list.is_empty())
             .map(|list| list.split(',').map(str::to_owned).collect())

@@ -9,7 +9,7 @@ use super::annotations::duration_ms;
 use super::update::translate_object;
 use super::*;
 use crate::ledger::Watched;
-use crate::objects::{Kind, NodeBody, Object, SecretBody, ServiceBody};
+use crate::objects::{Kind, Name, NodeBody, Object, SecretBody, ServiceBody};
 
 mod l4;
 
@@ -257,6 +257,27 @@ mod annotations {
         let hostnames: Vec<_> = exposure.hostnames.iter().map(|name| &**name).collect();
         assert_eq!(hostnames, ["www.example.com", "*.example.com"]);
         assert_eq!(exposure.ttl_secs, Some(90));
+    }
+
+    #[test]
+    fn an_annotation_of_256_kib_is_not_looked_at_and_says_so_in_a_line() {
+        for name in Name::ALL.iter().filter(|name| name.as_str() != "kubernetes.io/ingress.class") {
+            let long = "x,".repeat(128 * 1024);
+            // Some are looked at beside another only.
+            let mut annotations = json!({"haflinger.dev/health-check": "http:/"});
+            annotations[name.as_str()] = long.into();
+            let spec = read_service(json!({}), annotations);
+            let size: usize = spec.faults.iter().map(|fault| fault.message.len()).sum();
+            assert!(!spec.faults.is_empty() && size < 2048, "{name}: {:?}", spec.faults);
+            assert!(spec.exposure.is_some(), "{name}");
+        }
+        let ports = json!([{"port": 80}]);
+        let spec = read_service(
+            json!({"ports": ports}),
+            json!({"haflinger.dev/address": "192.0.2.1,".repeat(26_000)}),
+        );
+        assert_eq!(reasons(&spec.faults), [FaultReason::InvalidAnnotation]);
+        assert!(spec.exposure.unwrap().requested.is_empty());
     }
 
     #[test]

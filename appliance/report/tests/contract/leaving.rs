@@ -55,7 +55,7 @@ pub(crate) async fn another_type_leaves_nothing(world: &World) {
     world.patch("type", json!({"spec": other})).await;
     world.create("sign", json!({}), json!({})).await;
     world.addresses("sign", 1).await;
-    world.nothing_left("type", &addresses).await;
+    world.nothing_left("type", &BTreeSet::new()).await;
     world.delete("sign").await;
     world.delete("type").await;
 }

@@ -276,13 +276,14 @@ impl World {
         serde_json::to_value(self.services.get(name).await.unwrap()).unwrap()
     }
 
-    /// Reasons and notes of the warnings about a Service.
+    /// Reasons and notes of our warnings about a Service.
     pub(crate) async fn warnings(&self, name: &str) -> Vec<(String, String)> {
         let events: Api<Event> = self.api();
         let list = events.list(&ListParams::default()).await.unwrap();
         let about = list.items.into_iter().filter(|event| {
             let regarding = event.regarding.as_ref().and_then(|object| object.name.as_deref());
-            regarding == Some(name) && event.type_.as_deref() == Some("Warning")
+            let ours = event.reporting_controller.as_deref() == Some("haflinger.dev/edge");
+            ours && regarding == Some(name) && event.type_.as_deref() == Some("Warning")
         });
         let text = |text: Option<String>| text.unwrap_or_default();
         let mut told: Vec<_> = about.map(|event| (text(event.reason), text(event.note))).collect();

@@ -1,0 +1,210 @@
+//! docs/honours.md against the code: it lists every field and annotation that is read, no other,
+//! and every field that the API has beside them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+
+use super::kinds::{Withheld, fields_by_kind};
+use super::lax::Lax;
+use super::{Kind, Meta, Name};
+
+/// What tells the fields that are read of it.
+pub(super) trait Fields {
+    /// Adds the fields of a value that stands at `at`.
+    fn fields(at: &str, found: &mut BTreeSet<String>);
+}
+
+macro_rules! leaves {
+    ($($leaf:ty),*) => {$(
+        impl Fields for $leaf {
+            fn fields(at: &str, found: &mut BTreeSet<String>) {
+                found.insert(at.to_owned());
+            }
+        }
+    )*};
+}
+
+leaves!(String, i64, bool, Withheld);
+
+impl<T> Fields for BTreeMap<String, Lax<T>> {
+    fn fields(at: &str, found: &mut BTreeSet<String>) {
+        found.insert(at.to_owned());
+    }
+}
+
+impl<T: Fields> Fields for Vec<Lax<T>> {
+    fn fields(at: &str, found: &mut BTreeSet<String>) {
+        T::fields(&format!("{at}[]"), found);
+    }
+}
+
+impl Fields for Meta {
+    fn fields(at: &str, found: &mut BTreeSet<String>) {
+        found.extend(names_of::<Self>().iter().map(|name| below(at, Some(name))));
+    }
+}
+
+/// The path of a field of what stands at `at`.
+pub(super) fn below(at: &str, name: Option<&&str>) -> String {
+    let name = name.expect("as many names as fields");
+    if at.is_empty() { (*name).to_owned() } else { format!("{at}.{name}") }
+}
+
+pub(super) fn fields_of<B: Kind + Fields>() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    B::fields("", &mut found);
+    found
+}
+
+/// The names by which a struct is read, as it tells whoever deserialises it.
+pub(super) fn names_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    T::deserialize(Asked).err().and_then(|told| told.0).expect("a struct")
+}
+
+/// Reads nothing, and answers with the names that it is asked for.
+struct Asked;
+
+#[derive(Debug)]
+struct Told(Option<&'static [&'static str]>);
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl std::error::Error for Told {}
+
+impl Error for Told {
+    fn custom<T: std::fmt::Display>(_: T) -> Self {
+        Self(None)
+    }
+}
+
+impl<'de> Deserializer<'de> for Asked {
+    type Error = Told;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Told> {
+        Err(Told(None))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Told> {
+        Err(Told(Some(fields)))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// The page: what stands between backticks in the first column of the tables, by heading.
+fn page() -> BTreeMap<String, BTreeSet<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/honours.md");
+    let text = std::fs::read_to_string(path).expect("the page");
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut heading = String::new();
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            title.clone_into(&mut heading);
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let cell = row.split(" | ").next().unwrap_or_default();
+            let names = cell.split('`').step_by(2).filter(|name| !name.is_empty());
+            for name in names {
+                let new = found.entry(heading.clone()).or_default().insert(name.to_owned());
+                assert!(new, "{heading}: {name} stands there twice");
+            }
+        }
+    }
+    found
+}
+
+fn documented(heading: &str) -> BTreeSet<String> {
+    page().remove(heading).unwrap_or_else(|| panic!("no table under \"## {heading}\""))
+}
+
+#[test]
+fn every_field_that_is_read_is_documented_and_every_documented_field_is_read() {
+    let mut metadata = BTreeSet::new();
+    for (kind, read) in fields_by_kind() {
+        let (common, own): (BTreeSet<_>, _) =
+            read.into_iter().partition(|field| field.starts_with("metadata."));
+        assert_eq!(own, documented(kind), "{kind}");
+        metadata.extend(common);
+    }
+    assert_eq!(metadata, documented("Every object"));
+}
+
+#[test]
+fn every_annotation_that_is_read_is_documented_and_every_documented_one_is_read() {
+    let read: BTreeSet<String> = Name::ALL.iter().map(ToString::to_string).collect();
+    assert_eq!(read.len(), Name::ALL.len(), "a name stands there twice");
+    assert_eq!(read, documented("Annotations"));
+}
+
+/// The fields that a type of the API has, at a path.
+fn api<'de, T: Deserialize<'de>>(at: &str) -> Vec<String> {
+    names_of::<T>().iter().map(|name| below(at, Some(name))).collect()
+}
+
+/// Whether a path, or anything below it, is read.
+fn is_read(path: &str, read: &BTreeSet<String>) -> bool {
+    let below = [format!("{path}."), format!("{path}[]")];
+    read.iter().any(|name| name == path || below.iter().any(|start| name.starts_with(start)))
+}
+
+#[test]
+fn every_field_of_the_api_is_read_or_named_as_left_aside() {
+    let services = [
+        api::<core::ServiceSpec>("spec"),
+        api::<core::ServicePort>("spec.ports[]"),
+        api::<core::ClientIPConfig>("spec.sessionAffinityConfig.clientIP"),
+        api::<core::ServiceStatus>("status"),
+        api::<core::LoadBalancerIngress>("status.loadBalancer.ingress[]"),
+        api::<core::PortStatus>("status.loadBalancer.ingress[].ports[]"),
+    ];
+    let slices = [
+        vec!["addressType".to_owned(), "endpoints".to_owned(), "ports".to_owned()],
+        api::<discovery::Endpoint>("endpoints[]"),
+        api::<discovery::EndpointConditions>("endpoints[].conditions"),
+        api::<discovery::EndpointHints>("endpoints[].hints"),
+        api::<discovery::EndpointPort>("ports[]"),
+    ];
+    let ingresses = [
+        api::<networking::IngressSpec>("spec"),
+        api::<networking::IngressRule>("spec.rules[]"),
+        api::<networking::HTTPIngressPath>("spec.rules[].http.paths[]"),
+        api::<networking::IngressBackend>("spec.defaultBackend"),
+        api::<networking::IngressServiceBackend>("spec.defaultBackend.service"),
+        api::<networking::ServiceBackendPort>("spec.defaultBackend.service.port"),
+        api::<networking::IngressTLS>("spec.tls[]"),
+        api::<networking::IngressStatus>("status"),
+    ];
+    let aside = documented("Left aside");
+    for (kind, fields) in
+        [("Service", &services[..]), ("EndpointSlice", &slices), ("Ingress", &ingresses)]
+    {
+        let read = documented(kind);
+        let prefix = format!("{kind} ");
+        let aside: BTreeSet<String> =
+            aside.iter().filter_map(|name| Some(name.strip_prefix(&prefix)?.to_owned())).collect();
+        for field in fields.iter().flatten() {
+            let named = (is_read(field, &read), aside.contains(field));
+            assert!(named.0 != named.1, "{kind} {field}: read and left aside are {named:?}");
+        }
+        for field in &aside {
+            assert!(fields.iter().flatten().any(|known| known == field), "no {kind} has {field}");
+        }
+    }
+}
