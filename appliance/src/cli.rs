@@ -43,6 +43,8 @@ enum Command {
     Why(seeing::WhyArgs),
     /// Show packets as they pass through the XDP data path: a sample, for a while
     Trace(seeing::TraceArgs),
+    /// Follow the deletions of a source that are held because too many came at once
+    Accept(AcceptArgs),
     /// Take back the addresses and routes that a stopped daemon left in the kernel
     Cleanup(FileArgs),
     /// Run the daemon unprivileged with an inventory of two sample backends
@@ -114,12 +116,27 @@ struct AskArgs {
     output: Output,
 }
 
+#[derive(Args)]
+struct AcceptArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Socket of the daemon [default: admin.socket of the configuration]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The source as `haflinger status` shows it: cluster/NAME
+    source: String,
+}
+
 impl AskArgs {
     fn socket(&self) -> anyhow::Result<PathBuf> {
-        match &self.socket {
-            Some(socket) => Ok(socket.clone()),
-            None => configured_socket(&self.file.config),
-        }
+        socket_of(self.socket.as_ref(), &self.file)
+    }
+}
+
+fn socket_of(named: Option<&PathBuf>, file: &FileArgs) -> anyhow::Result<PathBuf> {
+    match named {
+        Some(socket) => Ok(socket.clone()),
+        None => configured_socket(&file.config),
     }
 }
 
@@ -156,6 +173,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Flows(args) => runtime()?.block_on(seeing::flows(&args)),
         Command::Why(args) => runtime()?.block_on(seeing::why(&args)),
         Command::Trace(args) => runtime()?.block_on(seeing::trace(&args)),
+        Command::Accept(args) => runtime()?.block_on(accept(&args)),
         Command::Cleanup(args) => runtime()?.block_on(cleanup(&args)),
         Command::Demo { address } => demo::run(address).map(|()| ExitCode::SUCCESS),
         Command::Backend { name, listen } => runtime()?.block_on(sample_backend(&name, listen)),
@@ -218,6 +236,13 @@ async fn status(args: &AskArgs) -> anyhow::Result<ExitCode> {
             show(&(serde_json::to_string_pretty(&value)? + "\n"))
         }
     }
+}
+
+async fn accept(args: &AcceptArgs) -> anyhow::Result<ExitCode> {
+    let socket = socket_of(args.socket.as_ref(), &args.file)?;
+    let target = admin::Target::new("/accept").with("source", Some(&args.source)).to_string();
+    let answer = admin::order(&socket, &target).await?;
+    show(&String::from_utf8(answer).context("the daemon's answer is not text")?)
 }
 
 /// Removes what carries our mark in the kernel. The configuration says where addresses are

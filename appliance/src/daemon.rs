@@ -42,6 +42,15 @@ use stages::Stages;
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(loaded: Loaded, sources: Sources) -> anyhow::Result<()> {
+    run_observed(loaded, sources, |_| {})
+}
+
+/// The same; `observe` is called within the runtime, once every task runs.
+pub(crate) fn run_observed(
+    loaded: Loaded,
+    sources: Sources,
+    observe: impl FnOnce(&Exhibition),
+) -> anyhow::Result<()> {
     // An embedder may have installed one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let log = &loaded.config.log;
@@ -52,7 +61,7 @@ pub(crate) fn run(loaded: Loaded, sources: Sources) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let ended = runtime.block_on(serve(loaded, sources, level));
+    let ended = runtime.block_on(serve(loaded, sources, level, observe));
     // Whatever is left (a slow name lookup) must not delay the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
@@ -74,7 +83,12 @@ pub(crate) fn stop_signal() -> anyhow::Result<CancellationToken> {
     Ok(token)
 }
 
-async fn serve(loaded: Loaded, sources: Sources, level: LevelHandle) -> anyhow::Result<()> {
+async fn serve(
+    loaded: Loaded,
+    sources: Sources,
+    level: LevelHandle,
+    observe: impl FnOnce(&Exhibition),
+) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
@@ -87,6 +101,7 @@ async fn serve(loaded: Loaded, sources: Sources, level: LevelHandle) -> anyhow::
     let Assembly { stages, exhibition, updates, gather, flow_key } =
         assemble(&loaded.config, &sources).await?;
     let metrics = ReloadMetrics::new(&exhibition.registry)?;
+    observe(&exhibition);
     let mut daemon = Daemon {
         initial: loaded.config.clone(),
         running: loaded.config,

@@ -21,6 +21,10 @@ use tokio_util::sync::CancellationToken;
 /// actuators wait during a first list.
 const BATCH_MAX: usize = 4096;
 
+/// Time for which updates are gathered while the first lists are read: nobody waits for a single
+/// object of them, and every snapshot wakes every actuator.
+const LIST_GATHER: Duration = Duration::from_millis(20);
+
 /// How often the loop shows that it lives when nothing arrives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -132,7 +136,8 @@ impl Fold {
         self.pulse.clone()
     }
 
-    /// Runs until `shutdown`. `gather` says how long updates are gathered before publishing.
+    /// Runs until `shutdown`. `gather` says how long after a snapshot updates are gathered for the
+    /// next one; an update that comes later than that is published at once.
     pub(crate) async fn run(
         mut self,
         mut updates: mpsc::Receiver<Update>,
@@ -142,6 +147,7 @@ impl Fold {
     ) {
         let started = Instant::now();
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut published = None::<Instant>;
         loop {
             self.pulse.beat();
             batch.clear();
@@ -154,9 +160,13 @@ impl Fold {
                 }
                 () = tokio::time::sleep(HEARTBEAT) => continue,
             }
-            let wait = *gather.borrow();
-            if !wait.is_zero() && batch.len() < BATCH_MAX {
-                tokio::time::sleep(wait).await;
+            let wait = match self.index.is_complete() {
+                true => *gather.borrow(),
+                false => LIST_GATHER.max(*gather.borrow()),
+            };
+            let left = published.map_or(Duration::ZERO, |at| wait.saturating_sub(at.elapsed()));
+            if !left.is_zero() && batch.len() < BATCH_MAX {
+                tokio::time::sleep(left).await;
                 while batch.len() < BATCH_MAX
                     && let Ok(update) = updates.try_recv()
                 {
@@ -165,6 +175,7 @@ impl Fold {
             }
             self.waiting.set(i64::try_from(updates.len()).unwrap_or(i64::MAX));
             self.fold(&mut batch, started.elapsed().as_secs(), &snapshots);
+            published = Some(Instant::now());
         }
     }
 

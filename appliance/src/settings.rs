@@ -58,6 +58,11 @@ pub(crate) fn discovery(config: &Config) -> haflinger_discovery::Settings {
         context: cluster.context.clone(),
         claim_unclassed: cluster.claim_unclassed,
         ingress_class: cluster.ingress_class.clone(),
+        deletions: haflinger_discovery::DeletionLimits {
+            objects_max: cluster.deletes_max,
+            percent_max: cluster.deletes_percent_max,
+            confirm_after: cluster.deletes_confirm,
+        },
     });
     haflinger_discovery::Settings {
         clusters: clusters.collect(),

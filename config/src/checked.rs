@@ -101,6 +101,12 @@ pub struct Cluster {
     pub lease_duration: Duration,
     /// Time between two renewals by the leader.
     pub lease_renew: Duration,
+    /// Objects of one kind that may be deleted within a minute.
+    pub deletes_max: u32,
+    /// Percent of the kind's objects that may be, if that is more.
+    pub deletes_percent_max: u8,
+    /// After this long a second list confirms deletions beyond that.
+    pub deletes_confirm: Duration,
 }
 
 /// A pool of virtual addresses.

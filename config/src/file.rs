@@ -140,6 +140,15 @@ pub struct Cluster {
     /// Seconds between two renewals by the leader.
     #[schemars(range(min = 1, max = 100))]
     pub lease_renew_secs: u32,
+    /// Objects of one kind that may be deleted within a minute without a question.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub deletes_max: u32,
+    /// Percent of a kind's objects that may be, if that is more.
+    #[schemars(range(min = 0, max = 100))]
+    pub deletes_percent_max: u8,
+    /// Seconds until deletions beyond that are confirmed by a second list.
+    #[schemars(range(min = 1, max = 604_800))]
+    pub deletes_confirm_secs: u32,
 }
 
 impl Default for Cluster {
@@ -154,6 +163,9 @@ impl Default for Cluster {
             lease_name: "haflinger".into(),
             lease_duration_secs: 15,
             lease_renew_secs: 5,
+            deletes_max: 10,
+            deletes_percent_max: 30,
+            deletes_confirm_secs: 60,
         }
     }
 }
@@ -586,6 +598,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { updates_max: 16_384, publish_delay_ms: 20, withdraw_wait_ms: 1_000, stop_secs: 60 }
+        Self { updates_max: 16_384, publish_delay_ms: 0, withdraw_wait_ms: 1_000, stop_secs: 60 }
     }
 }

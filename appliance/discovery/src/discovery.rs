@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use haflinger_core::{SourceId, Update};
 use prometheus::Registry;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::feed::{Feed, HEARD_MAX};
+use crate::feed::{Feed, HEARD_MAX, Heard, ORDERS_MAX, Order, Reins, Relists};
 use crate::ledger::Watched;
 use crate::metrics::Metrics;
 use crate::settings::{ClusterSettings, Settings};
@@ -50,16 +50,47 @@ pub struct DiscoveryHandle {
     boards: Arc<Mutex<Boards>>,
 }
 
-/// What is said of each source, and which kinds it consists of.
-type Boards = BTreeMap<SourceId, (Board, Vec<Watched>)>;
+/// The operator accepts what nobody holds.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no source {0:?}: write one of those that `haflinger status` shows")]
+pub struct UnknownSource(String);
+
+/// What is known of a source from outside.
+#[derive(Debug)]
+struct Shown {
+    board: Board,
+    /// Which kinds it consists of.
+    kinds: Vec<Watched>,
+    orders: mpsc::Sender<Order>,
+}
+
+type Boards = BTreeMap<SourceId, Shown>;
 
 impl DiscoveryHandle {
     /// How every source is.
     pub fn status(&self) -> DiscoveryStatus {
         let now = Instant::now();
         let boards = self.boards.lock().unwrap_or_else(PoisonError::into_inner);
-        let sources = boards.values().map(|(board, kinds)| board.status(now, kinds)).collect();
-        DiscoveryStatus { sources }
+        let shown = boards.values().map(|shown| shown.board.status(now, &shown.kinds));
+        DiscoveryStatus { sources: shown.collect() }
+    }
+
+    /// Follows the deletions of a source that are held; how many there were.
+    ///
+    /// # Errors
+    /// No source is called so.
+    pub async fn accept(&self, source: &str) -> Result<usize, UnknownSource> {
+        let orders = {
+            let boards = self.boards.lock().unwrap_or_else(PoisonError::into_inner);
+            let shown = boards.iter().find(|(id, _)| id.as_str() == source);
+            shown.map(|(_, shown)| shown.orders.clone())
+        };
+        let unknown = || UnknownSource(source.to_owned());
+        let orders = orders.ok_or_else(unknown)?;
+        let (sender, accepted) = oneshot::channel();
+        // A feed that has ended meanwhile has taken its source with it.
+        orders.send(Order::Accept(sender)).await.map_err(|_| unknown())?;
+        accepted.await.map_err(|_| unknown())
     }
 
     /// Applies other settings: sources come, go and change; the others are left alone.
@@ -82,6 +113,22 @@ struct Source {
 enum SourceSettings {
     Cluster(watch::Sender<ClusterSettings>),
     Inventory(PathBuf),
+}
+
+/// What every source needs.
+struct Place<'a> {
+    state_dir: Option<&'a PathBuf>,
+    updates: &'a mpsc::Sender<Update>,
+    shutdown: &'a CancellationToken,
+}
+
+/// A source whose feed runs.
+struct Opened {
+    board: Board,
+    stop: CancellationToken,
+    heard: mpsc::Sender<Heard>,
+    relists: watch::Receiver<Relists>,
+    feed: JoinHandle<()>,
 }
 
 impl Discovery {
@@ -120,6 +167,8 @@ impl Discovery {
                     () = shutdown.cancelled() => {}
                 }
             }
+            let place =
+                Place { state_dir: state_dir.as_ref(), updates: &updates, shutdown: &shutdown };
             for cluster in &wanted.clusters {
                 let id = cluster.source();
                 match sources.get(&id) {
@@ -131,16 +180,14 @@ impl Discovery {
                         });
                     }
                     _ => {
-                        let source =
-                            self.start_cluster(cluster, state_dir.as_ref(), &updates, &shutdown);
-                        sources.insert(id, source);
+                        sources.insert(id, self.start_cluster(cluster, &place));
                     }
                 }
             }
             if let Some(path) = &wanted.inventory {
-                sources.entry(SourceId::inventory()).or_insert_with(|| {
-                    self.start_inventory(path, state_dir.as_ref(), &updates, &shutdown)
-                });
+                sources
+                    .entry(SourceId::inventory())
+                    .or_insert_with(|| self.start_inventory(path, &place));
             }
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -152,40 +199,48 @@ impl Discovery {
         }
     }
 
-    fn board(&self, id: &SourceId, kinds: &[Watched]) -> Board {
+    /// Starts the feed of a source, and shows how it is from now on.
+    fn open(
+        &self,
+        id: &SourceId,
+        kinds: &[Watched],
+        settings: Option<watch::Receiver<ClusterSettings>>,
+        place: &Place<'_>,
+    ) -> Opened {
         let board = Board::new(id, &self.metrics);
-        let mut boards = self.handle.boards.lock().unwrap_or_else(PoisonError::into_inner);
-        boards.insert(id.clone(), (board.clone(), kinds.to_vec()));
-        board
+        let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+        let (relists, asked) = watch::channel(Relists::default());
+        let stop = place.shutdown.child_token();
+        let shown = Shown { board: board.clone(), kinds: kinds.to_vec(), orders };
+        self.handle.boards.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), shown);
+        let reins = Reins { settings, relists, orders: ordered, stop: stop.clone() };
+        let (heard, receiver) = mpsc::channel(HEARD_MAX);
+        let mut feed = Feed::new(id.clone(), kinds, place.updates.clone(), board.clone(), reins);
+        let state_dir = place.state_dir.cloned();
+        let task = tokio::spawn(async move {
+            if let Some(directory) = state_dir
+                && feed.restore(directory).await.is_err()
+            {
+                return;
+            }
+            feed.run(receiver).await;
+        });
+        Opened { board, stop, heard, relists: asked, feed: task }
     }
 
-    fn start_cluster(
-        &self,
-        settings: &ClusterSettings,
-        state_dir: Option<&PathBuf>,
-        updates: &mpsc::Sender<Update>,
-        shutdown: &CancellationToken,
-    ) -> Source {
-        let id = settings.source();
-        let board = self.board(&id, &Watched::ALL);
+    fn start_cluster(&self, settings: &ClusterSettings, place: &Place<'_>) -> Source {
         let (sender, receiver) = watch::channel(settings.clone());
-        let stop = shutdown.child_token();
-        let (heard, feed) = start_feed(&id, &Watched::ALL, state_dir, updates, &board, &stop);
-        let reader = tokio::spawn(cluster::run(receiver, heard, board, stop.clone()));
+        let limits = Some(receiver.clone());
+        let Opened { board, stop, heard, relists, feed } =
+            self.open(&settings.source(), &Watched::ALL, limits, place);
+        let reader = tokio::spawn(cluster::run(receiver, heard, relists, board, stop.clone()));
         Source { stop, reader, feed, settings: SourceSettings::Cluster(sender) }
     }
 
-    fn start_inventory(
-        &self,
-        path: &Path,
-        state_dir: Option<&PathBuf>,
-        updates: &mpsc::Sender<Update>,
-        shutdown: &CancellationToken,
-    ) -> Source {
-        let id = SourceId::inventory();
-        let board = self.board(&id, &inventory::KINDS);
-        let stop = shutdown.child_token();
-        let (heard, feed) = start_feed(&id, &inventory::KINDS, state_dir, updates, &board, &stop);
+    /// What the operator has written is meant: nothing of it is held.
+    fn start_inventory(&self, path: &Path, place: &Place<'_>) -> Source {
+        let Opened { board, stop, heard, feed, .. } =
+            self.open(&SourceId::inventory(), &inventory::KINDS, None, place);
         let reader = inventory::Reader::new(path.to_owned(), heard, board, self.metrics.clone());
         let reader = tokio::spawn(reader.run(stop.clone()));
         Source { stop, reader, feed, settings: SourceSettings::Inventory(path.to_owned()) }
@@ -218,28 +273,6 @@ fn unwanted(
     let ids: Vec<SourceId> =
         sources.iter().filter(|(id, source)| gone(id, source)).map(|(id, _)| id.clone()).collect();
     ids.into_iter().filter_map(|id| sources.remove_entry(&id)).collect()
-}
-
-fn start_feed(
-    id: &SourceId,
-    kinds: &[Watched],
-    state_dir: Option<&PathBuf>,
-    updates: &mpsc::Sender<Update>,
-    board: &Board,
-    stop: &CancellationToken,
-) -> (mpsc::Sender<crate::feed::Heard>, JoinHandle<()>) {
-    let (heard, receiver) = mpsc::channel(HEARD_MAX);
-    let mut feed = Feed::new(id.clone(), kinds, updates.clone(), board.clone(), stop.clone());
-    let state_dir = state_dir.cloned();
-    let task = tokio::spawn(async move {
-        if let Some(directory) = state_dir
-            && feed.restore(directory).await.is_err()
-        {
-            return;
-        }
-        feed.run(receiver).await;
-    });
-    (heard, task)
 }
 
 /// Stops the reader first: the feed then drains, writes and ends by itself.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! watches or inventory ──Heard──> feed ──Update──> core
-//!                                   └──Batch──> store (blocking pool, one write at a time)
+//!      ^                           │└──Batch──> store (blocking pool, one write at a time)
+//!      └── Relists: once more ─────┘<── Order: the operator accepts what is held
 //! ```
 //!
 //! Both channels are bounded: a slow core slows the watches down, and nothing is lost. Dropping
@@ -13,11 +14,12 @@ use std::time::Duration;
 
 use haflinger_core::{SourceId, SourceUpdate, Update};
 use haflinger_kubernetes::Pace;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Change, Key, Ledger, Watched, is_gone};
+use crate::settings::ClusterSettings;
 use crate::status::Board;
 use crate::store::{Batch, Store};
 
@@ -37,10 +39,35 @@ pub(crate) enum Heard {
     ListBegan(Watched),
     /// An object, listed or changed; `None`: it says nothing (any more).
     Object(Key, Option<SourceUpdate>),
+    /// An object was deleted.
+    Gone(Key),
     /// The list is complete.
     ListEnded(Watched),
     /// The source refuses to list a kind that it can do without.
     Withheld(Watched),
+}
+
+/// How often each kind was to be listed once more, by its index: a watch that sees its number
+/// rise lists anew.
+pub(crate) type Relists = [u32; Watched::ALL.len()];
+
+/// What the operator tells a feed.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// What is held is meant; how many deletions were followed.
+    Accept(oneshot::Sender<usize>),
+}
+
+/// Orders that wait for a feed: it is an operator who gives them.
+pub(crate) const ORDERS_MAX: usize = 4;
+
+/// What a feed is told, beside what its source says.
+pub(crate) struct Reins {
+    /// Limits of deletions; without it nothing is held.
+    pub(crate) settings: Option<watch::Receiver<ClusterSettings>>,
+    pub(crate) relists: watch::Sender<Relists>,
+    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) stop: CancellationToken,
 }
 
 /// The core is gone: the daemon stops.
@@ -66,8 +93,10 @@ pub(crate) struct Feed {
     source: SourceId,
     ledger: Ledger,
     updates: mpsc::Sender<Update>,
-    stop: CancellationToken,
+    reins: Reins,
     board: Board,
+    /// What times are counted from.
+    started: Instant,
     /// What must have been listed before the source counts as synced.
     awaited: Vec<Watched>,
     disk: Disk,
@@ -83,14 +112,15 @@ impl Feed {
         awaited: &[Watched],
         updates: mpsc::Sender<Update>,
         board: Board,
-        stop: CancellationToken,
+        reins: Reins,
     ) -> Self {
-        Self {
+        let mut feed = Self {
             ledger: Ledger::new(source.clone()),
             source,
             updates,
-            stop,
+            reins,
             board,
+            started: Instant::now(),
             awaited: awaited.to_vec(),
             disk: Disk::Off,
             // One write at a time.
@@ -98,7 +128,15 @@ impl Feed {
             waiting: Batch::default(),
             write_at: None,
             pace: Pace::new(WRITE_EVERY, WRITE_RETRY_MAX),
-        }
+        };
+        feed.take_limits();
+        feed
+    }
+
+    /// Settings that change begin every list anew, so a look at each of them is enough.
+    fn take_limits(&mut self) {
+        let settings = self.reins.settings.as_ref();
+        self.ledger.limit(settings.map(|settings| settings.borrow().deletions));
     }
 
     /// Says what an earlier run knew, before anything is heard.
@@ -145,6 +183,7 @@ impl Feed {
     pub(crate) async fn run(mut self, mut heard: mpsc::Receiver<Heard>) {
         loop {
             let write_at = self.write_at.filter(|_| matches!(self.disk, Disk::Idle(_)));
+            let confirm_at = self.ledger.holds().next_confirmation().map(|at| self.started + at);
             tokio::select! {
                 message = heard.recv() => match message {
                     Some(message) => {
@@ -156,6 +195,12 @@ impl Feed {
                 },
                 Some(written) = self.written.1.recv() => self.write_ended(written),
                 () = until(write_at) => self.begin_write(),
+                () = until(confirm_at) => self.ask_again(),
+                Some(order) = self.reins.orders.recv() => {
+                    if self.obey(order).await.is_err() {
+                        break;
+                    }
+                }
             }
         }
         self.write_under_way().await;
@@ -174,7 +219,8 @@ impl Feed {
     async fn hear(&mut self, message: Heard) -> Result<(), Closed> {
         match message {
             Heard::ListBegan(kind) => {
-                self.ledger.list_began(kind);
+                self.take_limits();
+                self.ledger.list_began(kind, self.started.elapsed());
                 Ok(())
             }
             Heard::Object(key, update) => {
@@ -183,8 +229,14 @@ impl Feed {
                 let changes = self.ledger.heard(key, update);
                 self.pass_on(kind, changes).await
             }
+            Heard::Gone(key) => {
+                let kind = key.watched;
+                self.board.kind(kind).events.inc();
+                let change = self.ledger.gone(key, self.started.elapsed());
+                self.pass_on(kind, change).await
+            }
             Heard::ListEnded(kind) => {
-                let changes = self.ledger.list_ended(kind);
+                let changes = self.ledger.list_ended(kind, self.started.elapsed());
                 self.pass_on(kind, changes).await?;
                 self.board.listed(kind, self.ledger.count(kind));
                 self.arrived(kind).await
@@ -193,8 +245,14 @@ impl Feed {
         }
     }
 
-    async fn pass_on(&mut self, kind: Watched, changes: Vec<Change>) -> Result<(), Closed> {
-        if changes.is_empty() {
+    async fn pass_on(
+        &mut self,
+        kind: Watched,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<(), Closed> {
+        self.show_held(kind);
+        let mut changes = changes.into_iter().peekable();
+        if changes.peek().is_none() {
             return Ok(());
         }
         self.board.counted(kind, self.ledger.count(kind));
@@ -205,6 +263,54 @@ impl Feed {
                 self.write_at.get_or_insert_with(|| Instant::now() + WRITE_EVERY);
             }
             self.tell(Update::Source(change.update)).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the board, and the log when it begins and ends, what is held of a kind.
+    fn show_held(&self, kind: Watched) {
+        let held = self.ledger.holds().count(kind);
+        let before = self.board.kind(kind).held.get();
+        if before == i64::try_from(held).unwrap_or(i64::MAX) {
+            return;
+        }
+        let next = self.ledger.holds().next_confirmation().map(|at| self.started + at);
+        self.board.held(kind, held, next.map(Instant::into_std));
+        let kind = kind.as_str();
+        match (before, held) {
+            (0, _) => tracing::warn!(
+                source = %self.source, kind, held,
+                "more was deleted than is believed at once: the last state stands until a second                  list confirms it, or the operator by `haflinger accept {}`", self.source,
+            ),
+            (_, 0) => tracing::info!(source = %self.source, kind, "no deletion is held any more"),
+            _ => {}
+        }
+    }
+
+    /// Has the kinds listed whose held deletions are to be confirmed.
+    fn ask_again(&mut self) {
+        for kind in self.ledger.due(self.started.elapsed()) {
+            tracing::info!(
+                source = %self.source, kind = kind.as_str(),
+                "asking for a second list, because deletions are held",
+            );
+            self.reins.relists.send_modify(|relists| relists[kind.index()] += 1);
+        }
+    }
+
+    async fn obey(&mut self, order: Order) -> Result<(), Closed> {
+        let Order::Accept(accepted) = order;
+        let changes = self.ledger.accept();
+        tracing::info!(
+            source = %self.source, deletions = changes.len(), "the operator accepts what was held",
+        );
+        // Whoever asked may have gone; what was asked is done.
+        let _ = accepted.send(changes.len());
+        for change in changes {
+            self.pass_on(change.key.watched, [change]).await?;
+        }
+        for kind in Watched::ALL {
+            self.show_held(kind);
         }
         Ok(())
     }
@@ -230,7 +336,7 @@ impl Feed {
     async fn tell(&self, update: Update) -> Result<(), Closed> {
         tokio::select! {
             sent = self.updates.send(update) => sent.map_err(|_| Closed),
-            () = self.stop.cancelled() => Ok(()),
+            () = self.reins.stop.cancelled() => Ok(()),
         }
     }
 

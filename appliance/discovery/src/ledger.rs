@@ -2,14 +2,19 @@
 //!
 //! Pure. Its invariant: after any sequence of lists and events, in any order and with any
 //! repetition, what was handed on adds up to what a fresh list would say. It keeps no object,
-//! so 300,000 of them cost some tens of megabytes.
+//! so 300,000 of them cost some tens of megabytes. Deletions in a mass are held first
+//! ([`crate::hold`]); what is held counts as said until then. Time is an argument.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use haflinger_core::{CertificateRef, ObjectRef, SourceId, SourceUpdate};
 use serde::Serialize;
+
+use crate::hold::Holds;
+use crate::settings::DeletionLimits;
 
 /// The kinds of object that a source lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -148,11 +153,33 @@ pub(crate) struct Ledger {
     /// Rises with every list of a kind: entries of an earlier epoch were not listed.
     epochs: [u32; Watched::ALL.len()],
     counts: [usize; Watched::ALL.len()],
+    holds: Holds,
 }
 
 impl Ledger {
     pub(crate) fn new(source: SourceId) -> Self {
-        Self { source, entries: HashMap::new(), epochs: [0; 5], counts: [0; 5] }
+        Self {
+            source,
+            entries: HashMap::new(),
+            epochs: [0; Watched::ALL.len()],
+            counts: [0; Watched::ALL.len()],
+            holds: Holds::default(),
+        }
+    }
+
+    /// Holds deletions beyond these limits from now on; `None`: none.
+    pub(crate) fn limit(&mut self, limits: Option<DeletionLimits>) {
+        self.holds.limits = limits;
+    }
+
+    /// What is held.
+    pub(crate) fn holds(&self) -> &Holds {
+        &self.holds
+    }
+
+    /// The kinds that should be listed once more now; each is named once.
+    pub(crate) fn due(&mut self, now: Duration) -> Vec<Watched> {
+        self.holds.due(now)
     }
 
     /// Objects of a kind that are known.
@@ -171,25 +198,54 @@ impl Ledger {
     }
 
     /// A list of a kind begins.
-    pub(crate) fn list_began(&mut self, watched: Watched) {
+    pub(crate) fn list_began(&mut self, watched: Watched, now: Duration) {
         let epoch = &mut self.epochs[watched.index()];
         *epoch = epoch.wrapping_add(1);
+        self.holds.list_began(watched, now);
     }
 
-    /// The list is complete: what was not in it is gone.
-    pub(crate) fn list_ended(&mut self, watched: Watched) -> Vec<Change> {
+    /// The list is complete: what was not in it is gone, or held.
+    pub(crate) fn list_ended(&mut self, watched: Watched, now: Duration) -> Vec<Change> {
         let epoch = self.epochs[watched.index()];
-        let unlisted: Vec<Key> = self
+        let mut unlisted: Vec<Key> = self
             .entries
             .iter()
             .filter(|(key, entry)| key.watched == watched && entry.epoch != epoch)
             .map(|(key, _)| key.clone())
             .collect();
-        unlisted.into_iter().filter_map(|key| self.remove(key)).collect()
+        let mut gone = self.holds.list_ended(watched, &mut unlisted);
+        // What was confirmed was judged when it was held.
+        let known = self.count(watched) - gone.len();
+        if self.holds.admits(watched, unlisted.len(), known, now) {
+            gone.append(&mut unlisted);
+        }
+        unlisted.into_iter().for_each(|key| self.holds.hold(key, now));
+        gone.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
-    /// What the source says of an object now; `None`: nothing (any more).
+    /// The operator says that what is held is meant.
+    pub(crate) fn accept(&mut self) -> Vec<Change> {
+        let held: Vec<Key> =
+            Watched::ALL.iter().flat_map(|watched| self.holds.accept(*watched)).collect();
+        held.into_iter().filter_map(|key| self.remove(key)).collect()
+    }
+
+    /// The source deleted an object: it is gone, or held.
+    pub(crate) fn gone(&mut self, key: Key, now: Duration) -> Option<Change> {
+        if !self.entries.contains_key(&key) {
+            return None;
+        }
+        let watched = key.watched;
+        if self.holds.admits(watched, 1, self.count(watched), now) {
+            return self.remove(key);
+        }
+        self.holds.hold(key, now);
+        None
+    }
+
+    /// What the source says of an object now; `None`: it is there and says nothing (any more).
     pub(crate) fn heard(&mut self, key: Key, update: Option<SourceUpdate>) -> Vec<Change> {
+        self.holds.settled(&key);
         let Some(update) = update else { return self.remove(key).into_iter().collect() };
         let written = written(&update);
         let hash = hash(&written);
@@ -272,6 +328,8 @@ mod tests {
 
     use super::*;
 
+    const NOW: Duration = Duration::ZERO;
+
     fn source() -> SourceId {
         SourceId::cluster("c")
     }
@@ -302,15 +360,15 @@ mod tests {
     #[test]
     fn a_relist_says_exactly_the_difference() {
         let mut ledger = Ledger::new(source());
-        ledger.list_began(Watched::Nodes);
+        ledger.list_began(Watched::Nodes, NOW);
         for (name, last) in [("a", 1), ("b", 2), ("c", 3)] {
             assert_eq!(hear(&mut ledger, node(name, last)).len(), 1);
         }
-        assert!(ledger.list_ended(Watched::Nodes).is_empty());
-        ledger.list_began(Watched::Nodes);
+        assert!(ledger.list_ended(Watched::Nodes, NOW).is_empty());
+        ledger.list_began(Watched::Nodes, NOW);
         assert!(hear(&mut ledger, node("a", 1)).is_empty());
         assert_eq!(hear(&mut ledger, node("b", 9)), [node("b", 9)]);
-        let gone = ledger.list_ended(Watched::Nodes);
+        let gone = ledger.list_ended(Watched::Nodes, NOW);
         assert_eq!(gone.len(), 1);
         let expected = SourceUpdate::Node { source: source(), name: "c".into(), spec: None };
         assert_eq!(gone[0].update, expected);
@@ -335,9 +393,9 @@ mod tests {
         for update in [node("kept", 1), node("gone", 2)] {
             ledger.restore(&update, &written(&update));
         }
-        ledger.list_began(Watched::Nodes);
+        ledger.list_began(Watched::Nodes, NOW);
         assert!(hear(&mut ledger, node("kept", 1)).is_empty());
-        assert_eq!(ledger.list_ended(Watched::Nodes).len(), 1);
+        assert_eq!(ledger.list_ended(Watched::Nodes, NOW).len(), 1);
     }
 
     #[derive(Clone, Debug)]
@@ -359,7 +417,7 @@ mod tests {
         prop::collection::vec(step, 0..40)
     }
 
-    fn fold(state: &mut BTreeMap<Key, SourceUpdate>, changes: Vec<Change>) {
+    fn fold(state: &mut BTreeMap<Key, SourceUpdate>, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             if is_gone(&change.update) {
                 assert!(state.remove(&change.key).is_some(), "removals are said once");
@@ -388,27 +446,27 @@ mod tests {
                     }
                     Step::Delete(n) => {
                         let key = Key::new(Watched::Nodes, "", &name(n));
-                        fold(&mut state, ledger.heard(key, None));
+                        fold(&mut state, ledger.gone(key, NOW));
                         continue;
                     }
                     Step::Relist(listed) => (listed, true),
                     Step::Abandoned(listed) => (listed, false),
                 };
-                ledger.list_began(Watched::Nodes);
+                ledger.list_began(Watched::Nodes, NOW);
                 for (n, last) in listed {
                     let update = node(&name(n), last);
                     fold(&mut state, ledger.heard(Key::of(&update), Some(update)));
                 }
                 if complete {
-                    fold(&mut state, ledger.list_ended(Watched::Nodes));
+                    fold(&mut state, ledger.list_ended(Watched::Nodes, NOW));
                 }
             }
-            ledger.list_began(Watched::Nodes);
+            ledger.list_began(Watched::Nodes, NOW);
             for (n, last) in &last {
                 let update = node(&name(*n), *last);
                 fold(&mut state, ledger.heard(Key::of(&update), Some(update)));
             }
-            fold(&mut state, ledger.list_ended(Watched::Nodes));
+            fold(&mut state, ledger.list_ended(Watched::Nodes, NOW));
             let fresh: BTreeMap<_, _> = last
                 .iter()
                 .map(|(n, last)| node(&name(*n), *last))

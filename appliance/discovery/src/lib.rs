@@ -17,6 +17,7 @@
 mod cluster;
 mod discovery;
 mod feed;
+mod hold;
 mod inventory;
 mod ledger;
 mod metrics;
@@ -26,9 +27,9 @@ mod status;
 mod store;
 mod translate;
 
-pub use discovery::{Discovery, DiscoveryError, DiscoveryHandle};
+pub use discovery::{Discovery, DiscoveryError, DiscoveryHandle, UnknownSource};
 pub use inventory::{InventoryError, check as check_inventory};
 pub use ledger::Watched;
-pub use settings::{ClusterSettings, INGRESS_CLASS_DEFAULT, Settings};
+pub use settings::{ClusterSettings, DeletionLimits, INGRESS_CLASS_DEFAULT, Settings};
 pub use status::{DiscoveryStatus, KindStatus, SourceStatus};
 pub use translate::update::translate_object;

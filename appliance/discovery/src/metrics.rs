@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     updates: IntCounterVec,
     failures: IntCounterVec,
     lists: IntCounterVec,
+    held: IntGaugeVec,
     last_event: GaugeVec,
     synced: IntGaugeVec,
     state_bytes: IntGaugeVec,
@@ -33,6 +34,7 @@ pub(crate) struct KindMetrics {
     pub(crate) updates: IntCounter,
     pub(crate) failures: IntCounter,
     pub(crate) lists: IntCounter,
+    pub(crate) held: IntGauge,
     pub(crate) last_event: Gauge,
 }
 
@@ -104,6 +106,12 @@ impl Metrics {
                 "Complete lists, the first and those after a 410 or a lost position",
                 &BY_KIND,
             )?,
+            held: gauge(
+                "haflinger_discovery_held_deletions",
+                "Objects whose deletion is held because too many went at once: above 0 somebody \
+                 should look whether the cluster has lost its memory",
+                &BY_KIND,
+            )?,
             last_event,
             synced: gauge(
                 "haflinger_discovery_synced",
@@ -134,6 +142,7 @@ impl Metrics {
             updates: self.updates.with_label_values(&labels),
             failures: self.failures.with_label_values(&labels),
             lists: self.lists.with_label_values(&labels),
+            held: self.held.with_label_values(&labels),
             last_event: self.last_event.with_label_values(&labels),
         }
     }
@@ -152,7 +161,7 @@ impl Metrics {
     pub(crate) fn forget(&self, source: &SourceId) {
         for kind in Watched::ALL {
             let labels = [source.as_str(), kind.as_str()];
-            for gauge in [&self.connected, &self.objects] {
+            for gauge in [&self.connected, &self.objects, &self.held] {
                 let _ = gauge.remove_label_values(&labels);
             }
             for counter in [&self.events, &self.updates, &self.failures, &self.lists] {

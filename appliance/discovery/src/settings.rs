@@ -1,6 +1,7 @@
 //! What discovery is told to read.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use haflinger_core::SourceId;
 use haflinger_kubernetes::Access;
@@ -33,6 +34,26 @@ pub struct ClusterSettings {
     pub claim_unclassed: bool,
     /// The Ingress class that is ours (`spec.ingressClassName`, or the older annotation).
     pub ingress_class: String,
+    /// Deletions beyond this wait until they are confirmed.
+    pub deletions: DeletionLimits,
+}
+
+/// How many objects of one kind may go within a minute before it looks as if the cluster had lost
+/// its memory. The greater of both limits counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeletionLimits {
+    /// Objects. Of few objects a share means little: one of two is half of them.
+    pub objects_max: u32,
+    /// Percent of the kind's objects, 0 to 100. With 100 nothing is ever held.
+    pub percent_max: u8,
+    /// Time after which a second full list confirms what the first one, or the watch, said.
+    pub confirm_after: Duration,
+}
+
+impl Default for DeletionLimits {
+    fn default() -> Self {
+        Self { objects_max: 10, percent_max: 30, confirm_after: Duration::from_secs(60) }
+    }
 }
 
 impl ClusterSettings {

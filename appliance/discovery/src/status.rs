@@ -32,6 +32,10 @@ pub struct SourceStatus {
     pub last_error: Option<String>,
     /// Seconds since the source last said anything, bookmarks included.
     pub last_event_age_secs: Option<u64>,
+    /// Seconds until a list is asked for that may confirm the deletions that are held; absent when
+    /// none is, or while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirmed_in_secs: Option<u64>,
     /// By kind.
     pub kinds: BTreeMap<&'static str, KindStatus>,
 }
@@ -45,6 +49,8 @@ pub struct KindStatus {
     pub connected: bool,
     /// It has been listed in this run.
     pub listed: bool,
+    /// Objects whose deletion is held because too many went at once: they stand as they were.
+    pub held: usize,
     /// What went wrong last, until it works again.
     pub last_error: Option<String>,
 }
@@ -56,6 +62,7 @@ struct Told {
     restored: bool,
     error: Option<String>,
     last_event: Option<Instant>,
+    confirmed_at: Option<Instant>,
 }
 
 /// Where the tasks of one source say how they are; cheap to clone.
@@ -129,6 +136,14 @@ impl Board {
         self.told().kinds[kind.index()].objects = objects;
     }
 
+    /// So many deletions of a kind are held, the first of the source's until that time at least.
+    pub(crate) fn held(&self, kind: Watched, held: usize, confirmed_at: Option<Instant>) {
+        self.kind(kind).held.set(i64::try_from(held).unwrap_or(i64::MAX));
+        let mut told = self.told();
+        told.kinds[kind.index()].held = held;
+        told.confirmed_at = confirmed_at;
+    }
+
     pub(crate) fn synced(&self) {
         self.metrics.synced.set(1);
         self.told().synced = true;
@@ -156,6 +171,9 @@ impl Board {
             last_event_age_secs: told
                 .last_event
                 .map(|at| now.saturating_duration_since(at).as_secs()),
+            confirmed_in_secs: told
+                .confirmed_at
+                .map(|at| at.saturating_duration_since(now).as_secs()),
             kinds: watched.iter().map(|kind| (kind.as_str(), of(kind))).collect(),
         }
     }

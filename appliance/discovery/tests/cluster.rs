@@ -61,6 +61,7 @@ fn settings(kubeconfig: &Path, state_dir: &Path) -> Settings {
             context: None,
             claim_unclassed: false,
             ingress_class: "haflinger".into(),
+            deletions: haflinger_discovery::DeletionLimits::default(),
         }],
         inventory: None,
         state_dir: Some(state_dir.to_owned()),

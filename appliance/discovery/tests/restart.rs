@@ -83,6 +83,7 @@ impl Running {
                 context: None,
                 claim_unclassed: false,
                 ingress_class: "haflinger".into(),
+                deletions: haflinger_discovery::DeletionLimits::default(),
             }],
             inventory: None,
             state_dir: Some(directory.join("state")),

@@ -77,6 +77,11 @@ impl RelayHandle {
         RelayStatus::of(&self.shared)
     }
 
+    /// Generation of the snapshot that is served; 0 before the first.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
+    }
+
     /// Applies changed settings; they hold for what begins afterwards.
     ///
     /// # Errors
@@ -147,6 +152,7 @@ impl Relay {
                     Ok(()) => {
                         let snapshot = Arc::clone(&snapshots.borrow_and_update());
                         self.apply(&snapshot);
+                        self.shared.applied.send_replace(snapshot.generation);
                     }
                     Err(_) => sender_lives = false,
                 },

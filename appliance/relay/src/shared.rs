@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use haflinger_core::ServiceKey;
 use imbl::OrdMap;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     /// Listeners and flows.
     pub(crate) tasks: TaskTracker,
     pub(crate) started: Instant,
+    /// Generation of the snapshot that is served.
+    pub(crate) applied: watch::Sender<u64>,
     affinity: [Mutex<AffinityTable>; AFFINITY_SHARDS],
     services: Mutex<OrdMap<ServiceKey, Arc<ServiceState>>>,
 }
@@ -50,6 +53,7 @@ impl Shared {
             faults: Faults::default(),
             tasks: TaskTracker::new(),
             started: Instant::now(),
+            applied: watch::channel(0).0,
             affinity: std::array::from_fn(|_| Mutex::new(AffinityTable::new())),
             services: Mutex::new(OrdMap::new()),
         }

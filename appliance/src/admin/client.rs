@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -82,8 +82,17 @@ impl fmt::Display for Target {
 
 /// Asks for `target` (path and query) and returns the body.
 pub(crate) async fn fetch(socket: &Path, target: &str) -> Result<Vec<u8>, ClientError> {
+    answered(socket, Method::GET, target).await
+}
+
+/// Has `target` (path and query) done and returns what the daemon says of it.
+pub(crate) async fn order(socket: &Path, target: &str) -> Result<Vec<u8>, ClientError> {
+    answered(socket, Method::POST, target).await
+}
+
+async fn answered(socket: &Path, method: Method, target: &str) -> Result<Vec<u8>, ClientError> {
     within(socket, TIMEOUT, async {
-        let (answer, _connection) = ask(socket, target).await?;
+        let (answer, _connection) = ask(socket, method, target).await?;
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         Ok(body.map_err(|error| broken(socket, error))?.to_bytes().to_vec())
     })
@@ -99,7 +108,7 @@ pub(crate) async fn follow(
     mut take: impl FnMut(&[u8]) -> bool,
 ) -> Result<(), ClientError> {
     within(socket, patience, async {
-        let (answer, _connection) = ask(socket, target).await?;
+        let (answer, _connection) = ask(socket, Method::GET, target).await?;
         let mut body = answer.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| broken(socket, error))?;
@@ -136,7 +145,11 @@ impl Drop for Connection {
     }
 }
 
-async fn ask(socket: &Path, target: &str) -> Result<(Response<Incoming>, Connection), ClientError> {
+async fn ask(
+    socket: &Path,
+    method: Method,
+    target: &str,
+) -> Result<(Response<Incoming>, Connection), ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ClientError::Connect { path: socket.to_owned(), source })?;
@@ -144,7 +157,9 @@ async fn ask(socket: &Path, target: &str) -> Result<(Response<Incoming>, Connect
         .await
         .map_err(|error| broken(socket, error))?;
     let connection = Connection(tokio::spawn(connection).abort_handle());
-    let request = Request::get(target)
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
         .header(hyper::header::HOST, "localhost")
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|error| broken(socket, error))?;

@@ -1,4 +1,4 @@
-//! The administrative interface: metrics, health, readiness and status, read-only.
+//! The administrative interface: metrics, health, readiness and status.
 //!
 //! | path | answer |
 //! |---|---|
@@ -8,7 +8,11 @@
 //! | `/status` | JSON; `?format=text` for people |
 //!
 //! It is served on a loopback TCP address and on a unix socket for `haflinger status`. What names
-//! clients ([`seeing`]) is served on the socket alone.
+//! clients ([`seeing`]) is served on the socket alone, and so is the one thing that can be ordered:
+//!
+//! | `POST` to | what it does |
+//! |---|---|
+//! | `/accept?source=NAME` | follows the deletions of a source that are held |
 
 mod client;
 mod seeing;
@@ -23,7 +27,8 @@ use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use haflinger_discovery::DiscoveryHandle;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use serde::Deserialize;
 use thiserror::Error;
@@ -33,7 +38,7 @@ use tracing::info;
 
 use crate::seeing::Seeing;
 
-pub(crate) use client::{Target, fetch, follow};
+pub(crate) use client::{Target, fetch, follow, order};
 
 /// What the interface shows.
 pub(crate) trait Exhibit: Send + Sync + 'static {
@@ -49,6 +54,8 @@ pub(crate) trait Exhibit: Send + Sync + 'static {
     fn registry(&self) -> &Registry;
     /// What questions about single flows are answered from.
     fn seeing(&self) -> Seeing;
+    /// Where held deletions are accepted.
+    fn discovery(&self) -> &DiscoveryHandle;
 }
 
 /// Why the interface cannot be opened.
@@ -103,7 +110,8 @@ impl Admin {
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/status", get(status));
-        let all = routes.clone().merge(seeing::routes()).with_state(exhibit.clone());
+        let on_socket = seeing::routes().route("/accept", post(accept));
+        let all = routes.clone().merge(on_socket).with_state(exhibit.clone());
         let routes = routes.with_state(exhibit);
         let tcp = async {
             if let Some(listener) = self.tcp {
@@ -187,5 +195,24 @@ async fn status(
         exhibit.status_text().into_response()
     } else {
         axum::Json(exhibit.status_json()).into_response()
+    }
+}
+
+#[derive(Deserialize)]
+struct AcceptQuery {
+    source: String,
+}
+
+async fn accept(
+    State(exhibit): State<Arc<dyn Exhibit>>,
+    Query(query): Query<AcceptQuery>,
+) -> (StatusCode, String) {
+    match exhibit.discovery().accept(&query.source).await {
+        Ok(0) => (StatusCode::OK, format!("nothing of {} was held\n", query.source)),
+        Ok(1) => (StatusCode::OK, format!("1 deletion of {} is followed\n", query.source)),
+        Ok(count) => {
+            (StatusCode::OK, format!("{count} deletions of {} are followed\n", query.source))
+        }
+        Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")),
     }
 }

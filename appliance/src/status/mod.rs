@@ -16,6 +16,7 @@ use haflinger_core::{
     ForwardingMode, ModeReason, ObjectRef, ObjectReport, ServiceKey, Snapshot, SourceFault,
     StateReason,
 };
+use haflinger_discovery::DiscoveryHandle;
 use prometheus::Registry;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -234,6 +235,10 @@ impl Exhibit for Exhibition {
 
     fn seeing(&self) -> Seeing {
         Seeing { xdp: self.handles.xdp.clone(), snapshots: self.snapshots.clone() }
+    }
+
+    fn discovery(&self) -> &DiscoveryHandle {
+        &self.handles.discovery
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use haflinger_bgp::fsm::State;
 use haflinger_core::{Announcement, Snapshot};
+use haflinger_discovery::SourceStatus;
 use haflinger_health::HealthStatus;
 
 use super::Status;
@@ -55,6 +56,21 @@ fn header(status: &Status, out: &mut String) {
     }
 }
 
+/// What the operator is asked about.
+fn held(source: &SourceStatus) -> Option<String> {
+    let held = source.kinds.iter().filter(|(_, kind)| kind.held > 0);
+    let held: Vec<String> =
+        held.map(|(name, kind)| format!("{} of {} {name}", kind.held, kind.objects)).collect();
+    let until = match source.confirmed_in_secs {
+        Some(secs) => format!("a second list in {secs} s"),
+        None => "the list that runs".to_owned(),
+    };
+    (!held.is_empty()).then(|| {
+        let (held, source) = (held.join(", "), &source.source);
+        format!("deletion of {held} is held until {until} or `haflinger accept {source}`")
+    })
+}
+
 fn sources(status: &Status) -> Columns {
     let mut columns = Columns::new("SOURCES");
     for source in &status.discovery.sources {
@@ -67,7 +83,7 @@ fn sources(status: &Status) -> Columns {
         let kinds = source.kinds.iter().filter(|(_, kind)| kind.objects > 0);
         let kinds: Vec<String> =
             kinds.map(|(name, kind)| format!("{} {name}", kind.objects)).collect();
-        let error = source.last_error.clone().unwrap_or_default();
+        let error = source.last_error.clone().or_else(|| held(source)).unwrap_or_default();
         columns.row([source.source.to_string(), state.to_owned(), kinds.join(", "), error]);
     }
     for cluster in &status.report.clusters {

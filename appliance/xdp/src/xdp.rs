@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) fault: Mutex<Option<Arc<str>>>,
     /// Whether somebody traces packets.
     pub(crate) tracing: Arc<AtomicBool>,
+    /// Generation of the snapshot that the maps hold.
+    applied: watch::Sender<u64>,
 }
 
 /// The data path before it runs.
@@ -78,6 +80,11 @@ impl XdpHandle {
     /// Interfaces, capacities, services and counters. The cost is proportional to the backends.
     pub fn status(&self) -> XdpStatus {
         XdpStatus::of(&self.shared)
+    }
+
+    /// Generation of the snapshot that the maps hold; 0 before the first.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
     }
 
     /// Applies changed settings. Other sizes or another directory load the program anew, which
@@ -119,6 +126,7 @@ impl Xdp {
             engine: Mutex::new(None),
             fault: Mutex::new(None),
             tracing: Arc::default(),
+            applied: watch::channel(0).0,
         });
         metrics::register(&shared, registry)?;
         Ok(Self { shared, told: Mutex::new(None) })
@@ -246,8 +254,9 @@ impl Xdp {
                 Ok(()) = snapshots.changed() => {
                     let snapshot = snapshots.borrow_and_update().clone();
                     let applying = engine.clone();
-                    let complete = snapshot.complete;
+                    let (complete, generation) = (snapshot.complete, snapshot.generation);
                     let told = blocking(move || applying.apply(&snapshot)).await;
+                    self.shared.applied.send_replace(generation);
                     withheld.extend(told);
                     if complete && !retry.begun && may_attach(&settings.borrow(), &withheld) {
                         retry.hurry();

@@ -72,6 +72,9 @@ fn cluster(context: &mut Context, at: &str, file: &file::Cluster) -> Option<Clus
         lease_name: lease_name?,
         lease_duration: text::secs(file.lease_duration_secs),
         lease_renew: text::secs(file.lease_renew_secs),
+        deletes_max: file.deletes_max,
+        deletes_percent_max: file.deletes_percent_max,
+        deletes_confirm: text::secs(file.deletes_confirm_secs),
     })
 }
 

@@ -12,6 +12,7 @@ mod l4;
 mod random;
 mod relay;
 mod report;
+mod scale;
 mod snapshot;
 mod table;
 
@@ -34,6 +35,7 @@ const BENCHMARKS: &[Benchmark] = &[
     ("relay", relay::run),
     ("l4/program", l4::program::run),
     ("l4/paths", l4::paths::run),
+    ("scale", scale::run),
 ];
 
 fn main() -> Result<()> {
@@ -47,6 +49,9 @@ fn main() -> Result<()> {
     }
     if only.as_deref() == Some(l4::datapath::UNDER_TEST) {
         return l4::datapath::under_test(arguments);
+    }
+    if only.as_deref() == Some(scale::UNDER_TEST) {
+        return scale::under_test(arguments);
     }
     // `l4` stands for all that begin with `l4/`.
     let wanted = |name: &str| {

@@ -17,6 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
         context: None,
         claim_unclassed: true,
         ingress_class: INGRESS_CLASS_DEFAULT.to_owned(),
+        deletions: haflinger_discovery::DeletionLimits::default(),
     };
     for watched in Watched::ALL {
         // Only the parser may refuse them.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::feed::Heard;
+use crate::feed::{Heard, Relists};
 use crate::ledger::{Key, Watched};
 use crate::objects::{Kind, Object};
 use crate::settings::ClusterSettings;
@@ -41,6 +41,7 @@ const STREAMING_SINCE_MINOR: u32 = 34;
 pub(crate) async fn run(
     mut settings: channel::Receiver<ClusterSettings>,
     heard: mpsc::Sender<Heard>,
+    relists: channel::Receiver<Relists>,
     board: Board,
     shutdown: CancellationToken,
 ) {
@@ -59,6 +60,7 @@ pub(crate) async fn run(
                     claims: Claims::of(&current),
                     source: current.source(),
                     heard: heard.clone(),
+                    relists: relists.clone(),
                     board: board.clone(),
                     stop: stop.clone(),
                 };
@@ -138,6 +140,7 @@ struct Watches {
     claims: Claims,
     source: SourceId,
     heard: mpsc::Sender<Heard>,
+    relists: channel::Receiver<Relists>,
     board: Board,
     stop: CancellationToken,
 }
@@ -170,6 +173,8 @@ impl Watches {
             streaming: self.streaming,
             translate: move |object: &Object<B>| translate(object, &source, &claims),
             heard: self.heard.clone(),
+            relists: self.relists.clone(),
+            listed_for: 0,
             board: self.board.clone(),
         };
         let stop = self.stop.clone();

@@ -19,10 +19,10 @@ use haflinger_core::SourceUpdate;
 use haflinger_kubernetes::{Pace, describe};
 use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{RETRY_FIRST, RETRY_MAX, Selector, key};
-use crate::feed::Heard;
+use crate::feed::{Heard, Relists};
 use crate::ledger::Watched;
 use crate::objects::{Kind, Object};
 use crate::status::Board;
@@ -51,6 +51,10 @@ pub(super) struct Watch<B: Kind, F> {
     pub(super) streaming: bool,
     pub(super) translate: F,
     pub(super) heard: mpsc::Sender<Heard>,
+    /// The feed's wish that everything be listed once more.
+    pub(super) relists: watch::Receiver<Relists>,
+    /// The number of the wish that the last list began for.
+    pub(super) listed_for: u32,
     pub(super) board: Board,
 }
 
@@ -166,7 +170,7 @@ where
 
     /// Lists if need be, then follows until the server ends it. Returns whether anything was
     /// heard.
-    async fn go_on(&self, position: &mut Position) -> Result<bool, Failure> {
+    async fn go_on(&mut self, position: &mut Position) -> Result<bool, Failure> {
         let mut listed = false;
         if *position == Position::Unknown && !self.streaming {
             *position = Position::At(self.list().await?);
@@ -176,14 +180,14 @@ where
     }
 
     /// Lists page by page and returns the list's version.
-    async fn list(&self) -> Result<String, Failure> {
+    async fn list(&mut self) -> Result<String, Failure> {
         let mut params = ListParams::default().limit(PAGE_OBJECTS);
         match self.selector {
             Some(Selector::Label(label)) => params.label_selector = Some(label.to_owned()),
             Some(Selector::Field(field)) => params.field_selector = Some(field.to_owned()),
             None => {}
         }
-        self.say(Heard::ListBegan(self.watched)).await?;
+        self.begin_list().await?;
         loop {
             let page = self.api.list(&params).await?;
             self.board.connected(self.watched);
@@ -205,8 +209,13 @@ where
         }
     }
 
+    async fn begin_list(&mut self) -> Result<(), Failure> {
+        self.listed_for = self.relists.borrow()[self.watched.index()];
+        self.say(Heard::ListBegan(self.watched)).await
+    }
+
     /// Watches from the position, or with a streaming list at its head.
-    async fn follow(&self, position: &mut Position) -> Result<bool, Failure> {
+    async fn follow(&mut self, position: &mut Position) -> Result<bool, Failure> {
         let mut params = WatchParams { timeout: Some(WATCH_SECS), ..WatchParams::default() };
         match self.selector {
             Some(Selector::Label(label)) => params.label_selector = Some(label.to_owned()),
@@ -216,7 +225,7 @@ where
         let version = match position {
             Position::Unknown => {
                 params.send_initial_events = true;
-                self.say(Heard::ListBegan(self.watched)).await?;
+                self.begin_list().await?;
                 // No version asks for the newest state, as a consistent list does.
                 String::new()
             }
@@ -226,8 +235,16 @@ where
         pin_mut!(stream);
         self.board.connected(self.watched);
         let mut anything = false;
+        let (mut relists, watched, listed_for) =
+            (self.relists.clone(), self.watched.index(), self.listed_for);
         loop {
-            let next = tokio::time::timeout(SILENCE_MAX, stream.next()).await;
+            let next = tokio::select! {
+                next = tokio::time::timeout(SILENCE_MAX, stream.next()) => next,
+                Ok(_) = relists.wait_for(|relists| relists[watched] != listed_for) => {
+                    *position = Position::Unknown;
+                    return Ok(true);
+                }
+            };
             let Ok(next) = next else {
                 return Err(Failure::Away("the watch fell silent".to_owned()));
             };
@@ -255,7 +272,7 @@ where
                 object.resource_version().to_owned()
             }
             WatchEvent::Deleted(object) => {
-                self.say(Heard::Object(key(self.watched, &object), None)).await?;
+                self.say(Heard::Gone(key(self.watched, &object))).await?;
                 object.resource_version().to_owned()
             }
             WatchEvent::Bookmark(mark) => {

@@ -108,6 +108,8 @@ async fn said(script: &Script, streaming: bool, count: usize) -> (Vec<String>, B
             })
         },
         heard: sender,
+        relists: watch::channel(Relists::default()).1,
+        listed_for: 0,
         board: board.clone(),
     };
     let mut said = Vec::new();
@@ -118,7 +120,8 @@ async fn said(script: &Script, streaming: bool, count: usize) -> (Vec<String>, B
                 Heard::ListEnded(_) => "ended".to_owned(),
                 Heard::Withheld(_) => "withheld".to_owned(),
                 Heard::Object(_, Some(SourceUpdate::Node { name, .. })) => format!("+{name}"),
-                Heard::Object(..) => "-".to_owned(),
+                Heard::Object(..) => "?".to_owned(),
+                Heard::Gone(_) => "-".to_owned(),
             });
         }
     };

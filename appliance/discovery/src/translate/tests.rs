@@ -20,6 +20,7 @@ fn cluster() -> ClusterSettings {
         context: None,
         claim_unclassed: false,
         ingress_class: "haflinger".into(),
+        deletions: crate::DeletionLimits::default(),
     }
 }
 

@@ -133,7 +133,7 @@ pub(super) fn settings(pin_dir: PathBuf, interfaces: [&str; 2], sources: Vec<IpA
 }
 
 /// Mounts a BPF file system at the place where the lab's own would be, and will be unmounted.
-pub(super) fn mount(place: &Place) -> Result<PathBuf> {
+pub(crate) fn mount(place: &Place) -> Result<PathBuf> {
     let directory = place.path("bpf");
     std::fs::create_dir_all(&directory)?;
     let arguments = ["-t", "bpf", "-o", "mode=0700", "bpf"];
