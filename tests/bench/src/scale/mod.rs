@@ -88,7 +88,7 @@ impl Stage {
         let namespace = Namespace::create(&place, "edge")?;
         datapath::mount(&place)?;
         namespace.ip(&format!(
-            "link add pods type dummy\nlink set pods up\naddr add 10.66.0.1/24 dev pods\n\
+            "link add pods type veth peer name far\nlink set pods up\nlink set far up\naddr add 10.66.0.1/24 dev pods\n\
              neigh add 10.66.0.2 lladdr 02:00:00:00:00:02 dev pods nud permanent\n\
              route add {POD_NETWORK} via 10.66.0.2\n"
         ))?;

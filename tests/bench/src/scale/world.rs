@@ -111,10 +111,6 @@ impl World {
         }
     }
 
-    pub(super) fn services(&self) -> usize {
-        self.services
-    }
-
     pub(super) fn list(&self, kind: Kind) -> &Objects {
         &self.lists[match kind {
             Kind::Services => 0,
