@@ -205,16 +205,16 @@ impl Shared {
         if let Some(kind) = kind {
             let list = world.list(kind);
             for object in list.range(0..list.len()) {
-                let _ = write!(lines, "{{\"type\":\"ADDED\",\"object\":{object}}}\n");
+                let _ = writeln!(lines, "{{\"type\":\"ADDED\",\"object\":{object}}}");
                 if lines.len() >= CHUNK_BYTES {
                     stream.write_all(&chunk(&lines)).ok()?;
                     lines.clear();
                 }
             }
         }
-        let _ = write!(
+        let _ = writeln!(
             lines,
-            "{{\"type\":\"BOOKMARK\",\"object\":{{\"kind\":\"Bookmark\",\"apiVersion\":\"v1\",\"metadata\":{{\"resourceVersion\":\"{LISTED_VERSION}\",\"annotations\":{{\"k8s.io/initial-events-end\":\"true\"}}}}}}}}\n"
+            "{{\"type\":\"BOOKMARK\",\"object\":{{\"kind\":\"Bookmark\",\"apiVersion\":\"v1\",\"metadata\":{{\"resourceVersion\":\"{LISTED_VERSION}\",\"annotations\":{{\"k8s.io/initial-events-end\":\"true\"}}}}}}}}"
         );
         stream.write_all(&chunk(&lines)).ok()
     }

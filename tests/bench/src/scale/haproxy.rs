@@ -75,7 +75,7 @@ impl<'a> Haproxy<'a> {
             // Writing into a string cannot fail.
             let _ = write!(text, "listen s{service}\n  bind {vip}:80\n");
             for pod in 0..5 {
-                let replaced = service == 0 && pod == 0 && self.changes % 2 == 0;
+                let replaced = service == 0 && pod == 0 && self.changes.is_multiple_of(2);
                 let net = if replaced { [10, 192, 0, 0] } else { [10, 128, 0, 0] };
                 let address = Ipv4Addr::from(u32::from_be_bytes(net) + service * 5 + pod);
                 let _ = writeln!(text, "  server p{pod} {address}:8080");
