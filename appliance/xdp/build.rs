@@ -1,5 +1,5 @@
-//! Compiles the XDP program and generates its skeleton: the object as bytes, its maps, and a Rust
-//! type for every type in its BTF.
+//! Compiles the XDP program, and what watches the kernel for it, and generates their skeletons: the
+//! object as bytes, its maps, and a Rust type for every type in its BTF.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,9 @@ use std::process::Command;
 use libbpf_cargo::SkeletonBuilder;
 
 const SOURCE: &str = "program/haflinger.bpf.c";
+
+/// What counts changes beside it, an object of its own: a kernel may take the one without the other.
+const WATCH: &str = "program/watch.bpf.c";
 
 /// With the feature `bench`.
 const HARNESS: &str = "program/harness.bpf.c";
@@ -26,6 +29,7 @@ fn main() {
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     compile(&clang, SOURCE, &out.join("haflinger.skel.rs"));
+    compile(&clang, WATCH, &out.join("watch.skel.rs"));
     if env::var_os("CARGO_FEATURE_BENCH").is_some() {
         compile(&clang, HARNESS, &out.join("harness.skel.rs"));
     }

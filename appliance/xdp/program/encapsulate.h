@@ -18,7 +18,7 @@
 #include "flow.h"
 #include "fragment.h"
 #include "packet.h"
-#include "route.h"
+#include "way.h"
 
 /* The protocol is the family of what is inside: 4 or 41. */
 #define PROTOCOL_IPV4 4
@@ -144,11 +144,12 @@ static __always_inline int encapsulate(struct xdp_md *context, struct packet *pa
 
 /* The way of the outer packet, asked before there is one: an answer would quote the inner. */
 static __always_inline enum routing outer_route(struct xdp_md *context, struct packet *packet,
-						const struct address *backend,
-						struct bpf_fib_lookup *route)
+						const struct flow *flow, struct leg *leg)
 {
+	const struct address *backend = &flow->backend;
 	__u32 overhead = encapsulation_overhead(backend);
 	struct flow_key outer = {};
+	struct question question;
 	__u8 family = packet->family;
 	enum routing routing;
 
@@ -156,11 +157,14 @@ static __always_inline enum routing outer_route(struct xdp_md *context, struct p
 	outer.protocol = family == 4 ? PROTOCOL_IPV4 : PROTOCOL_IPV6;
 	packet->family = is_mapped(backend) ? 4 : 6;
 	packet->length += overhead;
-	routing = find_route(context, packet, &outer, route);
+	question_of(context, packet, flow, &question);
+	routing = recall(&question, packet, leg)
+			  ? ROUTED
+			  : asked(context, packet, &outer, &question, leg);
 	packet->family = family;
 	packet->length -= overhead;
 	if (routing == TOO_BIG)
-		packet->path_mtu = route->mtu_result - overhead;
+		packet->path_mtu = leg->mtu - overhead;
 	return routing;
 }
 
@@ -170,7 +174,7 @@ static __always_inline enum routing outer_route(struct xdp_md *context, struct p
  */
 __noinline int forward_encapsulated(struct xdp_md *context, struct packet *packet)
 {
-	struct bpf_fib_lookup route = {};
+	struct leg leg = {};
 	struct interface *interface = NULL;
 	enum routing routing;
 	struct flow *flow;
@@ -184,8 +188,8 @@ __noinline int forward_encapsulated(struct xdp_md *context, struct packet *packe
 	packet->stages |= STAGE_FLOW_FOUND;
 	packet->service = flow->service;
 	packet->backend = flow->backend_id;
+	routing = outer_route(context, packet, flow, &leg);
 	count_packet(packet, flow);
-	routing = outer_route(context, packet, &flow->backend, &route);
 	if (routing == TOO_BIG)
 		return UNDECIDED;
 	if (routing == UNROUTED)
@@ -197,12 +201,12 @@ __noinline int forward_encapsulated(struct xdp_md *context, struct packet *packe
 	}
 	/* The kernel answers in place of the length with the MTU. */
 	cut = routing == DEFERRED &&
-	      route.mtu_result < packet->length + encapsulation_overhead(&flow->backend);
+	      leg.mtu < packet->length + encapsulation_overhead(&flow->backend);
 	if (packet->fragment == FIRST_FRAGMENT)
 		fragment_remember(packet);
 	if (!encapsulate(context, packet, &flow->backend, cut))
 		return decided(packet, REASON_NO_ROOM, XDP_DROP);
-	return interface ? transmit(context, packet, &route, interface) : defer(context, packet);
+	return interface ? transmit(context, packet, &leg, interface) : defer(context, packet);
 }
 
 #endif

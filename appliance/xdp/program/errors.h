@@ -21,13 +21,13 @@ static __always_inline enum reason icmp_forwarded(__u32 direction)
 static __always_inline int icmp_send(struct xdp_md *context, struct packet *packet, __u32 mode)
 {
 	struct scratch *here = scratch_here();
-	struct bpf_fib_lookup route = {};
+	struct leg leg = {};
 	struct interface *interface = NULL;
 	enum routing routing;
 
 	if (!here)
 		return XDP_DROP;
-	routing = find_route(context, packet, &here->after, &route);
+	routing = find_route(context, packet, &here->after, &leg);
 	if (routing == UNROUTED)
 		return XDP_DROP;
 	if (routing == TOO_BIG)
@@ -42,7 +42,7 @@ static __always_inline int icmp_send(struct xdp_md *context, struct packet *pack
 				 !one_hop_less(context, packet)))
 		return decided(packet, REASON_INTERNAL, XDP_DROP);
 	packet->stages |= STAGE_REWRITTEN;
-	return interface ? transmit(context, packet, &route, interface) : defer(context, packet);
+	return interface ? transmit(context, packet, &leg, interface) : defer(context, packet);
 }
 
 /* An error about a packet of a flow, in `scratch`. UNDECIDED: it goes on, in that mode. */

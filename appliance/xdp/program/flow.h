@@ -41,26 +41,35 @@ static __always_inline int belongs(const struct packet *packet, const struct flo
 	       key->protocol == flow->client.protocol;
 }
 
+/* The flow of `packet->record`, if the packet is one of its in `packet->direction`. */
+static __always_inline struct flow *held_by(const struct packet *packet)
+{
+	struct flow *flow = ELEMENT(flows, packet->record);
+	__u32 state;
+
+	if (!flow)
+		return NULL;
+	state = *(volatile __u32 *)&flow->state;
+	if ((state == RECORD_LIVE || state == RECORD_MOVING) && belongs(packet, flow))
+		return flow;
+	return NULL;
+}
+
 /* The flow of a packet; `packet->record` and `packet->direction` say where it stands. `key` is its
  * key, where a lookup may read it: not in what a function got as an argument. */
 static __always_inline struct flow *find_flow(struct packet *packet, const struct flow_key *key)
 {
 	const struct flow_reference *reference = bpf_map_lookup_elem(&flow_index, key);
 	struct flow *flow;
-	__u32 state;
 
 	if (!reference)
 		return NULL;
 	packet->record = *(volatile __u32 *)&reference->record;
 	packet->direction = reference->direction;
-	flow = ELEMENT(flows, packet->record);
+	flow = held_by(packet);
 	if (!flow)
-		return NULL;
-	state = *(volatile __u32 *)&flow->state;
-	if ((state == RECORD_LIVE || state == RECORD_MOVING) && belongs(packet, flow))
-		return flow;
-	packet->stale = 1;
-	return NULL;
+		packet->stale = 1;
+	return flow;
 }
 
 static __always_inline void count_packet(const struct packet *packet, struct flow *flow)
@@ -109,6 +118,7 @@ __noinline int promote(struct packet *packet)
 		return 0;
 	}
 	*new = *old;
+	new->mark = 0;
 	key = old->client;
 	redirect_key(&key, packet->record, record);
 	if (old->mode != MODE_DSR) {
@@ -116,6 +126,8 @@ __noinline int promote(struct packet *packet)
 		redirect_key(&key, packet->record, record);
 	}
 	__sync_lock_test_and_set(&new->state, RECORD_LIVE);
+	/* Last: whoever reads it has seen the whole record of this flow, and none of another's. */
+	new->mark = bpf_get_prandom_u32();
 	__sync_lock_test_and_set(&old->state, RECORD_FREE);
 	packet->record = record;
 	COUNT_FLOW(promoted);
@@ -135,7 +147,7 @@ static __always_inline void follow_opening(const struct packet *packet, const st
 
 	if (packet->direction == TO_CLIENT) {
 		if (flags == (TCP_SYN | TCP_ACK)) {
-			flow->sequence = bpf_htonl(bpf_ntohl(tcp->seq) + 1);
+			flow->mark = bpf_htonl(bpf_ntohl(tcp->seq) + 1);
 			flow->phase = PHASE_ANSWERED;
 		} else if (flags == TCP_ACK && flow->phase == PHASE_OPENING) {
 			/* The backend knew the connection before we did. */
@@ -146,7 +158,7 @@ static __always_inline void follow_opening(const struct packet *packet, const st
 	if (flags != TCP_ACK)
 		return;
 	if (flow->phase == PHASE_ANSWERED
-		    ? bpf_ntohl(tcp->ack_seq) - bpf_ntohl(flow->sequence) <= EARLY_DATA_MAX
+		    ? bpf_ntohl(tcp->ack_seq) - bpf_ntohl(flow->mark) <= EARLY_DATA_MAX
 		    : flow->mode == MODE_DSR)
 		flow->phase = PHASE_ESTABLISHED;
 }

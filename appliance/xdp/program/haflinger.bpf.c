@@ -9,11 +9,12 @@
 #include "exported.h"
 #include "errors.h"
 #include "fragment.h"
+#include "hint.h"
 #include "leave.h"
 #include "mss.h"
 #include "open.h"
 #include "rewrite.h"
-#include "route.h"
+#include "way.h"
 
 /* The program on one page:
  *
@@ -36,8 +37,9 @@ static __always_inline int rename(struct xdp_md *context, struct packet *packet,
 static __noinline int forward(struct xdp_md *context, struct packet *packet,
 				   struct flow *flow)
 {
-	struct bpf_fib_lookup route = {};
 	struct interface *interface = NULL;
+	struct question question;
+	struct leg leg;
 	struct flow_key after;
 	enum routing routing;
 	__u32 mode = flow->mode;
@@ -45,26 +47,29 @@ static __noinline int forward(struct xdp_md *context, struct packet *packet,
 	packet->stages |= STAGE_FLOW_FOUND;
 	packet->service = flow->service;
 	packet->backend = flow->backend_id;
+	question_of(context, packet, flow, &question);
 	count_packet(packet, flow);
 	tuple_after(flow, packet, &after);
-	routing = find_route(context, packet, &after, &route);
+	routing = recall(&question, packet, &leg)
+			  ? ROUTED
+			  : asked(context, packet, &after, &question, &leg);
 	if (routing == ROUTED) {
 		interface = egress_of(packet);
 		if (!interface)
 			return decided(packet, REASON_UNTRANSMITTABLE, XDP_DROP);
 	}
 	if (routing == TOO_BIG) {
-		packet->path_mtu = route.mtu_result;
+		packet->path_mtu = leg.mtu;
 		return UNDECIDED;
 	}
 	if (routing == UNROUTED)
 		return XDP_DROP;
 	if (packet->tcp_flags & TCP_SYN)
-		mss_clamp(context, packet, routing == ROUTED ? route.mtu_result : ~0U);
+		mss_clamp(context, packet, routing == ROUTED ? leg.mtu : ~0U);
 	if (!rewrite(context, packet, &after) ||
 	    (packet->fragment != WHOLE && !rename(context, packet, mode)))
 		return decided(packet, REASON_INTERNAL, XDP_DROP);
-	return interface ? transmit(context, packet, &route, interface) : defer(context, packet);
+	return interface ? transmit(context, packet, &leg, interface) : defer(context, packet);
 }
 
 /*
@@ -93,14 +98,14 @@ static __always_inline int decide(struct xdp_md *context, struct packet *packet)
 		return verdict;
 	if (!is_addressed(context))
 		return decided(packet, REASON_NOT_OURS, XDP_PASS);
-	packet->now = bpf_ktime_get_coarse_ns() / SECOND_NS;
+	packet->now = seconds_of(bpf_ktime_get_coarse_ns());
 	if (packet->fragment == LATER_FRAGMENT) {
 		packet->reason = REASON_FRAGMENT;
 		verdict = fragment_recall(context, packet);
 		if (verdict != UNDECIDED)
 			return verdict;
 	}
-	flow = find_flow(packet, &packet->key);
+	flow = flow_of(packet);
 	if (!flow || unusual(packet, flow)) {
 		verdict = !flow && is_icmp(packet)
 				  ? settle_icmp(context, packet)

@@ -47,6 +47,8 @@ KEYED(flow_index, BPF_MAP_TYPE_HASH, struct flow_key, struct flow_reference, 0);
 MAPPED_ARRAY(flows, struct flow);
 const volatile __u32 opening_records = 1;
 const volatile __u32 established_records = 1;
+MAPPED_ARRAY(hints, struct hint);
+const volatile __u32 hint_mask = 0;
 PER_CPU(hands, struct hands, 1);
 PER_CPU(flow_counters, struct flow_counters, 1);
 PER_CPU(rate, struct rate, 1);
@@ -67,6 +69,9 @@ PER_CPU(backend_counters, struct backend_counters, 1);
 /* The rest of the world. */
 MAPPED_ARRAY(sources, struct source);
 MAPPED_ARRAY(interfaces, struct interface);
+MAPPED_ARRAY(generation, struct generation);
+MAPPED_ARRAY(ways, struct ways); /* of the established region */
+PER_CPU(routes_asked, __u64, 1);
 KEYED(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, 0);
 PER_CPU(answer_rate, struct rate, 1);
 MAPPED_ARRAY(settings, struct settings);

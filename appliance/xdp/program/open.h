@@ -136,7 +136,7 @@ static __always_inline void fill(struct flow *flow, const struct packet *packet,
 	flow->bytes[0] = flow->bytes[1] = 0;
 	flow->packets[0] = flow->packets[1] = 0;
 	flow->created = packet->now;
-	flow->sequence = 0;
+	flow->mark = 0;
 }
 
 /* Gives back a record whose flow did not come about. */

@@ -98,16 +98,16 @@ static __always_inline int absent(long deleted)
 	return deleted == 0 || deleted == -2 /* ENOENT */;
 }
 
+/* The key of the answers last: while the flow may be found again, nobody else is given its source. */
 static __always_inline int unlink_keys(const struct flow *flow)
 {
-	struct flow_key key;
+	struct flow_key key = flow->client;
 
-	if (flow->mode != MODE_DSR) {
-		reverse_key(flow, &key);
-		if (!absent(bpf_map_delete_elem(&flow_index, &key)))
-			return 0;
-	}
-	key = flow->client;
+	if (!absent(bpf_map_delete_elem(&flow_index, &key)))
+		return 0;
+	if (flow->mode == MODE_DSR)
+		return 1;
+	reverse_key(flow, &key);
 	return absent(bpf_map_delete_elem(&flow_index, &key));
 }
 

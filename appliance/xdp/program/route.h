@@ -57,16 +57,23 @@ static __always_inline enum routing deferred(struct packet *packet, enum reason 
 	return DEFERRED;
 }
 
-/* `route` is zeroed before. Of a packet that is too big it says the size of the path. */
+/* Of a packet that is too big, too, `leg` says the size of the path. */
 static __always_inline enum routing find_route(struct xdp_md *context, struct packet *packet,
-					       const struct flow_key *after,
-					       struct bpf_fib_lookup *route)
+					       const struct flow_key *after, struct leg *leg)
 {
-	ask(context, packet, after, route);
-	switch (bpf_fib_lookup(context, route, sizeof(*route), 0)) {
+	struct bpf_fib_lookup route = {};
+	long answer;
+
+	ask(context, packet, after, &route);
+	answer = bpf_fib_lookup(context, &route, sizeof(route), 0);
+	leg->mtu = route.mtu_result;
+	switch (answer) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
-		packet->egress = route->ifindex;
+		packet->egress = route.ifindex;
 		packet->stages |= STAGE_ROUTED;
+		leg->egress = route.ifindex <= 0xffff ? route.ifindex : 0;
+		__builtin_memcpy(leg->link, route.dmac, ETH_ALEN);
+		__builtin_memcpy((__u8 *)leg->link + ETH_ALEN, route.smac, ETH_ALEN);
 		return ROUTED;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		return deferred(packet, REASON_DEFERRED);
@@ -111,21 +118,23 @@ struct tagged_ethernet {
 
 /* Puts the link layer of the way out before the network layer at `network`, and sends. */
 static __always_inline int transmit(struct xdp_md *context, struct packet *packet,
-				    const struct bpf_fib_lookup *route,
-				    const struct interface *interface)
+				    const struct leg *leg, const struct interface *interface)
 {
-	__u32 link = interface->vlan ? sizeof(struct tagged_ethernet) : sizeof(struct ethhdr);
+	__u32 head = interface->vlan ? sizeof(struct tagged_ethernet) : sizeof(struct ethhdr);
 	struct ethhdr *ethernet;
+	__u32 *link;
 
-	if (packet->network != link) {
-		if (bpf_xdp_adjust_head(context, (int)packet->network - (int)link))
+	if (packet->network != head) {
+		if (bpf_xdp_adjust_head(context, (int)packet->network - (int)head))
 			return decided(packet, REASON_NO_ROOM, XDP_DROP);
 	}
 	ethernet = at(context, 0, sizeof(*ethernet));
 	if (!ethernet)
 		return decided(packet, REASON_INTERNAL, XDP_DROP);
-	__builtin_memcpy(ethernet->h_dest, route->dmac, ETH_ALEN);
-	__builtin_memcpy(ethernet->h_source, route->smac, ETH_ALEN);
+	link = (__u32 *)ethernet;
+	link[0] = leg->link[0];
+	link[1] = leg->link[1];
+	link[2] = leg->link[2];
 	ethernet->h_proto = packet->family == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 	if (interface->vlan) {
 		struct tagged_ethernet *tagged = at(context, 0, sizeof(*tagged));

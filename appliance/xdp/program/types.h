@@ -86,7 +86,46 @@ struct flow {
 	__u64 bytes[2];	       /* by direction: frames without the link layer */
 	__u32 packets[2];      /* by direction, modulo 2^32 */
 	__u32 created;	       /* in seconds */
-	__be32 sequence;       /* acknowledgement that completes the handshake */
+	/* While it opens, the acknowledgement that completes the handshake, in network order. Then a
+	 * number that tells it from flows that had the record before. */
+	__u32 mark;
+};
+
+/* A guess at a flow: where it was found last. Eight bytes, written as one. */
+struct hint {
+	__u32 record;
+	__u32 check; /* of the tuple; its last bit is the direction */
+};
+
+/* How many changes of routes and neighbours the kernel has told of. */
+struct generation {
+	__u32 number; /* 0: nobody listens */
+	__u32 zero;
+};
+
+/* How a packet leaves this host. Two words. */
+struct leg {
+	union {
+		struct {
+			__u16 egress; /* index of the interface; 0: one that is not known */
+			__u16 mtu;    /* of the way, in bytes */
+			__u32 link[3]; /* 12 bytes: destination and source of the link layer */
+		};
+		__u64 words[2];
+	};
+};
+
+/* An answer of the kernel's routes, and what the question was. */
+struct way {
+	__u64 sum;   /* of the time of the question and of the answer */
+	__u32 whose; /* the mark of the flow and the interface that the packet came by */
+	__u32 label; /* what packets of one flow may differ in: traffic class, flow label */
+	struct leg leg;
+};
+
+/* The ways of a flow, by direction. */
+struct ways {
+	struct way to[2];
 };
 
 struct service_key {

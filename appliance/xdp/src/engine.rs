@@ -29,6 +29,7 @@ use crate::samples::Samples;
 use crate::settings::{AttachWish, Settings};
 use crate::sweep::Sweep;
 use crate::sys::{self, AttachMode};
+use crate::watch;
 
 /// An interface as status shows it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -84,6 +85,8 @@ pub(crate) struct Engine {
     carried_at: u64,
     pub(crate) source_faults: Mutex<Vec<String>>,
     audit: Mutex<Audit>,
+    /// Why the kernel is asked for the way of every packet, if it is.
+    pub(crate) forgetful: Option<String>,
     pin_dir: PathBuf,
 }
 
@@ -115,6 +118,12 @@ impl Engine {
         }
         attach::prepare(&settings.pin_dir)
             .map_err(|source| LoadError::Pins { path: settings.pin_dir.clone(), source })?;
+        let directory = settings.pin_dir.join(&loaded.layout.version);
+        let watched = watch::start(&directory, &loaded.generation, &maps.generation);
+        let forgetful = watched.err().map(|error| error.to_string());
+        if let Some(reason) = &forgetful {
+            tracing::info!(%reason, "the kernel is asked for the way of every packet");
+        }
         let netlink = || Netlink::open(0).map_err(|error| LoadError::Other(error.to_string()));
         let mut routes = netlink()?;
         let router = Box::new(move |address| routes.route(address));
@@ -140,6 +149,7 @@ impl Engine {
             carried_at,
             source_faults: Mutex::default(),
             audit: Mutex::default(),
+            forgetful,
             pin_dir: settings.pin_dir.clone(),
         })
     }
@@ -218,6 +228,11 @@ impl Engine {
             ("evicted_opening", sum(|cpu| cpu.evicted[0])),
             ("evicted_established", sum(|cpu| cpu.evicted[1])),
         ]
+    }
+
+    /// Packets for whose way the kernel was asked, over all CPUs.
+    pub(crate) fn routes_asked(&self) -> u64 {
+        self.loaded.routes_asked.get(0).unwrap_or_default().iter().sum()
     }
 
     /// How the program hangs on each interface that is wanted; empty where it does not.

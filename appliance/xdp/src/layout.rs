@@ -30,6 +30,7 @@ pub(crate) const KEPT: &[&str] = &[
     "backend_counters",
     "sources",
     "interfaces",
+    "generation",
     "fragments",
     "identifications",
     "settings",

@@ -28,6 +28,7 @@ mod slots;
 mod status;
 mod sweep;
 mod sys;
+mod watch;
 mod words;
 mod xdp;
 
@@ -63,4 +64,21 @@ pub use xdp::{Xdp, XdpHandle};
 )]
 pub mod program {
     include!(concat!(env!("OUT_DIR"), "/haflinger.skel.rs"));
+}
+
+/// The compiled programs that count changed neighbours, likewise.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::nursery,
+    clippy::restriction,
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    non_snake_case,
+    reason = "generated"
+)]
+pub mod watch_program {
+    include!(concat!(env!("OUT_DIR"), "/watch.skel.rs"));
 }

@@ -46,6 +46,8 @@ pub(crate) struct Loaded {
     pub(crate) trace: MapHandle,
     pub(crate) trace_counters: PerCpu<types::trace_counters>,
     pub(crate) deferrals: MapHandle,
+    pub(crate) generation: MapHandle,
+    pub(crate) routes_asked: PerCpu<u64>,
     pub(crate) program: OwnedFd,
     /// Ends flows that have been idle for long, called by the daemon.
     pub(crate) sweep: Option<OwnedFd>,
@@ -104,6 +106,9 @@ pub(crate) fn load(settings: &Settings) -> Result<(Loaded, Maps), LoadError> {
         trace_counters: PerCpu::new(fd("trace_counters")?)
             .map_err(|e| pins(Path::new("trace_counters"), e))?,
         deferrals: handle("deferrals")?,
+        generation: handle("generation")?,
+        routes_asked: PerCpu::new(fd("routes_asked")?)
+            .map_err(|e| pins(Path::new("routes_asked"), e))?,
         program: program("haflinger").ok_or_else(|| LoadError::Other("no program".into()))?,
         sweep: program("sweep"),
         reason_names,
@@ -129,6 +134,7 @@ fn typed(fd: Find<'_>) -> Result<Maps, LoadError> {
         service_index: index(fd, "service_index")?,
         source_ranges: index(fd, "source_ranges")?,
         interfaces: array(fd, "interfaces")?,
+        generation: array(fd, "generation")?,
         flow_index: index(fd, "flow_index")?,
         backend_counters: Counters::Kernel(
             PerCpu::new(counters).map_err(|e| pins(Path::new("backend_counters"), e))?,
@@ -197,11 +203,16 @@ fn size(open: &mut OpenHaflingerSkel<'_>, capacities: &Capacities) -> libbpf_rs:
     maps.backend_counters.set_max_entries(capacities.backends + 1)?;
     maps.sources.set_max_entries(SOURCES)?;
     maps.interfaces.set_max_entries(INTERFACES)?;
+    maps.ways.set_max_entries(capacities.established_flows)?;
+    // Two directions of each flow; with fewer, more of them would push each other out.
+    let hints = flows.saturating_mul(2).next_power_of_two();
+    maps.hints.set_max_entries(hints)?;
     maps.fragments.set_max_entries(capacities.fragments)?;
     maps.refusals.set_max_entries(REFUSALS)?;
     if let Some(data) = maps.rodata_data.as_deref_mut() {
         data.opening_records = capacities.opening_flows;
         data.established_records = capacities.established_flows;
+        data.hint_mask = hints - 1;
     }
     Ok(())
 }

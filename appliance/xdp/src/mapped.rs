@@ -48,6 +48,7 @@ plain!(
     types::flow_counters,
     types::flow_key,
     types::flow_reference,
+    types::generation,
     types::interface,
     types::range_key,
     types::reason_counters,
@@ -62,6 +63,7 @@ plain!(
     types::trace_event,
     u8,
     u32,
+    u64,
 );
 
 /// The bytes of a plain value.
@@ -163,6 +165,14 @@ impl<T: Plain> Mapped<T> {
     pub(crate) fn word(&self, at: u32, offset: usize) -> u64 {
         let word = self.words(at).and_then(|words| words.get(offset / WORD));
         word.map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// Adds one to the word of the element at `at` in which the byte at `offset` stands, whoever else
+    /// adds to it. Nothing happens outside of the array.
+    pub(crate) fn add_one(&self, at: u32, offset: usize) {
+        if let Some(word) = self.words(at).and_then(|words| words.get(offset / WORD)) {
+            word.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Writes the words of the element at `at` that differ; returns whether any did. Nothing

@@ -21,6 +21,7 @@ pub(crate) struct Maps {
     pub(crate) service_index: Index<types::service_key, u32>,
     pub(crate) source_ranges: Index<types::range_key, u8>,
     pub(crate) interfaces: Mapped<types::interface>,
+    pub(crate) generation: Mapped<types::generation>,
     pub(crate) flow_index: Index<types::flow_key, types::flow_reference>,
     pub(crate) backend_counters: Counters<types::backend_counters>,
 }
@@ -160,6 +161,7 @@ pub(crate) mod memory {
                 service_index: Index::Memory(MemoryMap::new(capacities.services)),
                 source_ranges: Index::Memory(MemoryMap::new(capacities.source_ranges)),
                 interfaces: Mapped::anonymous(64).unwrap(),
+                generation: Mapped::anonymous(1).unwrap(),
                 flow_index: Index::Memory(MemoryMap::new(64)),
                 backend_counters: Counters::None,
             }

@@ -60,6 +60,8 @@ struct ProgramFamilies {
     max: IntGaugeVec,
     attached: IntGaugeVec,
     deferrals: IntCounterVec,
+    routes_asked: IntCounterVec,
+    remembers: IntGaugeVec,
     hops: IntGaugeVec,
     narrow_exits: IntGaugeVec,
     sweep: GaugeVec,
@@ -130,6 +132,18 @@ impl ProgramFamilies {
                  cut are counted besides.",
                 &["outcome"],
             )?,
+            routes_asked: counters(
+                "haflinger_xdp_routes_asked_total",
+                "Packets of flows for whose way the kernel was asked; for all others it was that \
+                 of the flow's last packet.",
+                &[],
+            )?,
+            remembers: gauges(
+                "haflinger_xdp_ways_remembered",
+                "1 while the kernel is asked for the way of a flow's packets only after a change \
+                 and once a second; 0 while it is asked for every packet.",
+                &[],
+            )?,
             hops: gauges(
                 "haflinger_xdp_next_hops",
                 "Next hops of backends whose neighbour entries are kept resolved; and those that \
@@ -151,7 +165,7 @@ impl ProgramFamilies {
         })
     }
 
-    fn collectors(&self) -> [&dyn Collector; 12] {
+    fn collectors(&self) -> [&dyn Collector; 14] {
         [
             &self.state,
             &self.packets,
@@ -162,6 +176,8 @@ impl ProgramFamilies {
             &self.max,
             &self.attached,
             &self.deferrals,
+            &self.routes_asked,
+            &self.remembers,
             &self.hops,
             &self.narrow_exits,
             &self.sweep,
@@ -187,6 +203,9 @@ impl ProgramFamilies {
         for (outcome, count) in engine.deferrals.tally.counts() {
             self.deferrals.with_label_values(&[outcome]).inc_by(count);
         }
+        self.routes_asked.with_label_values::<&str>(&[]).inc_by(engine.routes_asked());
+        let remembers = i64::from(engine.forgetful.is_none());
+        self.remembers.with_label_values::<&str>(&[]).set(remembers);
         let neighbours = lock(&engine.neighbours);
         self.hops.with_label_values(&["kept"]).set(gauge(neighbours.1.kept()));
         self.hops.with_label_values(&["refused"]).set(gauge(neighbours.1.refused));

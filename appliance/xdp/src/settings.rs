@@ -8,8 +8,8 @@ use haflinger_core::flow::FlowHashKey;
 
 use crate::Error;
 
-/// Flow records of one region: a record and its two index entries take 350 bytes, so that this
-/// is 5.6 GiB, and a program that looks for a free one never comes round.
+/// Flow records of one region: a record, what is remembered of its ways, and its two entries in the
+/// index and among the hints take 450 bytes, so that this is 7 GiB, and a program that looks for a free one never comes round.
 pub const FLOWS_MAX: u32 = 1 << 24;
 
 /// Services: their slots are in the upper part of a longest-prefix key, and 64 times what a large

@@ -16,6 +16,7 @@ mod network;
 mod packets;
 mod random;
 mod routes;
+mod ways;
 mod world;
 
 use etherparse::TcpHeader;

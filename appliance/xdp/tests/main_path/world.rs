@@ -4,11 +4,14 @@ use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::sync::Mutex;
 
 use haflinger_xdp::program::{HaflingerMaps, HaflingerSkel, HaflingerSkelBuilder, types};
+use haflinger_xdp::watch_program::WatchSkelBuilder;
+use libbpf_rs::btf::types::Func;
 use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
-use libbpf_rs::{MapCore, MapFlags, OpenObject, PrintLevel, ProgramInput};
+use libbpf_rs::{Btf, Link, MapCore, MapFlags, OpenObject, PrintLevel, ProgramInput};
 
 use crate::network::{
     BACK_MTU, FRONT_MTU, Outcome, REASONS, Side, address, bytes_of, in_a_namespace, index_of, key,
@@ -47,6 +50,8 @@ pub(crate) struct World {
     backends: u32,
     buckets: u32,
     sources: u16,
+    /// What counts changed neighbours.
+    watch: Vec<Link>,
 }
 
 /// What libbpf said last: with the verifier's log, when it refuses the program.
@@ -74,6 +79,15 @@ pub(crate) fn in_a_world(size: Size, test: impl FnOnce(&mut World) + Send + 'sta
         }
         Err(error) => panic!("{error}\n{}", last_said()),
     });
+}
+
+/// Guesses at flows: few, so that tuples fall upon each other.
+const HINTS: u32 = 16;
+
+/// Whether the kernel lets a program see the numbers of its routes, so that ways are remembered.
+pub(crate) fn ways_are_remembered() -> bool {
+    let kernel = Btf::from_vmlinux().unwrap();
+    kernel.type_by_name::<Func<'_>>("bpf_cast_to_kern_ctx").is_some()
 }
 
 /// Buckets of a table of the tests: enough for exact shares of small weights.
@@ -110,9 +124,12 @@ impl World {
         }
         open.maps.refusals.set_max_entries(1024).map_err(io)?;
         open.maps.buckets.set_max_entries(1 << 16).map_err(io)?;
+        open.maps.ways.set_max_entries(size.established).map_err(io)?;
+        open.maps.hints.set_max_entries(HINTS).map_err(io)?;
         let rodata = open.maps.rodata_data.as_deref_mut().expect("the program has constants");
         rodata.opening_records = size.opening;
         rodata.established_records = size.established;
+        rodata.hint_mask = HINTS - 1;
         let skeleton = open.load().map_err(io)?;
         let (front, back) = (index_of("front"), index_of("back"));
         let mut world = Self {
@@ -124,7 +141,9 @@ impl World {
             backends: 0,
             buckets: 0,
             sources: 0,
+            watch: Vec::new(),
         };
+        world.watch()?;
         world.interface(front, front, FRONT_MTU, None);
         world.interface(back, back, BACK_MTU, None);
         world.settings(|settings| {
@@ -135,6 +154,34 @@ impl World {
             settings.self_v6 = address("2001:db8:f::1".parse().unwrap());
         });
         Ok(world)
+    }
+
+    /// Has changed neighbours counted, so that the program may remember ways.
+    fn watch(&mut self) -> Result<(), std::io::Error> {
+        let object = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = WatchSkelBuilder::default().open(object).map_err(io)?;
+        open.maps.generation.reuse_fd(self.maps().generation.as_fd()).map_err(io)?;
+        let skeleton = open.load().map_err(io)?;
+        let programs = &skeleton.progs;
+        for program in
+            [&programs.neighbour_updated, &programs.neighbour_timed, &programs.neighbour_released]
+        {
+            self.watch.push(program.attach().map_err(io)?);
+        }
+        self.put(&self.maps().generation, &0_u32, &types::generation { number: 1, zero: 0 });
+        Ok(())
+    }
+
+    /// Nobody counts changes any more.
+    pub(crate) fn look_away(&mut self) {
+        self.watch.clear();
+        self.put(&self.maps().generation, &0_u32, &types::generation::default());
+    }
+
+    /// Packets for whose way the kernel was asked.
+    pub(crate) fn routes_asked(&self) -> u64 {
+        let counts = self.maps().routes_asked.lookup_percpu(&[0; 4], MapFlags::ANY);
+        counts.unwrap().unwrap().iter().map(|bytes| value_of::<u64>(bytes)).sum()
     }
 
     /// What the program may know of an interface.

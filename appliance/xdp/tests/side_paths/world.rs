@@ -104,9 +104,15 @@ impl World {
             ..Default::default()
         };
         put(&self.skeleton.maps.flows, &record.to_ne_bytes(), bytes_of(&flow));
+        let flows = &self.skeleton.maps.flows;
         let index = |ends, direction: types::direction| {
             let reference = types::flow_reference { record, direction: direction.0 };
             let index = &self.skeleton.maps.flow_index;
+            // Whose the key was is no more: no two live flows share one.
+            let found = index.lookup(bytes_of(&key(ends, protocol)), MapFlags::ANY).unwrap();
+            if let Some(former) = found.map(|bytes| value_of::<types::flow_reference>(&bytes)) {
+                put(flows, &former.record.to_ne_bytes(), bytes_of(&types::flow::default()));
+            }
             put(index, bytes_of(&key(ends, protocol)), bytes_of(&reference));
         };
         index(client, types::direction::TO_BACKEND);
