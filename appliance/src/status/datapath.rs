@@ -28,6 +28,9 @@ pub(super) fn datapath(xdp: &XdpStatus) -> Columns {
     for warning in xdp.source_faults.iter().chain(narrow) {
         columns.row([format!("warning: {warning}")]);
     }
+    if let Some(reason) = &xdp.ways_not_remembered {
+        columns.row([format!("the kernel is asked for the way of every packet: {reason}")]);
+    }
     columns.row([flows(xdp)]);
     let dropped = dropped(xdp);
     if !dropped.is_empty() {
@@ -117,5 +120,8 @@ mod tests {
              flows: 3 opening (room for 1000), 34 others (room for 2000), 7 new a second\n  \
              dropped since the program was loaded: 5 no_route, 1 malformed\n"
         );
+        xdp.ways_not_remembered = Some("it is too old".to_owned());
+        let line = "  the kernel is asked for the way of every packet: it is too old\n";
+        assert!(text(&xdp).contains(line));
     }
 }

@@ -98,7 +98,7 @@ static __always_inline int decide(struct xdp_md *context, struct packet *packet)
 		return verdict;
 	if (!is_addressed(context))
 		return decided(packet, REASON_NOT_OURS, XDP_PASS);
-	packet->now = seconds_of(bpf_ktime_get_coarse_ns());
+	packet->now = seconds_now();
 	if (packet->fragment == LATER_FRAGMENT) {
 		packet->reason = REASON_FRAGMENT;
 		verdict = fragment_recall(context, packet);

@@ -71,6 +71,7 @@ MAPPED_ARRAY(sources, struct source);
 MAPPED_ARRAY(interfaces, struct interface);
 MAPPED_ARRAY(generation, struct generation);
 MAPPED_ARRAY(ways, struct ways); /* of the established region */
+MAPPED_ARRAY(clock, __u64);
 PER_CPU(routes_asked, __u64, 1);
 KEYED(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, 0);
 PER_CPU(answer_rate, struct rate, 1);

@@ -15,9 +15,6 @@
 
 #define SECOND_NS 1000000000ULL
 
-/* Seconds of 2^30 nanoseconds in one of 10^9, times 2^30. */
-#define LONG_SECONDS (0x1000000000000000ULL / SECOND_NS)
-
 /* A stage that leaves the verdict to the next. */
 #define UNDECIDED -1
 
@@ -81,21 +78,6 @@ static __always_inline void *at(struct xdp_md *context, __u64 offset, __u32 size
 	return data + size > end ? NULL : data;
 }
 
-/* Whole seconds of nanoseconds. A processor takes as long for a 64-bit division as for all the rest
- * of parsing a packet; a product is short by two at most in the first thirty years. */
-static __always_inline __u32 seconds_of(__u64 nanoseconds)
-{
-	__u64 seconds = ((nanoseconds >> 30) * LONG_SECONDS) >> 30;
-	__u64 rest = nanoseconds - seconds * SECOND_NS;
-
-	if (rest >= SECOND_NS) {
-		seconds += 1;
-		if (rest >= 2 * SECOND_NS)
-			seconds += 1;
-	}
-	return seconds;
-}
-
 /* The element of an array, by a copy of its index: before kernel 6.2 the key of a lookup may not lie
  * in what a function got as an argument, as the packet does in most of them. */
 #define ELEMENT(array, index)                                                                      \
@@ -103,6 +85,24 @@ static __always_inline __u32 seconds_of(__u64 nanoseconds)
 		__u32 position = (index);                                                          \
 		bpf_map_lookup_elem(&(array), &position);                                          \
 	})
+
+/* Whole seconds of the coarse clock. That goes on with each tick of the kernel's, which is a load
+ * away; so one packet of each tick asks for the time and divides it, and leaves the rest the result:
+ * tick and seconds, 32 bits each, in one word. */
+static __always_inline __u32 seconds_now(void)
+{
+	__u32 only = 0, tick = bpf_jiffies64(), seconds;
+	__u64 *known = bpf_map_lookup_elem(&clock, &only), word;
+
+	if (!known)
+		return 0;
+	word = *(volatile __u64 *)known;
+	if (word >> 32 == tick)
+		return word;
+	seconds = bpf_ktime_get_coarse_ns() / SECOND_NS;
+	*(volatile __u64 *)known = (__u64)tick << 32 | seconds;
+	return seconds;
+}
 
 static __always_inline int same_address(const struct address *one, const struct address *other)
 {

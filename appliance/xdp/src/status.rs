@@ -40,15 +40,12 @@ pub struct XdpStatus {
     pub sources: Vec<SourcePool>,
     /// What is wrong with where `nat` sends from, with the remedy.
     pub source_faults: Vec<String>,
-<<<<<<< HEAD
     /// Exits to `dsr` backends that carry less than clients may send.
     pub narrow_exits: Vec<NarrowExit>,
-=======
     /// Why the kernel is asked for the way of every packet, and not only after a change and once a
     /// second for each flow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ways_not_remembered: Option<String>,
->>>>>>> 488c5de (Remember a flow's way until the kernel's routes change, and guess at its record)
     /// Next hops whose neighbour entries are kept resolved.
     pub next_hops: usize,
     /// Packets by the reason of what became of them; those that never came are left out.
@@ -76,11 +73,8 @@ impl XdpStatus {
             flows: BTreeMap::new(),
             sources: Vec::new(),
             source_faults: Vec::new(),
-<<<<<<< HEAD
             narrow_exits: Vec::new(),
-=======
             ways_not_remembered: None,
->>>>>>> 488c5de (Remember a flow's way until the kernel's routes change, and guess at its record)
             next_hops: 0,
             reasons: BTreeMap::new(),
             services: Vec::new(),
@@ -101,11 +95,8 @@ impl XdpStatus {
         let found = lock(&engine.sweep).found;
         self.flows = PHASES.into_iter().zip(found).collect();
         self.source_faults = lock(&engine.source_faults).clone();
-<<<<<<< HEAD
         self.narrow_exits = engine.narrow_exits();
-=======
         self.ways_not_remembered.clone_from(&engine.forgetful);
->>>>>>> 488c5de (Remember a flow's way until the kernel's routes change, and guess at its record)
         self.next_hops = lock(&engine.neighbours).1.kept();
         let control = lock(&engine.control);
         self.fill = control.fill().into();

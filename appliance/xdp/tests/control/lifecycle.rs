@@ -64,6 +64,58 @@ fn programs() -> Vec<String> {
     ids.map(|rest| rest.split(' ').next().unwrap_or_default().to_owned()).collect()
 }
 
+/// What counts changed neighbours for the program, as the kernel numbers it.
+fn watchers() -> Vec<String> {
+    let shown = run("for pin in /sys/fs/bpf/haflinger/v*/neighbour_*; do
+             [ ! -e $pin ] || bpftool link show pinned $pin
+         done");
+    let ids = shown.lines().filter(|line| line.contains(": raw_tracepoint"));
+    ids.filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect()
+}
+
+/// What they have counted.
+fn counted() -> u32 {
+    let shown = run("bpftool -j map dump pinned /sys/fs/bpf/haflinger/v*/generation");
+    let bytes = shown.split_once("\"value\":[").unwrap().1.split(']').next().unwrap();
+    let hex = |byte: &str| u8::from_str_radix(byte.trim_matches('"').trim_start_matches("0x"), 16);
+    let bytes: Vec<u8> = bytes.split(',').take(4).map(|byte| hex(byte).unwrap()).collect();
+    u32::from_ne_bytes(bytes.try_into().unwrap())
+}
+
+#[test]
+fn changed_neighbours_are_counted_while_the_daemon_is_away() {
+    in_namespaces(|| async {
+        let neighbour =
+            |last| run(&format!("ip neigh replace {POD} lladdr 2:0:0:0:0:{last} dev p0"));
+        neighbour(1);
+        let (running, _) = Running::start(settings(), &[]).await;
+        let not_remembered = running.handle.status().ways_not_remembered;
+        running.kill().await;
+        if let Some(reason) = not_remembered {
+            assert!(reason.contains("6.2"), "{reason}");
+            assert_eq!((watchers().len(), counted()), (0, 0));
+            return;
+        }
+        let first = watchers();
+        assert_eq!(first.len(), 3);
+        for last in 2..5 {
+            let before = counted();
+            assert_ne!(before, 0);
+            neighbour(last);
+            assert_ne!(counted(), before);
+        }
+        let before = counted();
+        let (running, _) = Running::start(settings(), &[]).await;
+        assert!(counted() > before, "what was remembered meanwhile is asked for again");
+        running.stop().await;
+        let second = watchers();
+        assert_eq!(second.len(), 3);
+        assert!(second.iter().all(|id| !first.contains(id)), "{first:?} {second:?}");
+        take_off(&settings().pin_dir).unwrap();
+        assert_eq!(watchers().len(), 0);
+    });
+}
+
 #[test]
 fn taking_it_off_leaves_nothing_behind() {
     in_namespaces(|| async {

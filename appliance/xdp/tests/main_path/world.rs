@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 use haflinger_xdp::program::{HaflingerMaps, HaflingerSkel, HaflingerSkelBuilder, types};
 use haflinger_xdp::watch_program::WatchSkelBuilder;
@@ -85,10 +85,10 @@ pub(crate) fn in_a_world(size: Size, test: impl FnOnce(&mut World) + Send + 'sta
 const HINTS: u32 = 16;
 
 /// Whether the kernel lets a program see the numbers of its routes, so that ways are remembered.
-pub(crate) fn ways_are_remembered() -> bool {
+pub(crate) static WAYS_ARE_REMEMBERED: LazyLock<bool> = LazyLock::new(|| {
     let kernel = Btf::from_vmlinux().unwrap();
     kernel.type_by_name::<Func<'_>>("bpf_cast_to_kern_ctx").is_some()
-}
+});
 
 /// Buckets of a table of the tests: enough for exact shares of small weights.
 pub(crate) const TABLE_BITS: u32 = 8;
