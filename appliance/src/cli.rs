@@ -256,7 +256,8 @@ async fn cleanup(args: &FileArgs) -> anyhow::Result<ExitCode> {
     // The program first: it leads packets to what is removed next.
     let taken_off = haflinger_xdp::take_off(&pin_dir)
         .with_context(|| format!("taking XDP off ({})", pin_dir.display()))?;
-    let what = haflinger_netlink::Cleanup { addresses: true, routes: true, remembered };
+    let what =
+        haflinger_netlink::Cleanup { addresses: true, sources: true, routes: true, remembered };
     let removed = haflinger_netlink::cleanup(&what).await?;
     show(&format!(
         "took XDP off {} interfaces, removed {} addresses and {} routes\n",

@@ -231,7 +231,8 @@ impl Daemon {
             self.stages.outward.stop().await;
             // Pod routes stay for a restart; addresses would draw packets that nobody serves.
             let remembered = crate::settings::netlink(&self.running).remembered;
-            let bound = Cleanup { addresses: true, routes: false, remembered };
+            // Sources of `nat` stay as well: the flows of XDP go on.
+            let bound = Cleanup { addresses: true, sources: false, routes: false, remembered };
             if self.running.vips.bind
                 && let Err(error) = haflinger_netlink::cleanup(&bound).await
             {

@@ -134,8 +134,12 @@ fn peer(peer: &Peer) -> PeerSettings {
 }
 
 pub(crate) fn netlink(config: &Config) -> haflinger_netlink::Settings {
+    let binds_sources = config.xdp.enabled && config.xdp.bind_nat_addresses;
     haflinger_netlink::Settings {
         vip_interface: config.vips.bind.then(|| config.vips.interface.clone()),
+        sources: if binds_sources { config.xdp.nat_addresses.clone() } else { Vec::new() },
+        source_interface: config.vips.interface.clone(),
+        source_linger_secs: longest_idle(config),
         pod_route_table: config.routes.enabled.then_some(config.routes.table),
         remembered: Some(config.host.state_dir.join("addresses")),
         ..haflinger_netlink::Settings::default()
@@ -254,6 +258,12 @@ fn zone(zone: &Zone) -> anyhow::Result<haflinger_dns::ZoneSettings> {
         },
         wildcard: zone.wildcard.clone(),
     })
+}
+
+/// How long a flow may be without packets, as far as services ask for nothing else.
+fn longest_idle(config: &Config) -> u32 {
+    let timeouts = &config.l4.timeouts;
+    secs(timeouts.established.max(timeouts.closing).max(timeouts.udp))
 }
 
 fn millis(value: Duration) -> u32 {

@@ -343,6 +343,8 @@ pub struct Xdp {
     /// Source addresses in mode nat, without repetition, in no pool; empty: the host's own
     /// address towards each backend.
     pub nat_addresses: Vec<IpAddr>,
+    /// Whether they are added to the interface of `[vips]`.
+    pub bind_nat_addresses: bool,
     /// Ports that may be used on `nat_addresses`.
     pub nat_ports: PortRange,
     /// Answered flows at most.

@@ -19,14 +19,21 @@ pub struct HeldAddress {
     pub address: IpAddr,
     /// Prefix length in bits.
     pub prefix_len: u8,
-    /// Whether it carries our mark, or was remembered where the kernel keeps none.
+    /// Whether it carries our mark of VIPs, or was remembered where the kernel keeps none.
     pub ours: bool,
+    /// Whether it carries our mark of source addresses ([`crate::source`]), or was remembered.
+    pub source: bool,
 }
 
 impl HeldAddress {
-    /// Whether it may be removed by us.
+    /// Whether it is a VIP that may be removed by us.
     pub(crate) fn is_ours(&self) -> bool {
         self.ours && self.prefix_len == host_prefix_len(self.address)
+    }
+
+    /// Whether it is a source address that may be removed by us.
+    pub(crate) fn is_source(&self) -> bool {
+        self.source && self.prefix_len == host_prefix_len(self.address)
     }
 }
 
@@ -108,6 +115,7 @@ pub fn apply(plan: &AddressPlan, interface: u32, held: &mut HeldAddresses) {
             address,
             prefix_len,
             ours: true,
+            source: false,
         });
     }
     for gone in &plan.remove {
@@ -153,7 +161,7 @@ mod tests {
                 let here = held.entry(address).or_default();
                 // The kernel holds an address once per interface.
                 if here.iter().all(|held: &HeldAddress| held.interface != interface) {
-                    here.push(HeldAddress { interface, address, prefix_len, ours });
+                    here.push(HeldAddress { interface, address, prefix_len, ours, source: false });
                 }
             }
             held

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 
 use crate::address::{ADDRESS_PROTOCOL, HeldAddress, HeldAddresses, host_prefix_len};
 use crate::route::{HeldRoute, HeldRoutes, ROUTE_PROTOCOL};
+use crate::source::SOURCE_PROTOCOL;
 
 /// Notifications that wait to be looked at. When more come, they are dropped and everything is
 /// compared anew, which costs one dump.
@@ -64,6 +65,15 @@ pub(crate) enum Event {
     RouteGone(HeldRoute),
     /// An interface changed; the kernel drops addresses and routes with it and says no more.
     Link,
+}
+
+/// What an address is bound for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Clients connect to it.
+    Vip,
+    /// `nat` sends from it.
+    Source,
 }
 
 /// A connection for requests.
@@ -117,16 +127,19 @@ impl Kernel {
         }
     }
 
-    /// Every address of the host. `remembered` are ours where the kernel keeps no mark.
+    /// Every address of the host. Where the kernel keeps no mark, remembered ones are ours: VIPs,
+    /// and source addresses.
     pub(crate) async fn addresses(
         &self,
-        remembered: &BTreeSet<IpAddr>,
+        vips: &BTreeSet<IpAddr>,
+        sources: &BTreeSet<IpAddr>,
     ) -> Result<HeldAddresses, KernelError> {
         let mut held = HeldAddresses::new();
         let mut messages = self.handle.address().get().execute();
         while let Some(message) = messages.try_next().await.map_err(|e| explain(&e))? {
             if let Some(mut address) = read_address(&message) {
-                address.ours |= !self.marks_addresses && remembered.contains(&address.address);
+                address.ours |= !self.marks_addresses && vips.contains(&address.address);
+                address.source |= !self.marks_addresses && sources.contains(&address.address);
                 held.entry(address.address).or_default().push(address);
             }
         }
@@ -138,10 +151,14 @@ impl Kernel {
         &self,
         interface: u32,
         address: IpAddr,
+        mark: Mark,
     ) -> Result<(), KernelError> {
         let mut request = self.handle.address().add(interface, address, host_prefix_len(address));
         let attributes = &mut request.message_mut().attributes;
-        let mark = AddressProtocol::from(ADDRESS_PROTOCOL);
+        let mark = AddressProtocol::from(match mark {
+            Mark::Vip => ADDRESS_PROTOCOL,
+            Mark::Source => SOURCE_PROTOCOL,
+        });
         attributes.push(AddressAttribute::Protocol(mark));
         if address.is_ipv6() {
             // Many hosts of a fleet hold the address: duplicate detection must not disable it.
@@ -332,12 +349,12 @@ fn read_event(message: &RouteNetlinkMessage, links: &mut Links) -> Option<Event>
 fn read_address(message: &AddressMessage) -> Option<HeldAddress> {
     let mut local = None;
     let mut remote = None;
-    let mut ours = false;
+    let mut marked = 0;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(address) => local = Some(*address),
             AddressAttribute::Address(address) => remote = Some(*address),
-            AddressAttribute::Protocol(mark) => ours = u8::from(*mark) == ADDRESS_PROTOCOL,
+            AddressAttribute::Protocol(mark) => marked = u8::from(*mark),
             _ => {}
         }
     }
@@ -345,7 +362,8 @@ fn read_address(message: &AddressMessage) -> Option<HeldAddress> {
         interface: message.header.index,
         address: local.or(remote)?,
         prefix_len: message.header.prefix_len,
-        ours,
+        ours: marked == ADDRESS_PROTOCOL,
+        source: marked == SOURCE_PROTOCOL,
     })
 }
 

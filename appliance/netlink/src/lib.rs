@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! snapshot.vips       ─> /32 and /128 on the VIP interface   (IFA_PROTO 72)
+//! settings.sources    ─> /32 and /128 for nat to send from   (IFA_PROTO 73)
 //! snapshot.pod_routes ─> routes via nodes in the route table (protocol 72)
 //! ```
 //!
@@ -11,9 +12,10 @@
 //! what is still wanted and removes the rest.
 //!
 //! Fail static: a stopped daemon leaves everything in place. Addresses and routes go when the
-//! snapshot no longer wants them, when the feature is switched off, or by [`cleanup()`].
+//! snapshot no longer wants them, when the feature is switched off, or by [`cleanup()`]; source
+//! addresses only after the flows that send from them can have ended.
 //!
-//! The pure half ([`address`], [`route`]) decides; the driver dumps, asks and listens.
+//! The pure half ([`address`], [`source`], [`route`]) decides; the driver dumps, asks and listens.
 
 pub mod address;
 mod cleanup;
@@ -24,6 +26,7 @@ mod remembered;
 mod retry;
 pub mod route;
 mod settings;
+pub mod source;
 mod status;
 mod work;
 
@@ -32,6 +35,8 @@ pub use cleanup::{Cleanup, CleanupError, Removed, cleanup};
 pub use reconciler::{Reconciler, ReconcilerError, ReconcilerHandle};
 pub use route::{ROUTE_METRIC, ROUTE_PROTOCOL};
 pub use settings::{
-    ADDRESSES_MAX, INTERFACE_NAME_BYTES_MAX, MAIN_TABLE, ROUTES_MAX, Settings, SettingsError,
+    ADDRESSES_MAX, INTERFACE_NAME_BYTES_MAX, MAIN_TABLE, ROUTES_MAX, SOURCE_LINGER_SECS_MAX,
+    SOURCES_MAX, Settings, SettingsError,
 };
+pub use source::SOURCE_PROTOCOL;
 pub use status::{AddressState, AddressStatus, RouteState, RouteStatus, Status};

@@ -1,12 +1,16 @@
 //! Metrics of the room.
 
+use std::net::IpAddr;
+
+use imbl::OrdMap;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector};
 
-use crate::status::{AddressState, Published, RouteState};
+use crate::status::{AddressState, Entry, Published, RouteState};
 
 #[derive(Clone)]
 pub(crate) struct Metrics {
     addresses: IntGaugeVec,
+    sources: IntGaugeVec,
     routes: IntGaugeVec,
     operations: IntCounterVec,
     resyncs: IntCounterVec,
@@ -22,6 +26,13 @@ impl Metrics {
             addresses: register(
                 registry,
                 gauge("haflinger_netlink_addresses", "VIPs by how they stand on this host.")?,
+            )?,
+            sources: register(
+                registry,
+                gauge(
+                    "haflinger_netlink_sources",
+                    "Source addresses of mode nat by how they stand on this host.",
+                )?,
             )?,
             routes: register(
                 registry,
@@ -56,16 +67,8 @@ impl Metrics {
     }
 
     pub(crate) fn show(&self, published: &Published) {
-        let mut addresses = [("bound", 0), ("foreign", 0), ("skipped", 0), ("failing", 0)];
-        for entry in published.addresses.values() {
-            let at = match entry.state {
-                AddressState::Bound => 0,
-                AddressState::Foreign => 1,
-                AddressState::Skipped => 2,
-                AddressState::Failing => 3,
-            };
-            addresses[at].1 += 1;
-        }
+        let addresses = by_state(&published.addresses);
+        let sources = by_state(&published.sources);
         let mut routes = [("installed", 0), ("conflict", 0), ("invalid", 0), ("failing", 0)];
         for route in published.routes.values() {
             let at = match route.entry.state {
@@ -76,12 +79,34 @@ impl Metrics {
             };
             routes[at].1 += 1;
         }
-        for (gauge, counts) in [(&self.addresses, addresses), (&self.routes, routes)] {
-            for (state, count) in counts {
+        let shown: [(_, &[(&str, i64)]); 3] = [
+            (&self.addresses, &addresses[..4]),
+            (&self.sources, &sources),
+            (&self.routes, &routes),
+        ];
+        for (gauge, counts) in shown {
+            for (state, count) in counts.iter().copied() {
                 gauge.with_label_values(&[state]).set(count);
             }
         }
     }
+}
+
+/// How many stand how. No VIP lingers.
+fn by_state(addresses: &OrdMap<IpAddr, Entry<AddressState>>) -> [(&'static str, i64); 5] {
+    let mut counts =
+        [("bound", 0), ("foreign", 0), ("skipped", 0), ("failing", 0), ("lingering", 0)];
+    for entry in addresses.values() {
+        let at = match entry.state {
+            AddressState::Bound => 0,
+            AddressState::Foreign => 1,
+            AddressState::Skipped => 2,
+            AddressState::Failing => 3,
+            AddressState::Lingering => 4,
+        };
+        counts[at].1 += 1;
+    }
+    counts
 }
 
 fn register<C: Collector + Clone + 'static>(

@@ -224,11 +224,11 @@ impl ReconcilerHandle {
         let published =
             self.shared.published.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let text = |reason: &Option<Arc<str>>| reason.as_deref().map(str::to_owned);
-        let addresses = published.addresses.iter().map(|(address, entry)| AddressStatus {
+        let address = |(address, entry): (&IpAddr, &Entry<AddressState>)| AddressStatus {
             address: *address,
             state: entry.state,
             reason: text(&entry.reason),
-        });
+        };
         let routes = published.routes.iter().map(|(prefix, route)| RouteStatus {
             prefix: *prefix,
             via: route.via,
@@ -239,7 +239,8 @@ impl ReconcilerHandle {
         Status {
             error: published.error,
             vip_interface: settings.vip_interface.clone(),
-            addresses: addresses.collect(),
+            addresses: published.addresses.iter().map(address).collect(),
+            sources: published.sources.iter().map(address).collect(),
             pod_route_table: settings.pod_route_table,
             routes: routes.collect(),
         }

@@ -16,13 +16,15 @@ pub struct Status {
     pub vip_interface: Option<String>,
     /// VIPs.
     pub addresses: Vec<AddressStatus>,
+    /// Source addresses of `nat`, and those that were until lately.
+    pub sources: Vec<AddressStatus>,
     /// The table to which routes to pods are written, if they are.
     pub pod_route_table: Option<u32>,
     /// Routes to pods.
     pub routes: Vec<RouteStatus>,
 }
 
-/// One VIP.
+/// One VIP, or one source address of `nat`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AddressStatus {
     /// The address.
@@ -45,6 +47,8 @@ pub enum AddressState {
     Skipped,
     /// The kernel refuses; it is tried again.
     Failing,
+    /// A source address that is not configured any more, still bound for flows that send from it.
+    Lingering,
 }
 
 /// One route to pods.
@@ -88,6 +92,7 @@ pub(crate) struct Entry<S> {
 pub(crate) struct Published {
     pub(crate) error: Option<String>,
     pub(crate) addresses: OrdMap<IpAddr, Entry<AddressState>>,
+    pub(crate) sources: OrdMap<IpAddr, Entry<AddressState>>,
     pub(crate) routes: OrdMap<IpNet, RouteEntry>,
 }
 

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod routes;
+mod sources;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use crate::remembered::Remembered;
 use crate::retry::Retries;
 use crate::route::{HeldRoute, HeldRoutes, ROUTE_PROTOCOL};
 use crate::settings::Settings;
+use crate::source::Lingering;
 use crate::status::Published;
 
 /// What must be looked at.
@@ -65,9 +67,12 @@ pub(crate) struct Work {
     may_remove: bool,
     interface: Option<u32>,
     remembered: Remembered,
+    remembered_sources: Remembered,
     held_addresses: HeldAddresses,
     held_routes: HeldRoutes,
     address_retries: Retries<IpAddr>,
+    source_retries: Retries<IpAddr>,
+    lingering: Lingering,
     route_retries: Retries<IpNet>,
     addresses_due: Due<IpAddr>,
     routes_due: Due<IpNet>,
@@ -83,6 +88,7 @@ impl Work {
     pub(crate) async fn new(settings: Arc<Settings>, metrics: Metrics) -> Self {
         Self {
             remembered: Remembered::load(settings.remembered.clone()).await,
+            remembered_sources: Remembered::load(settings.remembered_sources()).await,
             settings,
             published: Published::default(),
             metrics,
@@ -94,6 +100,8 @@ impl Work {
             held_addresses: HeldAddresses::new(),
             held_routes: HeldRoutes::new(),
             address_retries: Retries::default(),
+            source_retries: Retries::default(),
+            lingering: Lingering::default(),
             route_retries: Retries::default(),
             addresses_due: Due::All,
             routes_due: Due::All,
@@ -161,6 +169,7 @@ impl Work {
         if !matches!(event, Event::RouteNew(_) | Event::RouteGone(_)) && concerns_us {
             // A next hop may have come within reach, and routes go with their interface.
             self.address_retries.hurry(now_ms);
+            self.source_retries.hurry(now_ms);
             self.route_retries.hurry(now_ms);
         }
         if concerns_us {
@@ -174,6 +183,8 @@ impl Work {
         let times = [
             self.address_retries.next_due_ms(),
             self.route_retries.next_due_ms(),
+            self.source_retries.next_due_ms(),
+            self.lingering.next_due_ms(self.linger_ms()),
             self.paused_until_ms,
         ];
         times.into_iter().flatten().min()
@@ -208,12 +219,18 @@ impl Work {
             Some(kernel) => kernel,
             None => Kernel::open().map_err(|error| format!("netlink cannot be opened: {error}"))?,
         };
+        let look_at_sources = self.addresses_due.is_all() || self.sources_are_due(now_ms);
         // Routes first: an address announced by its presence should find its pods.
         let routes = self.reconcile_routes(&kernel, now_ms).await;
         let addresses = self.reconcile_addresses(&kernel, now_ms).await;
+        let sources = match look_at_sources && addresses.is_ok() {
+            true => self.reconcile_sources(&kernel, now_ms).await,
+            false => Ok(None),
+        };
         self.kernel = Some(kernel);
         routes.map_err(|error| format!("routes cannot be read: {error}"))?;
-        addresses.map_err(|error| format!("addresses cannot be read: {error}"))
+        let unread = |error| format!("addresses cannot be read: {error}");
+        Ok(addresses.map_err(unread)?.or(sources.map_err(unread)?))
     }
 
     /// Whether no further round has something to do at once.

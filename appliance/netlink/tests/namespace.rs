@@ -15,6 +15,8 @@
 //! 5. A next hop that is out of reach is retried, and used once it is within reach.
 //! 6. Switched off, the feature takes its own back; so does `cleanup`.
 //! 7. Without CAP_NET_ADMIN the status says so and nothing breaks.
+//! 8. Source addresses of `nat` are bound; they outlive a restart, and the configuration by as long
+//!    as flows may. Nobody else's are touched.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
@@ -387,7 +389,7 @@ fn switched_off_the_feature_takes_its_own_back_and_so_does_cleanup() {
         lab.handle.reconfigure(Settings::default()).unwrap();
         lab.until_done(1, 1).await;
         lab.stop().await;
-        let all = Cleanup { addresses: true, routes: true, remembered: None };
+        let all = Cleanup { addresses: true, sources: true, routes: true, remembered: None };
         assert_eq!(cleanup(&all).await.unwrap(), Removed { addresses: 1, routes: 1 });
         assert!(!has_address("198.51.100.1/32") && route("10.1.0.0/24").is_empty());
         assert!(route("10.9.0.0/24").contains("192.0.2.99"));
@@ -431,5 +433,80 @@ fn without_the_privilege_the_status_says_so() {
         assert_eq!(status.addresses[0].state, AddressState::Failing);
         assert_eq!(status.routes[0].state, RouteState::Failing);
         lab.stop().await;
+    });
+}
+
+fn with_sources(sources: &[&str], source_linger_secs: u32) -> Settings {
+    let sources = sources.iter().map(|text| text.parse().unwrap()).collect();
+    Settings { sources, source_linger_secs, ..Settings::default() }
+}
+
+const SOURCES: [&str; 2] = ["198.51.100.77", "2001:db8:77::1"];
+
+fn states(status: &Status) -> Vec<AddressState> {
+    status.sources.iter().map(|source| source.state).collect()
+}
+
+fn is_bound(address: &str) -> bool {
+    has_address(&format!("{address}/{}", if address.contains(':') { 128 } else { 32 }))
+}
+
+#[test]
+fn sources_of_nat_are_bound_and_put_back_and_foreign_ones_left_alone() {
+    in_namespace("sources_of_nat_are_bound", || async {
+        let [v4, v6] = SOURCES;
+        ip("addr add 198.51.100.99/32 dev edge0");
+        let lab = Lab::start(with_sources(&[v4, v6, "198.51.100.99"], 3600));
+        let all = |status: &Status| {
+            states(status) == [AddressState::Bound, AddressState::Foreign, AddressState::Bound]
+        };
+        lab.until("bound", all).await;
+        assert!(is_bound(v4) && is_bound(v6));
+        // No VIP by that, of which the core is told.
+        lab.want(&["198.51.100.1"], &[]);
+        lab.until_done(1, 0).await;
+        ip(&format!("addr del {v4}/32 dev lo"));
+        eventually("put back", || is_bound(v4)).await;
+        let off = Settings { sources: vec![], source_linger_secs: 0, ..Settings::default() };
+        lab.handle.reconfigure(off).unwrap();
+        eventually("let go", || !is_bound(v4) && !is_bound(v6)).await;
+        assert!(is_bound("198.51.100.99") && is_bound("198.51.100.1"));
+        lab.until("forgotten", |status| status.sources.is_empty()).await;
+        lab.stop().await;
+    });
+}
+
+#[test]
+fn a_source_that_leaves_the_configuration_stays_until_flows_have_ended_also_over_a_restart() {
+    in_namespace("a_source_that_leaves_the_configuration_stays", || async {
+        let [v4, v6] = SOURCES;
+        let lab = Lab::start(with_sources(&[v4, v6], 3600));
+        lab.until("bound", |status| states(status) == [AddressState::Bound; 2]).await;
+        lab.handle.reconfigure(with_sources(&[v6], 3600)).unwrap();
+        let lingers =
+            |status: &Status| states(status) == [AddressState::Lingering, AddressState::Bound];
+        lab.until("lingering", lingers).await;
+        lab.stop().await;
+        assert!(is_bound(v4) && is_bound(v6));
+        // The next daemon finds both, of which it is told of one. Its sources have settled.
+        let lab = Lab::start(with_sources(&[v6], 3600));
+        lab.want(&["198.51.100.1"], &[]);
+        lab.until_done(1, 0).await;
+        let status = lab.until("still lingering", lingers).await;
+        assert!(status.sources[0].reason.as_deref().unwrap().contains("not configured any more"));
+        // One that comes back is as before.
+        lab.handle.reconfigure(with_sources(&[v4, v6], 3600)).unwrap();
+        lab.until("back", |status| states(status) == [AddressState::Bound; 2]).await;
+        lab.handle.reconfigure(with_sources(&[v6], 1)).unwrap();
+        eventually("let go when the time is over", || !is_bound(v4)).await;
+        assert!(is_bound(v6));
+        lab.stop().await;
+        // A stop takes VIPs back, and sources only the end of the host's service.
+        let vips = Cleanup { addresses: true, sources: false, routes: false, remembered: None };
+        assert_eq!(cleanup(&vips).await.unwrap(), Removed { addresses: 1, routes: 0 });
+        assert!(is_bound(v6));
+        let all = Cleanup { sources: true, ..vips };
+        assert_eq!(cleanup(&all).await.unwrap(), Removed { addresses: 1, routes: 0 });
+        assert!(!is_bound(v6));
     });
 }

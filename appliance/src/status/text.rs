@@ -173,7 +173,8 @@ fn kernel(status: &Status) -> Columns {
     if let Some(error) = &netlink.error {
         columns.row([error.clone()]);
     }
-    for address in netlink.addresses.iter().filter(|address| address.reason.is_some()) {
+    let addresses = netlink.addresses.iter().chain(&netlink.sources);
+    for address in addresses.filter(|address| address.reason.is_some()) {
         columns.row([
             address.address.to_string(),
             word(&address.state),

@@ -64,6 +64,20 @@ pub(crate) struct Interfaces {
     told: Option<BTreeSet<u32>>,
 }
 
+/// Between two looks at the addresses that `nat` sends from, while something stands against one: a
+/// look costs a socket for each address.
+const SOURCES_AGAIN_SECS: u64 = 5;
+
+/// What stands against the addresses and ports that `nat` sends from.
+#[derive(Debug, Default)]
+pub(crate) struct SourceFaults {
+    pub(crate) found: Vec<String>,
+    /// What the log has heard of.
+    told: Vec<String>,
+    /// When to look again, with what.
+    again: Option<(u64, Settings)>,
+}
+
 /// What the ways out to `dsr` backends carry, as it was found last.
 #[derive(Debug, Default)]
 struct Audit {
@@ -83,7 +97,7 @@ pub(crate) struct Engine {
     samples: Mutex<Samples>,
     pub(crate) carried: Mutex<Option<Carried>>,
     carried_at: u64,
-    pub(crate) source_faults: Mutex<Vec<String>>,
+    pub(crate) source_faults: Mutex<SourceFaults>,
     audit: Mutex<Audit>,
     /// Why the kernel is asked for the way of every packet, if it is.
     pub(crate) forgetful: Option<String>,
@@ -185,6 +199,7 @@ impl Engine {
         lock(&self.samples).take(now, || control.totals().collect());
         drop(control);
         self.sweep_part(now);
+        self.check_sources_again(now);
         if lock(&self.audit).exits != exits {
             self.audit(exits);
         }
@@ -264,7 +279,7 @@ impl Engine {
         } else {
             settings.interfaces.clone()
         };
-        self.check_sources(settings);
+        self.check_sources(settings, now_secs());
         let hops: Vec<Hop> = lock(&self.control).hops().collect();
         let mut interfaces = lock(&self.interfaces);
         let is_fresh = attach::pinned(&self.pin_dir).is_empty();
@@ -321,14 +336,29 @@ impl Engine {
         lock(&self.audit).narrow.clone()
     }
 
-    /// Notes what stands against the addresses and ports that `nat` sends from.
-    fn check_sources(&self, settings: &Settings) {
+    /// Notes what stands against the addresses and ports that `nat` sends from. The log hears of
+    /// what is found twice: addresses may be about to be bound.
+    fn check_sources(&self, settings: &Settings, now: u64) {
         let found = faults::of_sources(settings);
         let mut known = lock(&self.source_faults);
-        for fault in found.iter().filter(|fault| !known.contains(fault)) {
-            tracing::warn!(%fault, "mode nat");
+        let SourceFaults { found: before, mut told, .. } = std::mem::take(&mut *known);
+        told.retain(|fault| found.contains(fault));
+        for fault in found.iter().filter(|fault| before.contains(fault)) {
+            if !told.contains(fault) {
+                tracing::warn!(%fault, "mode nat");
+                told.push(fault.clone());
+            }
         }
-        *known = found;
+        let again = (!found.is_empty()).then(|| (now + SOURCES_AGAIN_SECS, settings.clone()));
+        *known = SourceFaults { found, told, again };
+    }
+
+    /// Looks again at what stands against `nat`'s addresses, while anything does.
+    fn check_sources_again(&self, now: u64) {
+        let again = lock(&self.source_faults).again.take_if(|(due, _)| *due <= now);
+        if let Some((_, settings)) = again {
+            self.check_sources(&settings, now);
+        }
     }
 
     /// No link uses maps of an earlier version any more.

@@ -26,8 +26,9 @@ pub(crate) fn of_sources(settings: &Settings) -> Vec<String> {
 fn foreign_address(address: IpAddr) -> String {
     let length = if address.is_ipv4() { 32 } else { 128 };
     format!(
-        "xdp.nat_addresses: {address} is no address of this host, so that replies find nobody: run \
-         `ip address add {address}/{length} dev lo` and route it here, or take it out"
+        "xdp.nat_addresses: {address} is no address of this host, so that replies find nobody: let \
+         it be bound (xdp.bind_nat_addresses, CAP_NET_ADMIN), or run `ip address add \
+         {address}/{length} dev lo`; and route it here, or take it out"
     )
 }
 

@@ -94,7 +94,7 @@ impl XdpStatus {
         self.reasons = seen.map(|(name, counted)| (name, counted.packets)).collect();
         let found = lock(&engine.sweep).found;
         self.flows = PHASES.into_iter().zip(found).collect();
-        self.source_faults = lock(&engine.source_faults).clone();
+        self.source_faults = lock(&engine.source_faults).found.clone();
         self.narrow_exits = engine.narrow_exits();
         self.ways_not_remembered.clone_from(&engine.forgetful);
         self.next_hops = lock(&engine.neighbours).1.kept();

@@ -56,6 +56,7 @@ pub(crate) fn xdp(context: &mut Context, file: &file::Xdp, l4: &L4) -> Option<Xd
         interfaces: interfaces.into_iter().map(|(_, name)| name).collect(),
         attach: file.attach,
         nat_addresses: nat_addresses.into_iter().map(|(_, address)| address).collect(),
+        bind_nat_addresses: file.bind_nat_addresses,
         nat_ports: nat_ports?,
         flows_max: file.flows_max,
         opening_flows_max: file.opening_flows_max,

@@ -78,6 +78,8 @@ pub struct Xdp {
     pub attach: Attach,
     /// Source addresses in mode nat; the host's own address towards each backend when empty.
     pub nat_addresses: Vec<String>,
+    /// Whether `nat_addresses` are added to the interface of `[vips]`.
+    pub bind_nat_addresses: bool,
     /// Ports that may be used on `nat_addresses`: `LOWEST-HIGHEST`.
     pub nat_ports: String,
     /// Answered flows at most.
@@ -118,6 +120,7 @@ impl Default for Xdp {
             interfaces: Vec::new(),
             attach: Attach::Auto,
             nat_addresses: Vec::new(),
+            bind_nat_addresses: true,
             nat_ports: "1024-65535".into(),
             flows_max: 524_288,
             opening_flows_max: 131_072,

@@ -1,5 +1,6 @@
 //! Scenarios of the XDP data path, on a line: one Haflinger host between a client and backends.
 
+mod checks;
 mod fallback;
 mod flood;
 mod held;
@@ -22,6 +23,7 @@ pub(super) const ALL: &[Scenario<Line>] = &[
     modes::SCENARIO,
     packets::SCENARIO,
     mtu::SCENARIO,
+    checks::SCENARIO,
     held::SCENARIO,
     flood::SCENARIO,
     fallback::SCENARIO,

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{Due, Work, beyond, jitter};
 use crate::address::{self, AddressDecision, AddressPlan, HeldAddress};
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError, Mark};
 use crate::settings::ADDRESSES_MAX;
 use crate::status::{AddressState, Entry};
 
@@ -26,7 +26,8 @@ impl Work {
                 Some(name) => kernel.interface(name).await?,
                 None => None,
             };
-            self.held_addresses = kernel.addresses(&self.remembered.addresses).await?;
+            let (vips, sources) = (&self.remembered.addresses, &self.remembered_sources.addresses);
+            self.held_addresses = kernel.addresses(vips, sources).await?;
         }
         if let (Some(name), None) = (&wanted_interface, self.interface) {
             // What stands elsewhere stays: the interface may come back.
@@ -80,7 +81,7 @@ impl Work {
             self.remembered.update(&plan.add, &[]).await;
         }
         for address in plan.add {
-            let result = kernel.add_address(interface, address).await;
+            let result = kernel.add_address(interface, address, Mark::Vip).await;
             self.address_added(interface, address, result, now_ms);
         }
         for held in plan.remove {
@@ -134,7 +135,8 @@ impl Work {
             Ok(()) => {
                 info!(%address, "address bound");
                 let prefix_len = address::host_prefix_len(address);
-                let held = HeldAddress { interface, address, prefix_len, ours: true };
+                let held =
+                    HeldAddress { interface, address, prefix_len, ours: true, source: false };
                 self.held_addresses.entry(address).or_default().push(held);
                 self.address_retries.settled(&address);
                 self.show_address(address, AddressState::Bound, None);
