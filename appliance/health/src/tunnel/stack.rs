@@ -25,6 +25,12 @@ pub(crate) const BUFFER_BYTES: usize = 2048;
 /// packets; the rest is for small ones, acknowledgements and repetitions.
 pub(crate) const QUEUE_MAX: usize = 16;
 
+/// Hops of a packet inside. A backend that lacks the VIP but forwards, as nodes do, would send the
+/// packet on to whoever has the VIP: to this host, and so to another backend, which would answer in
+/// its place. One hop is left for a node that takes the outer header off and routes to its pod; the
+/// packet that comes back here has none.
+const HOPS: u8 = 2;
+
 /// What a read found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -87,6 +93,7 @@ impl Stack {
         let mut socket = tcp::Socket::new(buffer(), buffer());
         // A request is written in one piece.
         socket.set_nagle_enabled(false);
+        socket.set_hop_limit(Some(HOPS));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let socket = sockets.add(socket);
         Self { interface, sockets, socket, queues }
@@ -329,6 +336,15 @@ mod tests {
             link.step(|| false);
             link.step(|| false);
             assert_eq!(link.ends[0].phase(), Phase::Gone);
+        }
+    }
+
+    #[test]
+    fn packets_do_not_get_past_the_backend() {
+        for (family, at) in [(0, 8), (1, 7)] {
+            let mut link = Link::new(family);
+            link.ends[0].turn(0);
+            assert_eq!(link.ends[0].outgoing().unwrap()[at], 2);
         }
     }
 
