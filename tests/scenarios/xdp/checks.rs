@@ -44,7 +44,7 @@ const LOSER: &str = "b1";
 async fn claims(run: &mut Run<Line>) -> Result<()> {
     let dsr = Offer::new("dsr", VipBlock::Dsr, 1, "dsr").to(BACKENDS);
     let nat = Offer { mode: "nat", ..dsr.clone() };
-    offer(&run.lab, &[dsr.clone()]).await?;
+    offer(&run.lab, std::slice::from_ref(&dsr)).await?;
     let [vip, _] = dsr.vips;
 
     run.claim(1, async |line| {
@@ -68,7 +68,7 @@ async fn claims(run: &mut Run<Line>) -> Result<()> {
     run.claim(3, async |line| {
         line.backend(LOSER)?.ip(&format!("addr add {vip}/32 dev lo\n"))?;
         eventually(SOON, "it to be back", async || healthy_through(line, &dsr)).await?;
-        offer(line, &[dsr.clone()]).await
+        offer(line, std::slice::from_ref(&dsr)).await
     })
     .await;
     run.claim(4, async |line| {
@@ -83,7 +83,7 @@ async fn claims(run: &mut Run<Line>) -> Result<()> {
     })
     .await;
     run.claim(5, async |line| {
-        offer(line, &[dsr.clone()]).await?;
+        offer(line, std::slice::from_ref(&dsr)).await?;
         eventually(SOON, "the way to be named", async || {
             let status = line.edge.status()?;
             let narrow = status["xdp"]["narrow_exits"].as_array().context("no exits")?;
