@@ -17,6 +17,8 @@ use prometheus::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::problems::Problems;
+
 /// Updates folded before a snapshot is published, however many more wait: bounds the time that
 /// actuators wait during a first list.
 const BATCH_MAX: usize = 4096;
@@ -73,6 +75,7 @@ pub(crate) struct Fold {
     movement: Movement,
     modes: IntGaugeVec,
     services: OrdMap<ServiceKey, Arc<Service>>,
+    problems: Problems,
 }
 
 impl Fold {
@@ -118,6 +121,7 @@ impl Fold {
                 &["mode"],
             )?,
             services: OrdMap::new(),
+            problems: Problems::register(registry)?,
         };
         registry.register(Box::new(fold.updates_total.clone()))?;
         registry.register(Box::new(fold.waiting.clone()))?;
@@ -193,6 +197,7 @@ impl Fold {
         if let Some(snapshot) = self.index.publish(now_secs) {
             self.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
             self.count_modes(&snapshot);
+            self.problems.follow(&snapshot);
             snapshots.send_replace(snapshot);
         }
         timer.observe_duration();

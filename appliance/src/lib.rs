@@ -12,6 +12,7 @@ mod fold;
 mod logging;
 mod manual;
 pub mod observed;
+mod problems;
 mod reload;
 mod seeing;
 mod settings;

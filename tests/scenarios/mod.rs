@@ -5,6 +5,7 @@ mod runner;
 mod sample;
 
 mod bad_input;
+mod contract;
 mod hosts;
 mod ingress;
 mod inventory;
@@ -23,6 +24,7 @@ use runner::{Scenario, Totals, Wishes};
 const ALL: &[Scenario] = &[
     service::SCENARIO,
     options::SCENARIO,
+    contract::SCENARIO,
     ingress::SCENARIO,
     rollout::SCENARIO,
     last_pod::SCENARIO,

@@ -213,13 +213,32 @@ fn a_backup_that_is_down_says_only_that() {
 }
 
 fn any_entry() -> impl Strategy<Value = SliceBackend> {
-    (any::<[bool; 4]>(), prop::sample::select(vec![0, 1, DEFAULT_WEIGHT])).prop_map(
-        |([ready, serving, terminating, backup], weight)| SliceBackend {
+    let zone = || prop_oneof![Just("here"), Just("there")].prop_map(Arc::<str>::from);
+    let hints = prop_oneof![1 => Just(0..1), 3 => Just(1..3)];
+    let hints = hints.prop_flat_map(move |count| prop::collection::vec(zone(), count));
+    let weight = prop::sample::select(vec![0, 1, DEFAULT_WEIGHT]);
+    (any::<[bool; 4]>(), weight, prop::option::of(zone()), hints).prop_map(
+        |([ready, serving, terminating, backup], weight, zone, hints)| SliceBackend {
             backup,
             weight,
+            zone,
+            for_zones: hints.into(),
             ..entry(0, ready, serving, terminating)
         },
     )
+}
+
+/// Whom a host in the zone `here` prefers, said once more and simply.
+fn preferred<'a>(tier: Vec<&'a SliceBackend>, distribution: Distribution) -> Vec<&'a SliceBackend> {
+    let is_here = |zone: &Arc<str>| **zone == *"here";
+    let near: Vec<_> =
+        tier.iter().copied().filter(|entry| entry.for_zones.iter().any(is_here)).collect();
+    if tier.iter().all(|entry| !entry.for_zones.is_empty()) && !near.is_empty() {
+        return near;
+    }
+    let own: Vec<_> =
+        tier.iter().copied().filter(|entry| entry.zone.as_ref().is_some_and(is_here)).collect();
+    if distribution == Distribution::SameZone && !own.is_empty() { own } else { tier }
 }
 
 proptest! {
@@ -227,6 +246,8 @@ proptest! {
     #[test]
     fn only_the_best_tier_that_has_anybody_is_active(
         entries in prop::collection::vec((any_entry(), any::<bool>()), 0..6),
+        zone in prop::option::of(Just("here")),
+        same_zone in any::<bool>(),
     ) {
         let entries: Vec<(SliceBackend, bool)> = (1..)
             .zip(entries)
@@ -237,12 +258,20 @@ proptest! {
         let sound = |(entry, failed): &&(SliceBackend, bool)| !failed && entry.weight > 0;
         let ready = |(entry, _): &&(SliceBackend, bool)| entry.ready && !entry.terminating;
         let usable: Vec<_> = entries.iter().filter(sound).filter(ready).collect();
-        let of = |backup: bool| usable.iter().filter(move |(entry, _)| entry.backup == backup);
+        let of = |backup: bool| -> Vec<&SliceBackend> {
+            let of = usable.iter().filter(move |(entry, _)| entry.backup == backup);
+            of.map(|(entry, _)| entry).collect()
+        };
+        let distribution = if same_zone { Distribution::SameZone } else { Distribution::Even };
+        let chosen = |tier: Vec<&SliceBackend>| -> Vec<SocketAddr> {
+            let tier = if zone.is_some() { preferred(tier, distribution) } else { tier };
+            tier.iter().map(|entry| (entry.address, 8080).into()).collect()
+        };
         let leaving = |(entry, _): &&(SliceBackend, bool)| entry.terminating && entry.serving;
-        let expected: Vec<SocketAddr> = if of(false).count() > 0 {
-            of(false).map(|(entry, _)| (entry.address, 8080).into()).collect()
-        } else if of(true).count() > 0 {
-            of(true).map(|(entry, _)| (entry.address, 8080).into()).collect()
+        let expected: Vec<SocketAddr> = if !of(false).is_empty() {
+            chosen(of(false))
+        } else if !of(true).is_empty() {
+            chosen(of(true))
         } else {
             let leaving = entries.iter().filter(sound).filter(leaving);
             leaving.map(|(entry, _)| (entry.address, 8080).into()).collect()
@@ -251,7 +280,9 @@ proptest! {
         let failed = |address: &SocketAddr| {
             entries.iter().any(|(entry, failed)| *failed && entry.address == address.ip())
         };
-        let gathered = gather(&spec(), &slices, failed);
+        let spec = ServiceSpec { distribution, ..spec() };
+        let gathering = Gathering { spec: &spec, zone, backends_max: BACKENDS_MAX };
+        let gathered = gathering.gather(&port(), Family::V4, slices.iter(), failed);
         let active: Vec<SocketAddr> = gathered
             .backends
             .iter()
