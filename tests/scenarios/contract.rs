@@ -156,7 +156,8 @@ async fn sctp(lab: &Lab, sample: &Sample) -> Result<()> {
         for entry in object["status"]["loadBalancer"]["ingress"].as_array().into_iter().flatten() {
             let errors: Vec<&Value> =
                 entry["ports"].as_array().into_iter().flatten().map(|p| &p["error"]).collect();
-            let named = [&Value::Null, &json!("haflinger.dev/UnsupportedProtocol")];
+            // By port.
+            let named = [&json!("haflinger.dev/UnsupportedProtocol"), &Value::Null];
             ensure!(errors == named, "{entry}");
         }
         Ok(())
