@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::forwarding::Reach;
-use super::{Index, put, want};
+use super::{Index, Want, WantedPort, put};
 use crate::{
     CertificateRef, Family, FaultReason, HttpListener, HttpRule, IngressBackend, IngressPort,
     IngressSpec, IngressTls, IpMode, ObjectRef, ObjectReport, PathMatch, Protocol, ServiceKey,
@@ -96,35 +96,33 @@ impl Index {
             self.claims.want(object, None);
             return;
         }
-        let families = if spec.requested.is_empty() && in_cluster {
-            self.automatic_families(spec.pool.as_ref())
-        } else {
-            let asked: BTreeSet<Family> =
-                spec.requested.iter().map(|address| Family::of(*address)).collect();
-            asked.into_iter().collect()
+        let chosen = spec.requested.is_empty() && in_cluster;
+        let families = match chosen {
+            true => vec![Family::V4, Family::V6],
+            false => {
+                let asked: BTreeSet<Family> =
+                    spec.requested.iter().map(|address| Family::of(*address)).collect();
+                asked.into_iter().collect()
+            }
         };
-        let recorded = if in_cluster { &spec.recorded } else { &spec.requested };
-        let wanted = want(
-            families,
-            &spec.requested,
-            spec.pool.as_ref(),
-            recorded,
-            spec.created_secs,
-            &object.source,
-        );
-        self.claims.want(object, Some(wanted));
-    }
-
-    /// The families of which the eligible pools have addresses; IPv4 when there is no pool, so
-    /// that its lack is reported.
-    fn automatic_families(&self, named: Option<&Arc<str>>) -> Vec<Family> {
-        let eligible = self.policy.pools.iter().filter(|pool| match named {
-            Some(name) => *name == pool.name,
-            None => pool.auto_assign,
+        let ports = self.ports_of(&spec).into_iter().map(|(port, _)| WantedPort {
+            protocol: Protocol::Tcp,
+            port,
+            http: true,
         });
-        let families: BTreeSet<Family> =
-            eligible.flat_map(|pool| &pool.ranges).map(|(first, _)| Family::of(*first)).collect();
-        if families.is_empty() { vec![Family::V4] } else { families.into_iter().collect() }
+        let wanted = Want {
+            families,
+            any_family: chosen,
+            requested: spec.requested.clone(),
+            pool: spec.pool.clone(),
+            recorded: if in_cluster { spec.recorded.clone() } else { spec.requested.clone() },
+            created_secs: spec.created_secs,
+            sharing: spec.wish.sharing.clone(),
+            ports: ports.collect(),
+            labels: spec.wish.labels.clone(),
+            fixed: !in_cluster,
+        };
+        self.claims.want(object, Some(wanted));
     }
 
     pub(super) fn publish_ingress(&mut self, object: &ObjectRef) {
@@ -355,7 +353,8 @@ impl Index {
 
     pub(super) fn ingress_report(&self, object: &ObjectRef) -> Option<ObjectReport> {
         let entry = self.ingresses.get(object)?;
-        let mut report = self.claim_report(object, &entry.spec.recorded, IpMode::Proxy);
+        let (recorded, wish) = (&entry.spec.recorded, &entry.spec.wish);
+        let mut report = self.claim_report(object, recorded, wish, IpMode::Proxy);
         if entry.shared {
             let shared = &self.policy.shared_http_addresses;
             let entry = |address: &IpAddr| StatusAddress::new(*address, IpMode::Proxy);

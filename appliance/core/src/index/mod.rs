@@ -27,7 +27,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use self::claims::{Claims, Want};
+pub use self::claims::Effort;
+use self::claims::{Claims, Want, WantedPort};
 use self::forwarding::DataPath;
 use self::http::IngressEntry;
 use self::network::{Hostnames, PodNetworks};
@@ -35,8 +36,8 @@ pub use self::services::Movement;
 use self::services::ServiceEntry;
 use crate::forwarding::ForwardingTable;
 use crate::{
-    CertificateRef, CertificateSpec, Family, IpMode, ObjectRef, ObjectReport, Policy, ProbeKey,
-    Snapshot, SourceFault, SourceId, SourceUpdate, StatusAddress, Target, Update,
+    AddressWish, CertificateRef, CertificateSpec, IpMode, ObjectRef, ObjectReport, Policy,
+    ProbeKey, Snapshot, SourceFault, SourceId, SourceUpdate, StatusAddress, Target, Update,
 };
 
 /// Folds updates into snapshots. Time is an argument in whole seconds of any monotonic clock.
@@ -101,6 +102,11 @@ impl Index {
         self.configured && self.policy.sources.iter().all(|source| self.synced.contains(source))
     }
 
+    /// What settling who holds which address has cost since the start.
+    pub fn effort(&self) -> Effort {
+        self.claims.effort()
+    }
+
     /// What the forwarding tables have changed since the start.
     pub fn movement(&self) -> Movement {
         self.movement
@@ -110,11 +116,7 @@ impl Index {
     pub fn apply(&mut self, update: Update) {
         match update {
             Update::Source(update) => self.apply_source(update),
-            Update::Synced(source) => {
-                if self.synced.insert(source) && self.is_complete() {
-                    self.claims.reconsider_all();
-                }
-            }
+            Update::Synced(source) => drop(self.synced.insert(source)),
             Update::Retired(source) => self.retire(&source),
             Update::Health { probe, healthy } => self.note_health(probe, healthy),
             Update::Bound { address, bound } => {
@@ -154,6 +156,9 @@ impl Index {
                 let touched = self.networks.note(source, name, spec);
                 self.publish_routes(touched);
             }
+            SourceUpdate::Namespace { source, name, spec } => {
+                self.claims.note_namespace(&source, &name, spec.map(|spec| spec.labels));
+            }
             SourceUpdate::Ingress { object, spec } => self.note_ingress(object, spec),
             SourceUpdate::Certificate { certificate, material } => {
                 let entry = self.certificates.entry(certificate.clone()).or_default();
@@ -190,8 +195,8 @@ impl Index {
         if forwarding(old) != forwarding(new) || old.zone != new.zone {
             self.dirty.services.extend(self.services.keys().cloned());
         }
+        self.claims.configure(old, new);
         self.policy = policy;
-        self.claims.reconsider_all();
         let ingresses: Vec<ObjectRef> = self.ingresses.keys().cloned().collect();
         for object in ingresses {
             self.want_for_ingress(&object);
@@ -216,6 +221,7 @@ impl Index {
         for object in ingresses {
             self.note_ingress(object, None);
         }
+        self.claims.forget_source(source);
         let touched = self.networks.forget_source(source);
         self.publish_routes(touched);
         for (certificate, entry) in &mut self.certificates {
@@ -230,7 +236,7 @@ impl Index {
     pub fn publish(&mut self, now_secs: u64) -> Option<Arc<Snapshot>> {
         // Before that, an object not heard of yet may hold an address that we would give away.
         let may_propose = self.is_complete();
-        for object in self.claims.settle(&self.policy, may_propose) {
+        for object in self.claims.settle(may_propose) {
             self.dirty.reports.insert(object.clone());
             match object.kind {
                 crate::ObjectKind::Service => self.dirty.services.insert(object),
@@ -256,6 +262,11 @@ impl Index {
         }
         for object in std::mem::take(&mut self.dirty.reports) {
             self.publish_report(&object);
+        }
+        let uses = self.claims.uses();
+        if *self.published.pools != uses {
+            self.published.pools = Arc::new(uses);
+            self.dirty.changed = true;
         }
         self.dirty.changed |= self.published.complete != may_propose;
         self.published.complete = may_propose;
@@ -284,6 +295,7 @@ impl Index {
         &self,
         object: &ObjectRef,
         recorded: &[IpAddr],
+        wish: &AddressWish,
         ip_mode: IpMode,
     ) -> ObjectReport {
         let outcome = self.claims.outcome(object).cloned().unwrap_or_default();
@@ -294,6 +306,8 @@ impl Index {
                 .map(|address| StatusAddress::new(*address, ip_mode))
                 .collect(),
             recorded: recorded.to_vec(),
+            served: outcome.served,
+            followed: wish.followed.clone(),
             details_outdated: false,
             faults: outcome.faults,
         }
@@ -313,25 +327,6 @@ fn put<K: Ord + Clone, V: PartialEq>(
             true
         }
         None => map.remove(&key).is_some(),
-    }
-}
-
-/// What an exposed service or an Ingress wants of the claims.
-fn want(
-    families: Vec<Family>,
-    requested: &[IpAddr],
-    pool: Option<&Arc<str>>,
-    recorded: &[IpAddr],
-    created_secs: i64,
-    source: &SourceId,
-) -> Want {
-    Want {
-        families,
-        requested: requested.to_vec(),
-        pool: pool.cloned(),
-        recorded: recorded.to_vec(),
-        created_secs,
-        fixed: source.cluster_name().is_none(),
     }
 }
 

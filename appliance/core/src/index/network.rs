@@ -154,8 +154,7 @@ impl Index {
                 Reach::ClosedPort => Announcement::NotServed,
                 Reach::Backend => Announcement::Announced,
             };
-            let mut pools = self.policy.pools.iter();
-            let pool = pools.find(|pool| pool.contains(address)).map(|pool| pool.name.clone());
+            let pool = self.claims.pool_of(address).map(|pool| pool.name.clone());
             Arc::new(Vip { address, pool, announcement })
         });
         self.dirty.changed |= put(&mut self.published.vips, address, vip);

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use super::Index;
 use super::services::ServiceEntry;
 use crate::{
-    Exposure, FamilyPolicy, FaultReason, ForwardingMode, IpMode, ModeReason, ObjectRef,
-    ObjectReport, PortStatus, Protocol, ProxyProtocol, Service, ServiceKey, ServiceSpec,
-    SourceFault,
+    Exposure, FaultReason, ForwardingMode, IpMode, ModeReason, ObjectRef, ObjectReport, PortStatus,
+    Protocol, ProxyProtocol, Service, ServiceKey, ServiceSpec, SourceFault,
 };
 
 /// Faults of one reason at one object. A thousand slices may be wrong in a thousand ways; each
@@ -24,15 +23,11 @@ impl Index {
         let spec = entry.spec.as_ref()?;
         let exposure = spec.exposure.as_ref()?;
         let ip_mode = self.ip_mode(spec, exposure);
-        let mut report = self.claim_report(object, &exposure.recorded, ip_mode);
+        let mut report = self.claim_report(object, &exposure.recorded, &exposure.wish, ip_mode);
         for address in &mut report.desired {
             address.ports = self.port_statuses(address.address, entry, spec);
         }
         report.details_outdated = is_outdated(&report, ip_mode, exposure);
-        if exposure.family_policy == FamilyPolicy::Possible && !report.desired.is_empty() {
-            // Served in the family that there is a pool for, which is all that was asked.
-            report.faults.retain(|fault| fault.reason != FaultReason::NoPool);
-        }
         report.faults.extend(spec.faults.iter().cloned());
         report.faults.extend(entry.faults.iter().cloned());
         let services = entry.keys.iter().filter_map(|key| self.published.services.get(key));

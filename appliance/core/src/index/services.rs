@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::backends::{Gathering, backends_max};
 use super::forwarding::Reach;
-use super::{Index, put, want};
+use super::{Index, Want, WantedPort, put};
 use crate::forwarding::{Change, ForwardingTable, TableView};
 use crate::{
-    Backend, BackendSet, BackendSlice, BackendState, Exposure, Family, FaultReason, ForwardingMode,
-    HealthCheck, ObjectRef, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey, ServicePort,
-    ServiceSpec, SourceFault, StateReason, Target,
+    Backend, BackendSet, BackendSlice, BackendState, Exposure, Family, FamilyPolicy, FaultReason,
+    ForwardingMode, HealthCheck, ObjectRef, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey,
+    ServicePort, ServiceSpec, SourceFault, StateReason, Target,
 };
 
 /// Everything known about one service object.
@@ -84,10 +84,7 @@ impl Index {
         let wanted = spec.as_ref().and_then(|spec| {
             // An address on which no port can be served would lead clients nowhere.
             let exposure = spec.exposure.as_ref().filter(|_| !spec.ports.is_empty())?;
-            let (requested, recorded) = (&exposure.requested, &exposure.recorded);
-            let families = exposure.families.clone();
-            let pool = exposure.pool.as_ref();
-            Some(want(families, requested, pool, recorded, spec.created_secs, &object.source))
+            Some(want(&object, spec, exposure))
         });
         entry.spec = spec;
         self.claims.want(&object, wanted);
@@ -109,7 +106,7 @@ impl Index {
         }
         let slice_faults = entry.slices.values().flat_map(|slice| slice.faults.iter().cloned());
         next.faults.extend(slice_faults);
-        self.replace_derived(&mut entry, next);
+        self.replace_derived(object, &mut entry, next);
         self.dirty.reports.insert(object.clone());
         if !entry.is_empty() {
             self.services.insert(object.clone(), entry);
@@ -248,12 +245,14 @@ impl Index {
                 if let Some(holder) = self.published.services.get(&key)
                     && holder.object != *object
                 {
-                    next.faults.push(SourceFault::new(
-                        FaultReason::PortTaken,
-                        format!("{key} is served for {}: choose another port", holder.object),
-                    ));
-                    next.taken.insert(key);
-                    continue;
+                    let holder = holder.object.clone();
+                    if self.is_older(&holder, (spec.created_secs, object)) {
+                        next.faults.push(port_taken(&key, &holder));
+                        next.taken.insert(key);
+                        continue;
+                    }
+                    // It takes the port away; the other one then learns why.
+                    self.dirty.services.insert(holder);
                 }
                 let family = entry.backend_family(Family::of(*address));
                 next.faults.extend(self.serve(key, object, spec, exposure, family));
@@ -300,8 +299,13 @@ impl Index {
     }
 
     /// Takes away what the object no longer needs.
-    fn replace_derived(&mut self, entry: &mut ServiceEntry, next: Derived) {
+    fn replace_derived(&mut self, object: &ObjectRef, entry: &mut ServiceEntry, next: Derived) {
         for key in entry.keys.difference(&next.keys) {
+            let holder = self.published.services.get(key).map(|service| &service.object);
+            if holder.is_some_and(|holder| holder != object) {
+                // An older object has taken it over.
+                continue;
+            }
             self.published.services.remove(key);
             self.dirty.addresses.insert(key.vip);
             self.dirty.changed = true;
@@ -317,10 +321,8 @@ impl Index {
             self.health.remove(probe);
             self.dirty.changed = true;
         }
-        if entry.spec.as_ref().is_none_or(|spec| spec.exposure.is_none())
-            && let Some(object) = entry.targets.first().map(|target| target.object.clone())
-        {
-            self.publish_hostnames(&object, BTreeSet::new(), &[], None);
+        if entry.spec.as_ref().is_none_or(|spec| spec.exposure.is_none()) {
+            self.publish_hostnames(object, BTreeSet::new(), &[], None);
         }
         // Rules name targets: they change only when targets come or go. Whether a target has
         // backends decides about the announcement alone.
@@ -336,8 +338,15 @@ impl Index {
         entry.faults = next.faults;
     }
 
-    /// A freed port may be what other holders of the address wait for (inventory only: cluster
-    /// objects never share an address).
+    /// Of two objects on one address (of the inventory, or with one sharing key) that want one
+    /// port, the older has it, then the one with the smaller name.
+    fn is_older(&self, holder: &ObjectRef, than: (i64, &ObjectRef)) -> bool {
+        let spec = self.services.get(holder).and_then(|entry| entry.spec.as_ref());
+        // One that is gone gives the port up when it is looked at next.
+        spec.is_none_or(|spec| (spec.created_secs, holder) < than)
+    }
+
+    /// A freed port may be what others that share the address wait for.
     fn reconsider_port(&mut self, key: &ServiceKey) {
         let holders = self.claims.holders(key.vip);
         self.dirty.services.extend(holders);
@@ -369,6 +378,34 @@ struct Derived {
     probes: BTreeSet<ProbeKey>,
     taken: BTreeSet<ServiceKey>,
     faults: Vec<SourceFault>,
+}
+
+/// What an exposed service wants of the claims.
+fn want(object: &ObjectRef, spec: &ServiceSpec, exposure: &Exposure) -> Want {
+    let wanted =
+        |port: &ServicePort| WantedPort { protocol: port.protocol, port: port.port, http: false };
+    Want {
+        families: exposure.families.clone(),
+        any_family: exposure.family_policy == FamilyPolicy::Possible,
+        requested: exposure.requested.clone(),
+        pool: exposure.pool.clone(),
+        recorded: exposure.recorded.clone(),
+        created_secs: spec.created_secs,
+        sharing: exposure.wish.sharing.clone(),
+        ports: spec.ports.iter().map(wanted).collect(),
+        labels: exposure.wish.labels.clone(),
+        fixed: object.source.cluster_name().is_none(),
+    }
+}
+
+fn port_taken(key: &ServiceKey, holder: &ObjectRef) -> SourceFault {
+    SourceFault::new(
+        FaultReason::PortTaken,
+        format!(
+            "{key} is served for {holder}, which shares the address and is older: choose another \
+             port, or another sharing key"
+        ),
+    )
 }
 
 fn unmatched(port: &ServicePort) -> SourceFault {

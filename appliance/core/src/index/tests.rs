@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Algorithm, Announcement, BackendSlice, BackendState, ConnectionLimits, Exposure, FlowTimeouts,
-    ForwardingMode, HealthCheck, HealthCheckKind, HttpListener, IngressBackend, IngressPort,
-    IngressRule, IngressSpec, NodeSpec, PathMatch, Pool, Protocol, ProxyProtocol, ServiceKey,
-    ServicePort, ServiceSpec, SliceBackend, SlicePort, StateReason, TimeoutRequest,
+    Algorithm, Announcement, BackendSlice, BackendState, ConnectionLimits, Exposure, Family,
+    FlowTimeouts, ForwardingMode, HealthCheck, HealthCheckKind, HttpListener, IngressBackend,
+    IngressPort, IngressRule, IngressSpec, NodeSpec, PathMatch, Pool, Protocol, ProxyProtocol,
+    ServiceKey, ServicePort, ServiceSpec, SliceBackend, SlicePort, StateReason, TimeoutRequest,
 };
 
 mod contract;
@@ -22,11 +22,10 @@ fn cluster() -> SourceId {
 fn policy() -> Arc<Policy> {
     Arc::new(Policy {
         sources: vec![cluster()],
-        pools: vec![Pool {
-            name: "main".into(),
-            ranges: vec![("192.0.2.1".parse().unwrap(), "192.0.2.250".parse().unwrap())],
-            auto_assign: true,
-        }],
+        pools: vec![Pool::new(
+            "main",
+            vec![("192.0.2.1".parse().unwrap(), "192.0.2.250".parse().unwrap())],
+        )],
         shared_http_addresses: vec![SHARED.parse().unwrap()],
         http_port: 80,
         https_port: 443,
@@ -124,6 +123,7 @@ fn ingress(host: &str, service: &str) -> IngressSpec {
         tls: vec![],
         requested: vec![],
         pool: None,
+        wish: crate::AddressWish::default(),
         recorded: vec![],
         http_port: None,
         https_port: None,
@@ -179,11 +179,11 @@ fn a_proposal_is_reported_and_nothing_is_served_before_the_status_records_it() {
         set_slice("web", Some(slice(&[(1, true)]))),
     ]);
     let report = index.current().reports.get(&object("web")).unwrap().clone();
-    assert_eq!(report.desired[0].address.to_string(), "192.0.2.1");
+    let proposed = report.desired[0].address.to_string();
     assert!(index.current().services.is_empty() && index.current().vips.is_empty());
-    index.apply(set_service("web", Some(service(&["192.0.2.1"]))));
+    index.apply(set_service("web", Some(service(&[&proposed]))));
     index.publish(1);
-    assert!(index.current().services.contains_key(&key("192.0.2.1")));
+    assert!(index.current().services.contains_key(&key(&proposed)));
 }
 
 #[test]

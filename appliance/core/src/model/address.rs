@@ -1,4 +1,4 @@
-//! Pools of virtual addresses, VIPs, nodes and the routes to their pods.
+//! The policy, VIPs, nodes and the routes to their pods.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,27 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{FlowTimeouts, ForwardingMode, SourceId};
-
-/// A pool from which VIPs are assigned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pool {
-    /// Its name in the configuration.
-    pub name: Arc<str>,
-    /// Inclusive ranges, disjoint within and between pools, first and last of one family.
-    pub ranges: Vec<(IpAddr, IpAddr)>,
-    /// Whether objects that ask for nothing in particular are served from it.
-    pub auto_assign: bool,
-}
-
-impl Pool {
-    /// Whether the pool holds the address.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.ranges.iter().any(|(first, last)| {
-            first.is_ipv4() == address.is_ipv4() && *first <= address && address <= *last
-        })
-    }
-}
+use super::{FlowTimeouts, ForwardingMode, Pool, SourceId};
 
 /// What the configuration decides for the core.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

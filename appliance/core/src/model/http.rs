@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CertificateRef, ObjectRef, SourceFault, Target};
+use super::{AddressWish, CertificateRef, ObjectRef, SourceFault, Target};
 
 /// An Ingress (or a `[[site]]` of the inventory) as its source describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct IngressSpec {
     pub requested: Vec<IpAddr>,
     /// The pool from which it wants an address of its own.
     pub pool: Option<Arc<str>>,
+    /// What else it asks about its addresses.
+    #[serde(default)]
+    pub wish: AddressWish,
     /// The record: addresses in its status.
     pub recorded: Vec<IpAddr>,
     /// Ports to listen on, when not the policy's (inventory only).

@@ -17,6 +17,10 @@ pub enum FaultReason {
     AddressTaken,
     /// The address asked for lies outside every pool.
     AddressOutsidePools,
+    /// The pool asked for, or that of the address asked for, does not serve this object.
+    PoolForbidden,
+    /// Pools choose by labels that are not known yet, or may not be read.
+    LabelsUnknown,
     /// Another object already serves this VIP, port and protocol.
     PortTaken,
     /// An annotation's value cannot be used.
@@ -59,6 +63,8 @@ impl FaultReason {
             Self::NoPool => "NoPool",
             Self::AddressTaken => "AddressTaken",
             Self::AddressOutsidePools => "AddressOutsidePools",
+            Self::PoolForbidden => "PoolForbidden",
+            Self::LabelsUnknown => "LabelsUnknown",
             Self::PortTaken => "PortTaken",
             Self::InvalidAnnotation => "InvalidAnnotation",
             Self::InvalidField => "InvalidField",
@@ -116,6 +122,10 @@ pub struct ObjectReport {
     pub desired: Vec<StatusAddress>,
     /// What it holds, as last seen.
     pub recorded: Vec<IpAddr>,
+    /// Of these, what is served: the object has the strongest claim on it.
+    pub served: Vec<IpAddr>,
+    /// Annotations and fields of other products that decided about the addresses.
+    pub followed: Vec<Arc<str>>,
     /// What it holds says something else of those addresses than it should: `ipMode`, `ports`.
     pub details_outdated: bool,
     /// Everything that is wrong with the object.

@@ -8,8 +8,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Algorithm, ConnectionLimits, Family, FaultReason, FlowTimeouts, ForwardingMode, IpMode,
-    ModeReason, ObjectRef, PortStatus, Protocol, ServiceKey, SourceFault, Target, TimeoutRequest,
+    AddressWish, Algorithm, ConnectionLimits, Family, FaultReason, FlowTimeouts, ForwardingMode,
+    IpMode, ModeReason, ObjectRef, PortStatus, Protocol, ServiceKey, SourceFault, Target,
+    TimeoutRequest,
 };
 use crate::forwarding::TableView;
 
@@ -201,6 +202,9 @@ pub struct Exposure {
     pub requested: Vec<IpAddr>,
     /// The pool asked for; `None`: any pool that assigns automatically.
     pub pool: Option<Arc<str>>,
+    /// What else it asks about its addresses.
+    #[serde(default)]
+    pub wish: AddressWish,
     /// The record: addresses in `status.loadBalancer.ingress`. For the inventory, the
     /// addresses written there.
     pub recorded: Vec<IpAddr>,

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{
     BackendSet, CertificateRef, CertificateSpec, HealthCheck, HttpListener, ObjectRef,
-    ObjectReport, PodRoute, Service, ServiceKey, Target, Vip,
+    ObjectReport, PodRoute, PoolUse, Service, ServiceKey, Target, Vip,
 };
 
 /// Everything that the appliance should be doing, at one generation.
@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub certificates: OrdMap<CertificateRef, Arc<CertificateSpec>>,
     /// Virtual addresses in use, for netlink and BGP.
     pub vips: OrdMap<IpAddr, Arc<Vip>>,
+    /// How far the pools are used, in the order in which they are tried, IPv4 first.
+    pub pools: Arc<Vec<PoolUse>>,
     /// Routes to pods, for netlink.
     pub pod_routes: OrdMap<IpNet, Arc<PodRoute>>,
     /// Host names, for DNS.

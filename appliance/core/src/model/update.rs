@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendSlice, CertificateRef, CertificateSpec, IngressSpec, NodeSpec, ObjectRef, Policy,
-    ProbeKey, ServiceKey, ServiceSpec, SourceFault, SourceId,
+    BackendSlice, CertificateRef, CertificateSpec, IngressSpec, NamespaceSpec, NodeSpec, ObjectRef,
+    Policy, ProbeKey, ServiceKey, ServiceSpec, SourceFault, SourceId,
 };
 
 /// One change. Absent content means that the object is gone. Updates about different objects
@@ -103,6 +103,15 @@ pub enum SourceUpdate {
         name: Arc<str>,
         /// What it says now.
         spec: Option<Box<NodeSpec>>,
+    },
+    /// A namespace.
+    Namespace {
+        /// Its cluster.
+        source: SourceId,
+        /// Its name.
+        name: Arc<str>,
+        /// What it says now.
+        spec: Option<Box<NamespaceSpec>>,
     },
     /// An Ingress.
     Ingress {
