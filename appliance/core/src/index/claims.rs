@@ -38,6 +38,10 @@ use crate::{SourceFault, SourceId};
 /// nobody has. Bounds the work where hundreds of objects of one key have a port in common.
 const SHARED_PLACES_MAX: usize = 64;
 
+/// Of those who ask for one address in vain, so many are looked at whenever its holder changes.
+/// One would do, but each is told who has it; of more, the others are told when their turn comes.
+const CONTENDERS_WOKEN_MAX: usize = 32;
+
 /// What an object wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Want {
@@ -545,8 +549,8 @@ impl Claims {
             }
             self.leave_group_place(&held, address, false);
             self.queue.insert(held.turn);
-            self.wake_contenders(address);
         }
+        self.wake_contenders(address);
         let Some(group) = claim.group() else { return };
         let sharers = self.groups.entry(group).or_default();
         let claims = sharers.places.entry(address).or_default();
@@ -589,25 +593,26 @@ impl Claims {
             self.holders.remove(&address);
         }
         self.leave_group_place(&claim, address, still_there);
-        if weakened || !still_there {
-            self.wake_contenders(address);
-        }
+        self.wake_contenders(address);
         if weakened {
             self.wake_for_place(turn, address);
         }
     }
 
-    /// Wakes the strongest who asks for the address, and those who could share it.
+    /// Wakes the strongest who ask for the address, and those who could share it.
     fn wake_contenders(&mut self, address: IpAddr) {
         let Some(contenders) = self.contenders.get(&address) else { return };
-        let Some(first) = contenders.first() else { return };
-        self.queue.insert(first.clone());
+        self.queue.extend(contenders.iter().take(CONTENDERS_WOKEN_MAX).cloned());
+        if contenders.len() <= CONTENDERS_WOKEN_MAX {
+            return;
+        }
         let group_of = |turn: &Turn| {
             let wanting = self.wants.get(&turn.object)?;
             Group::of(&turn.object, &wanting.terms)
         };
         let holder = self.holders.get(&address).and_then(|claims| claims.first());
-        for group in [group_of(first), holder.and_then(Claim::group)].into_iter().flatten() {
+        let next = contenders.first().and_then(group_of);
+        for group in [next, holder.and_then(Claim::group)].into_iter().flatten() {
             let sharing = contenders.iter().filter(|turn| group_of(turn).as_ref() == Some(&group));
             self.queue.extend(sharing.cloned());
         }

@@ -280,7 +280,7 @@ fn fresh<'a>(variant: usize, facts: impl Iterator<Item = (&'a ObjectRef, &'a Wan
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_and_duplication_of_events_ends_in_the_same_claims(
