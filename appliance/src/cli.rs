@@ -37,6 +37,8 @@ enum Command {
     Config(ConfigCommand),
     /// Show what a running daemon does
     Status(AskArgs),
+    /// Show the address pools: how far they are used, and by whom
+    Pools(PoolsArgs),
     /// Show the flows that the XDP data path holds
     Flows(seeing::FlowsArgs),
     /// Explain what happens to packets of a client to a service, and why
@@ -140,6 +142,18 @@ fn socket_of(named: Option<&PathBuf>, file: &FileArgs) -> anyhow::Result<PathBuf
     }
 }
 
+#[derive(Args)]
+struct PoolsArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+    /// Only this pool
+    #[arg(value_name = "POOL")]
+    pool: Option<String>,
+    /// Show each address in use with whoever holds it
+    #[arg(long)]
+    addresses: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
     Text,
@@ -170,6 +184,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Schema) => show(&(haflinger_config::schema() + "\n")),
         Command::Config(ConfigCommand::Default) => show(haflinger_config::DEFAULT),
         Command::Status(args) => runtime()?.block_on(status(&args)),
+        Command::Pools(args) => runtime()?.block_on(pools(&args)),
         Command::Flows(args) => runtime()?.block_on(seeing::flows(&args)),
         Command::Why(args) => runtime()?.block_on(seeing::why(&args)),
         Command::Trace(args) => runtime()?.block_on(seeing::trace(&args)),
@@ -243,6 +258,13 @@ async fn accept(args: &AcceptArgs) -> anyhow::Result<ExitCode> {
     let target = admin::Target::new("/accept").with("source", Some(&args.source)).to_string();
     let answer = admin::order(&socket, &target).await?;
     show(&String::from_utf8(answer).context("the daemon's answer is not text")?)
+}
+
+async fn pools(args: &PoolsArgs) -> anyhow::Result<ExitCode> {
+    let target = admin::Target::new("/pools")
+        .with("pool", args.pool.as_ref())
+        .with("addresses", args.addresses.then_some("true"));
+    seeing::answer(&args.ask, target).await
 }
 
 /// Removes what carries our mark in the kernel. The configuration says where addresses are

@@ -17,6 +17,7 @@ use prometheus::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::pools::PoolGauges;
 use crate::problems::Problems;
 
 /// Updates folded before a snapshot is published, however many more wait: bounds the time that
@@ -74,6 +75,7 @@ pub(crate) struct Fold {
     buckets: IntCounterVec,
     movement: Movement,
     modes: IntGaugeVec,
+    pools: PoolGauges,
     services: OrdMap<ServiceKey, Arc<Service>>,
     problems: Problems,
 }
@@ -120,6 +122,7 @@ impl Fold {
                 ),
                 &["mode"],
             )?,
+            pools: PoolGauges::register(registry)?,
             services: OrdMap::new(),
             problems: Problems::register(registry)?,
         };
@@ -198,6 +201,7 @@ impl Fold {
             self.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
             self.count_modes(&snapshot);
             self.problems.follow(&snapshot);
+            self.pools.show(&snapshot.pools, self.index.effort());
             snapshots.send_replace(snapshot);
         }
         timer.observe_duration();

@@ -12,6 +12,7 @@ mod fold;
 mod logging;
 mod manual;
 pub mod observed;
+mod pools;
 mod problems;
 mod reload;
 mod seeing;

@@ -1,6 +1,7 @@
 //! From the checked configuration to each room's settings. Nothing is decided here: values that
 //! the configuration does not name come from the rooms' own constants.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -9,18 +10,17 @@ use haflinger_bgp::model::{Community, HoldTime, RouterId};
 use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
 use haflinger_config::{Attach, Config, KeyAlgorithm, Peer, Zone, ZonePolicy};
 use haflinger_core::flow::FlowHashKey;
-use haflinger_core::{FlowTimeouts, ForwardingMode, Policy, Pool, SourceId};
+use haflinger_core::{
+    FlowTimeouts, ForwardingMode, LabelRequirement, LabelSelector, LabelTest, Policy, Pool,
+    PoolSelector, SourceId,
+};
 use haflinger_dns::RecordName;
 
 /// What the core is told.
 pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
     let clusters = config.clusters.iter().map(|cluster| SourceId::cluster(&cluster.name));
     let inventory = config.inventory.iter().map(|_| SourceId::inventory());
-    let pools = config.pools.iter().map(|pool| Pool {
-        name: pool.name.as_str().into(),
-        ranges: pool.ranges.iter().map(|range| (range.first(), range.last())).collect(),
-        auto_assign: pool.auto_assign,
-    });
+    let pools = config.pools.iter().map(pool);
     Policy {
         sources: clusters.chain(inventory).collect(),
         pools: pools.collect(),
@@ -39,6 +39,47 @@ pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
         },
         xdp: config.xdp.enabled,
         zone: config.host.zone.as_deref().map(Into::into),
+    }
+}
+
+fn pool(pool: &haflinger_config::Pool) -> Pool {
+    Pool {
+        name: pool.name.as_str().into(),
+        ranges: pool.ranges.iter().map(|range| (range.first(), range.last())).collect(),
+        auto_assign: pool.auto_assign,
+        skip_0_and_255: pool.skip_0_and_255,
+        priority: pool.priority,
+        selects: PoolSelector {
+            namespaces: pool.namespaces.iter().map(|name| name.as_str().into()).collect(),
+            namespace_labels: pool.namespace_labels.iter().map(label_selector).collect(),
+            service_labels: pool.service_labels.iter().map(label_selector).collect(),
+        },
+    }
+}
+
+fn label_selector(selector: &haflinger_config::LabelSelector) -> LabelSelector {
+    let values = |values: &BTreeSet<String>| values.iter().map(|v| v.as_str().into()).collect();
+    let requirements = selector.requirements.iter().map(|requirement| LabelRequirement {
+        key: requirement.key.as_str().into(),
+        test: match &requirement.test {
+            haflinger_config::LabelTest::Exists => LabelTest::Exists,
+            haflinger_config::LabelTest::Absent => LabelTest::Absent,
+            haflinger_config::LabelTest::In(list) => LabelTest::In(values(list)),
+            haflinger_config::LabelTest::NotIn(list) => LabelTest::NotIn(values(list)),
+        },
+    });
+    LabelSelector { text: selector.text.as_str().into(), requirements: requirements.collect() }
+}
+
+/// The labels that any pool's selector names.
+fn label_keys(config: &Config) -> haflinger_discovery::LabelKeys {
+    let keys = |selectors: fn(&haflinger_config::Pool) -> &[haflinger_config::LabelSelector]| {
+        let requirements = config.pools.iter().flat_map(selectors).flat_map(|s| &s.requirements);
+        requirements.map(|requirement| requirement.key.as_str().into()).collect()
+    };
+    haflinger_discovery::LabelKeys {
+        services: keys(|pool| &pool.service_labels),
+        namespaces: keys(|pool| &pool.namespace_labels),
     }
 }
 
@@ -63,6 +104,7 @@ pub(crate) fn discovery(config: &Config) -> haflinger_discovery::Settings {
             percent_max: cluster.deletes_percent_max,
             confirm_after: cluster.deletes_confirm,
         },
+        labels: label_keys(config),
     });
     haflinger_discovery::Settings {
         clusters: clusters.collect(),

@@ -2,6 +2,7 @@
 //! reader needs to ask again: required parts are not optional, addresses and times are typed,
 //! and lists that must not overlap do not.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU8;
@@ -118,6 +119,47 @@ pub struct Pool {
     pub ranges: Vec<AddressRange>,
     /// Whether objects that ask for nothing in particular are served from it.
     pub auto_assign: bool,
+    /// Of several pools the one with the lowest number is tried first.
+    pub priority: u32,
+    /// Whether IPv4 addresses that end in .0 or .255 are left out. Some address is left.
+    pub skip_0_and_255: bool,
+    /// Namespaces that are served; with `namespace_labels` empty too: all.
+    pub namespaces: BTreeSet<String>,
+    /// Labels of namespaces that are served: one selector has to fit.
+    pub namespace_labels: Vec<LabelSelector>,
+    /// Labels of objects that are served: one selector has to fit; empty: all.
+    pub service_labels: Vec<LabelSelector>,
+}
+
+/// Labels, written as `kubectl --selector` takes them. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelSelector {
+    /// As written.
+    pub text: String,
+    /// All of them have to hold.
+    pub requirements: Vec<LabelRequirement>,
+}
+
+/// What is asked of one label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelRequirement {
+    /// The label.
+    pub key: String,
+    /// What it has to be.
+    pub test: LabelTest,
+}
+
+/// What a label has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelTest {
+    /// There.
+    Exists,
+    /// Not there.
+    Absent,
+    /// One of these values.
+    In(BTreeSet<String>),
+    /// None of these values, or not there.
+    NotIn(BTreeSet<String>),
 }
 
 /// An inclusive range of addresses of one family, first not above last.

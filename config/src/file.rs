@@ -188,11 +188,31 @@ pub struct Pool {
     pub addresses: Vec<String>,
     /// Whether objects that ask for nothing in particular are served from it.
     pub auto_assign: bool,
+    /// Of several pools the one with the lowest number is tried first.
+    #[schemars(range(max = 1000))]
+    pub priority: u32,
+    /// Whether IPv4 addresses that end in .0 or .255 are left out.
+    pub skip_0_and_255: bool,
+    /// Namespaces whose objects are served from it; with `namespace_labels` empty too: all.
+    pub namespaces: Vec<String>,
+    /// Label selectors (`team=shop`) of namespaces whose objects are served from it.
+    pub namespace_labels: Vec<String>,
+    /// Label selectors (`tier in (edge, public)`) of objects that are served from it; empty: all.
+    pub service_labels: Vec<String>,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { name: None, addresses: Vec::new(), auto_assign: true }
+        Self {
+            name: None,
+            addresses: Vec::new(),
+            auto_assign: true,
+            priority: 100,
+            skip_0_and_255: false,
+            namespaces: Vec::new(),
+            namespace_labels: Vec::new(),
+            service_labels: Vec::new(),
+        }
     }
 }
 

@@ -30,12 +30,20 @@ pub enum Watched {
     Ingresses,
     /// TLS Secrets, or the inventory's certificate files.
     Certificates,
+    /// Namespaces, where pools choose by their labels.
+    Namespaces,
 }
 
 impl Watched {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Services, Self::Slices, Self::Nodes, Self::Ingresses, Self::Certificates];
+    pub const ALL: [Self; 6] = [
+        Self::Services,
+        Self::Slices,
+        Self::Nodes,
+        Self::Ingresses,
+        Self::Certificates,
+        Self::Namespaces,
+    ];
 
     /// The name in metrics and status.
     pub fn as_str(self) -> &'static str {
@@ -45,6 +53,7 @@ impl Watched {
             Self::Nodes => "nodes",
             Self::Ingresses => "ingresses",
             Self::Certificates => "certificates",
+            Self::Namespaces => "namespaces",
         }
     }
 
@@ -55,6 +64,7 @@ impl Watched {
             Self::Nodes => 2,
             Self::Ingresses => 3,
             Self::Certificates => 4,
+            Self::Namespaces => 5,
         }
     }
 }
@@ -82,6 +92,7 @@ impl Key {
                 Self::new(Watched::Slices, &service.namespace, slice)
             }
             SourceUpdate::Node { name, .. } => Self::new(Watched::Nodes, "", name),
+            SourceUpdate::Namespace { name, .. } => Self::new(Watched::Namespaces, "", name),
             SourceUpdate::Ingress { object, .. } => {
                 Self::new(Watched::Ingresses, &object.namespace, &object.name)
             }
@@ -110,6 +121,9 @@ impl Key {
             },
             Watched::Nodes => {
                 SourceUpdate::Node { source: source.clone(), name: name.into(), spec: None }
+            }
+            Watched::Namespaces => {
+                SourceUpdate::Namespace { source: source.clone(), name: name.into(), spec: None }
             }
             Watched::Ingresses => SourceUpdate::Ingress {
                 object: ObjectRef::ingress(source, namespace, name),
@@ -300,6 +314,7 @@ pub(crate) fn is_gone(update: &SourceUpdate) -> bool {
         SourceUpdate::Service { spec, .. } => spec.is_none(),
         SourceUpdate::Slice { content, .. } => content.is_none(),
         SourceUpdate::Node { spec, .. } => spec.is_none(),
+        SourceUpdate::Namespace { spec, .. } => spec.is_none(),
         SourceUpdate::Ingress { spec, .. } => spec.is_none(),
         SourceUpdate::Certificate { material, .. } => material.is_none(),
     }

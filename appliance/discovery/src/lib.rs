@@ -30,6 +30,6 @@ mod translate;
 pub use discovery::{Discovery, DiscoveryError, DiscoveryHandle, UnknownSource};
 pub use inventory::{InventoryError, check as check_inventory};
 pub use ledger::Watched;
-pub use settings::{ClusterSettings, DeletionLimits, INGRESS_CLASS_DEFAULT, Settings};
+pub use settings::{ClusterSettings, DeletionLimits, INGRESS_CLASS_DEFAULT, LabelKeys, Settings};
 pub use status::{DiscoveryStatus, KindStatus, SourceStatus};
 pub use translate::update::translate_object;

@@ -1,6 +1,8 @@
 //! What discovery is told to read.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use haflinger_core::SourceId;
@@ -36,6 +38,8 @@ pub struct ClusterSettings {
     pub ingress_class: String,
     /// Deletions beyond this wait until they are confirmed.
     pub deletions: DeletionLimits,
+    /// Labels by which pools choose: of all labels only these are kept.
+    pub labels: LabelKeys,
 }
 
 /// How many objects of one kind may go within a minute before it looks as if the cluster had lost
@@ -54,6 +58,15 @@ impl Default for DeletionLimits {
     fn default() -> Self {
         Self { objects_max: 10, percent_max: 30, confirm_after: Duration::from_secs(60) }
     }
+}
+
+/// Names of labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LabelKeys {
+    /// Of Services and Ingresses.
+    pub services: BTreeSet<Arc<str>>,
+    /// Of Namespaces, which are read only where there are any.
+    pub namespaces: BTreeSet<Arc<str>>,
 }
 
 impl ClusterSettings {

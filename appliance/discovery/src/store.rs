@@ -24,10 +24,11 @@ use crate::ledger::{Key, is_gone};
 const MAGIC: &[u8; 8] = b"HFLSTATE";
 
 /// Rises when a frame's meaning changes, or a [`SourceUpdate`] that older releases cannot read.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The oldest version whose frames are still read. Frames of version 1 know no forwarding mode,
-/// algorithm, limit, timeout or backup: services that ask for none.
+/// algorithm, limit, timeout or backup: services that ask for none. Those of version 2 know no
+/// namespace and no sharing.
 const VERSION_MIN: u32 = 1;
 
 /// A larger file is refused: four times 50,000 services with 250,000 backends.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use haflinger_core::{ServiceSpec, SourceId, SourceUpdate, Update};
-use haflinger_discovery::{ClusterSettings, Discovery, DiscoveryHandle, Settings};
+use haflinger_discovery::{ClusterSettings, Discovery, DiscoveryHandle, LabelKeys, Settings};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -62,6 +62,7 @@ fn settings(kubeconfig: &Path, state_dir: &Path) -> Settings {
             claim_unclassed: false,
             ingress_class: "haflinger".into(),
             deletions: haflinger_discovery::DeletionLimits::default(),
+            labels: LabelKeys::default(),
         }],
         inventory: None,
         state_dir: Some(state_dir.to_owned()),

@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use haflinger_core::{SourceUpdate, Update};
-use haflinger_discovery::{ClusterSettings, Discovery, DiscoveryHandle, Settings};
+use haflinger_discovery::{ClusterSettings, Discovery, DiscoveryHandle, LabelKeys, Settings};
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
@@ -84,6 +84,7 @@ impl Running {
                 claim_unclassed: false,
                 ingress_class: "haflinger".into(),
                 deletions: haflinger_discovery::DeletionLimits::default(),
+                labels: LabelKeys::default(),
             }],
             inventory: None,
             state_dir: Some(directory.join("state")),

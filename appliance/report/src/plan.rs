@@ -124,8 +124,7 @@ mod tests {
         ObjectReport {
             desired: desired.iter().map(entry).collect(),
             recorded: recorded.iter().map(|text| ip(text)).collect(),
-            details_outdated: false,
-            faults: Vec::new(),
+            ..ObjectReport::default()
         }
     }
 

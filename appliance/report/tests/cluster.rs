@@ -124,8 +124,7 @@ fn report(desired: &[&str], recorded: &[&str]) -> ObjectReport {
     ObjectReport {
         desired: desired.iter().map(entry).collect(),
         recorded: recorded.iter().map(|text| text.parse().unwrap()).collect(),
-        details_outdated: false,
-        faults: Vec::new(),
+        ..ObjectReport::default()
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `/healthz` | 200 while the core lives, else 503 |
 //! | `/readyz` | 200 once every source has listed (or was restored) and nothing drains, else 503 |
 //! | `/status` | JSON; `?format=text` for people |
+//! | `/pools` | JSON; `?pool=NAME`, `?addresses=true`, `?format=text` for people |
 //!
 //! It is served on a loopback TCP address and on a unix socket for `haflinger status`. What names
 //! clients ([`seeing`]) is served on the socket alone, and so is the one thing that can be ordered:
@@ -36,6 +37,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::pools::{Pools, pools_text};
 use crate::seeing::Seeing;
 
 pub(crate) use client::{Target, fetch, follow, order};
@@ -50,6 +52,8 @@ pub(crate) trait Exhibit: Send + Sync + 'static {
     fn status_json(&self) -> serde_json::Value;
     /// The status for people.
     fn status_text(&self) -> String;
+    /// The pools, or one of them, and who holds their addresses.
+    fn pools(&self, pool: Option<&str>, addresses: bool) -> Option<Pools>;
     /// The metrics.
     fn registry(&self) -> &Registry;
     /// What questions about single flows are answered from.
@@ -109,7 +113,8 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
-            .route("/status", get(status));
+            .route("/status", get(status))
+            .route("/pools", get(pools));
         let on_socket = seeing::routes().route("/accept", post(accept));
         let all = routes.clone().merge(on_socket).with_state(exhibit.clone());
         let routes = routes.with_state(exhibit);
@@ -214,5 +219,29 @@ async fn accept(
             (StatusCode::OK, format!("{count} deletions of {} are followed\n", query.source))
         }
         Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")),
+    }
+}
+
+#[derive(Deserialize)]
+struct PoolsQuery {
+    pool: Option<String>,
+    #[serde(default)]
+    addresses: bool,
+    format: Option<String>,
+}
+
+async fn pools(
+    State(exhibit): State<Arc<dyn Exhibit>>,
+    Query(query): Query<PoolsQuery>,
+) -> Response {
+    let Some(pools) = exhibit.pools(query.pool.as_deref(), query.addresses) else {
+        let name = query.pool.unwrap_or_default();
+        let refusal = format!("no pool has the name {name:?}: leave it out to see all\n");
+        return (StatusCode::NOT_FOUND, refusal).into_response();
+    };
+    if query.format.as_deref() == Some("text") {
+        pools_text(&pools).into_response()
+    } else {
+        axum::Json(pools).into_response()
     }
 }

@@ -107,7 +107,7 @@ pub(super) async fn why(args: &WhyArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// One question, one answer.
-async fn answer(ask: &AskArgs, target: Target) -> anyhow::Result<ExitCode> {
+pub(super) async fn answer(ask: &AskArgs, target: Target) -> anyhow::Result<ExitCode> {
     let socket = ask.socket()?;
     match ask.output {
         Output::Text => {

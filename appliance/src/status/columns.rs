@@ -20,20 +20,24 @@ impl Columns {
 
     /// The section: its title and its rows, or nothing when it has none.
     pub(crate) fn print(&self, out: &mut String) {
-        if self.rows.is_empty() {
-            return;
+        if !self.rows.is_empty() {
+            out.push('\n');
+            out.push_str(self.title);
+            out.push('\n');
+            self.print_rows("  ", out);
         }
+    }
+
+    /// The rows alone, behind a margin.
+    pub(crate) fn print_rows(&self, margin: &str, out: &mut String) {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             let aligned = self.rows.iter().filter(|row| row.len() > 1);
             aligned.filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
-        out.push('\n');
-        out.push_str(self.title);
-        out.push('\n');
         for row in &self.rows {
-            let mut line = String::from("  ");
+            let mut line = String::from(margin);
             for (column, cell) in row.iter().enumerate() {
                 let width = if row.len() > 1 { widths[column] } else { 0 };
                 // Writing into a string cannot fail.

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::admin::Exhibit;
 use crate::daemon::Handles;
 use crate::fold::Pulse;
+use crate::pools::Pools;
 use crate::seeing::Seeing;
 
 /// How the configuration stands.
@@ -132,6 +133,8 @@ struct ObjectStatus {
     object: String,
     recorded: Vec<IpAddr>,
     desired: Vec<IpAddr>,
+    /// Annotations of other products that were followed.
+    followed: Vec<Arc<str>>,
     faults: Vec<SourceFault>,
 }
 
@@ -229,6 +232,10 @@ impl Exhibit for Exhibition {
         text::render(&self.status(), &self.snapshot())
     }
 
+    fn pools(&self, pool: Option<&str>, addresses: bool) -> Option<Pools> {
+        Pools::of(&self.snapshot(), pool, addresses)
+    }
+
     fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -267,6 +274,7 @@ fn object_status(object: &ObjectRef, report: &ObjectReport) -> ObjectStatus {
         object: object.to_string(),
         recorded: report.recorded.clone(),
         desired: report.desired.iter().map(|status| status.address).collect(),
+        followed: report.followed.clone(),
         faults: report.faults.clone(),
     }
 }

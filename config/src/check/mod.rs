@@ -9,6 +9,7 @@ mod host;
 mod l4;
 mod pool;
 mod secret;
+mod selector;
 mod text;
 mod traffic;
 

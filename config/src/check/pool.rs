@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::selector;
 use super::text::{self, Distinct};
-use crate::checked::{AddressRange, Pool};
+use crate::checked::{AddressRange, LabelSelector, Pool};
 use crate::context::Context;
 use crate::file;
 use crate::layer::item;
@@ -26,12 +27,52 @@ pub(crate) fn pools(context: &mut Context, file: &[file::Pool]) -> Vec<(String, 
         )
         .and_then(|name| text::label(context, &key, name));
         let ranges = ranges(context, &format!("{at}.addresses"), &written.addresses, &mut taken);
+        let namespaces =
+            text::each(context, &format!("{at}.namespaces"), &written.namespaces, text::label);
+        let namespace_labels =
+            selectors(context, &at, "namespace_labels", &written.namespace_labels);
+        let service_labels = selectors(context, &at, "service_labels", &written.service_labels);
+        if written.skip_0_and_255 && !ranges.is_empty() && ranges.iter().all(skipped) {
+            let remedy = "add other addresses to the pool, or leave the key out";
+            context.refuse(
+                &format!("{at}.skip_0_and_255"),
+                "every address of the pool ends in .0 or .255, so that none is left",
+                remedy,
+            );
+        }
         let Some(name) = name else { continue };
         if names.add(context, &key, &name) {
-            pools.push((at, Pool { name, ranges, auto_assign: written.auto_assign }));
+            let pool = Pool {
+                name,
+                ranges,
+                auto_assign: written.auto_assign,
+                priority: written.priority,
+                skip_0_and_255: written.skip_0_and_255,
+                namespaces: namespaces.into_iter().map(|(_, name)| name).collect(),
+                namespace_labels,
+                service_labels,
+            };
+            pools.push((at, pool));
         }
     }
     pools
+}
+
+fn selectors(context: &mut Context, at: &str, key: &str, written: &[String]) -> Vec<LabelSelector> {
+    let selectors = text::each(context, &format!("{at}.{key}"), written, selector::read);
+    selectors.into_iter().map(|(_, selector)| selector).collect()
+}
+
+/// Whether a range has only addresses that end in .0 or .255.
+fn skipped(range: &AddressRange) -> bool {
+    match (range.first, range.last) {
+        // Of three neighbours one always ends otherwise.
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            let (first, last) = (u32::from(first), u32::from(last));
+            last - first < 2 && (first..=last).all(|number| matches!(number % 256, 0 | 255))
+        }
+        _ => false,
+    }
 }
 
 fn ranges(

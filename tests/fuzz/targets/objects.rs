@@ -3,7 +3,7 @@
 #![no_main]
 
 use haflinger_core::{SourceFault, SourceUpdate};
-use haflinger_discovery::{ClusterSettings, INGRESS_CLASS_DEFAULT, Watched, translate_object};
+use haflinger_discovery::{ClusterSettings, INGRESS_CLASS_DEFAULT, LabelKeys, Watched, translate_object};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
 
@@ -18,6 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
         claim_unclassed: true,
         ingress_class: INGRESS_CLASS_DEFAULT.to_owned(),
         deletions: haflinger_discovery::DeletionLimits::default(),
+        labels: LabelKeys::default(),
     };
     for watched in Watched::ALL {
         // Only the parser may refuse them.

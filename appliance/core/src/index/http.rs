@@ -360,6 +360,7 @@ impl Index {
             let entry = |address: &IpAddr| StatusAddress::new(*address, IpMode::Proxy);
             report.desired = shared.iter().map(entry).collect();
             report.desired.sort();
+            report.served.clone_from(shared);
         }
         let fixed = object.source.cluster_name().is_none();
         if fixed && !entry.shared && entry.spec.requested.is_empty() {

@@ -1,8 +1,8 @@
 //! One cluster: a client, and a watch for each kind.
 //!
 //! ```text
-//! cluster task ── 5 × watch ──Heard──> feed
-//!      ^ new settings, changed kubeconfig: all five watches start again with a new client
+//! cluster task ── a watch for each kind ──Heard──> feed
+//!      ^ new settings, changed kubeconfig: all watches start again with a new client
 //! ```
 //!
 //! While the API is away the last state stands. Nothing is ever written to the API here.
@@ -155,7 +155,26 @@ impl Watches {
         self.spawn(&mut tasks, Watched::Nodes, None, update::node);
         self.spawn(&mut tasks, Watched::Ingresses, None, update::ingress);
         self.spawn(&mut tasks, Watched::Certificates, tls, update::certificate);
+        if self.claims.labels.namespaces.is_empty() {
+            self.leave_out(&mut tasks, Watched::Namespaces);
+        } else {
+            self.spawn(&mut tasks, Watched::Namespaces, None, update::namespace);
+        }
         tasks
+    }
+
+    /// A kind that the settings leave out is nothing to wait for. What is known of it from an
+    /// earlier run is used by nobody.
+    fn leave_out(&self, tasks: &mut JoinSet<()>, watched: Watched) {
+        let (heard, board, stop) = (self.heard.clone(), self.board.clone(), self.stop.clone());
+        tasks.spawn(async move {
+            board.connected(watched);
+            tokio::select! {
+                // Fails only when the feed is gone, and everything with it.
+                _ = heard.send(Heard::Withheld(watched)) => {}
+                () = stop.cancelled() => {}
+            }
+        });
     }
 
     fn spawn<B: Kind>(

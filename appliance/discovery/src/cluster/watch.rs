@@ -144,9 +144,12 @@ where
                 if listing && self.streaming && matches!(code, 400 | 422) {
                     self.streaming = false;
                 }
-                // The cluster may serve without these two: pod routes and HTTPS then fail, and
-                // say so, but addresses of everything else are not held up.
-                let dispensable = matches!(self.watched, Watched::Nodes | Watched::Certificates);
+                // The cluster may serve without these: pod routes, HTTPS and pools that choose by
+                // labels then fail, and say so, but addresses of everything else are not held up.
+                let dispensable = matches!(
+                    self.watched,
+                    Watched::Nodes | Watched::Certificates | Watched::Namespaces
+                );
                 if listing && dispensable && matches!(code, 403 | 404) {
                     self.say(Heard::Withheld(self.watched)).await?;
                 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use haflinger_core::{
-    BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Distribution, Exposure, Family,
-    HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRule, IngressSpec,
-    IngressTls, MAX_WEIGHT, ObjectRef, PathMatch, Protocol, ProxyProtocol, ServicePort,
-    ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate,
+    AddressWish, BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Distribution,
+    Exposure, Family, HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRule,
+    IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathMatch, Protocol, ProxyProtocol,
+    ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate,
 };
 use ipnet::IpNet;
 use toml::Spanned;
@@ -491,6 +491,7 @@ impl<'a> Check<'a> {
             recorded: requested.clone(),
             requested,
             pool: None,
+            wish: AddressWish::default(),
             http_port: port("http_port", &site.http_port)?,
             https_port: port("https_port", &site.https_port)?,
             hostnames: Vec::new(),

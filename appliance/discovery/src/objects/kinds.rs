@@ -64,6 +64,7 @@ slim! {
         session_affinity: String,
         session_affinity_config: SessionAffinityConfig,
         publish_not_ready_addresses: bool,
+        selector: BTreeMap<String, Lax<String>>,
         load_balancer_source_ranges: List<String>,
         #[serde(rename = "type")]
         service_type: String,
@@ -115,6 +116,9 @@ slim! {
     TargetRef { name: String }
     /// `EndpointSlice.ports[]`.
     SlicePortBody { name: String, port: i64, protocol: String }
+
+    /// core/v1 Namespace.
+    NamespaceBody { metadata: Meta }
 
     /// core/v1 Node.
     NodeBody { metadata: Meta, spec: NodeSpecBody, status: NodeStatusBody }
@@ -185,6 +189,7 @@ macro_rules! kinds {
 kinds! {
     ServiceBody: "", "Service", "services";
     SliceBody: "discovery.k8s.io", "EndpointSlice", "endpointslices";
+    NamespaceBody: "", "Namespace", "namespaces";
     NodeBody: "", "Node", "nodes";
     IngressBody: "networking.k8s.io", "Ingress", "ingresses";
     SecretBody: "", "Secret", "secrets";

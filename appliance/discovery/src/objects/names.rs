@@ -33,6 +33,8 @@ macro_rules! names {
 names! {
     ADDRESS = "haflinger.dev/address";
     POOL = "haflinger.dev/pool";
+    SHARING_KEY = "haflinger.dev/sharing-key";
+    SHARING_NAMESPACES = "haflinger.dev/sharing-namespaces";
     MODE = "haflinger.dev/mode";
     ALGORITHM = "haflinger.dev/algorithm";
     CONNECTIONS_MAX = "haflinger.dev/connections-max";
@@ -54,6 +56,25 @@ names! {
     EXTERNAL_DNS_TTL = "external-dns.kubernetes.io/ttl";
     EXTERNAL_DNS_ALPHA_HOSTNAME = "external-dns.alpha.kubernetes.io/hostname";
     EXTERNAL_DNS_ALPHA_TTL = "external-dns.alpha.kubernetes.io/ttl";
+    // What other load balancers are asked about addresses. Both renamed their prefixes.
+    METALLB_ADDRESSES = "metallb.io/loadBalancerIPs";
+    METALLB_OLD_ADDRESSES = "metallb.universe.tf/loadBalancerIPs";
+    METALLB_POOL = "metallb.io/address-pool";
+    METALLB_OLD_POOL = "metallb.universe.tf/address-pool";
+    METALLB_SHARING = "metallb.io/allow-shared-ip";
+    METALLB_OLD_SHARING = "metallb.universe.tf/allow-shared-ip";
+    CILIUM_ADDRESSES = "lbipam.cilium.io/ips";
+    CILIUM_OLD_ADDRESSES = "io.cilium/lb-ipam-ips";
+    CILIUM_SHARING = "lbipam.cilium.io/sharing-key";
+    CILIUM_OLD_SHARING = "io.cilium/lb-ipam-sharing-key";
+    CILIUM_NAMESPACES = "lbipam.cilium.io/sharing-cross-namespace";
+    CILIUM_OLD_NAMESPACES = "io.cilium/lb-ipam-sharing-cross-namespace";
+    KUBE_VIP_ADDRESSES = "kube-vip.io/loadbalancerIPs";
+    // What is asked of kube-vip and refused.
+    KUBE_VIP_HOSTNAME = "kube-vip.io/loadbalancerHostname";
+    KUBE_VIP_INTERFACE = "kube-vip.io/serviceInterface";
+    KUBE_VIP_EGRESS = "kube-vip.io/egress";
+    KUBE_VIP_UPNP = "kube-vip.io/forwardUPNP";
     // What a field was before it became one.
     LEGACY_SOURCE_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges";
     LEGACY_INGRESS_CLASS = "kubernetes.io/ingress.class";

@@ -19,9 +19,6 @@ const HOSTNAME: [Name; 3] =
 /// Where their time to live is looked for.
 const TTL: [Name; 3] = [Name::TTL, Name::EXTERNAL_DNS_TTL, Name::EXTERNAL_DNS_ALPHA_TTL];
 
-/// Addresses that one object may ask for: one a family and some room for renumbering.
-const REQUESTED_MAX: usize = 8;
-
 /// Host names of one object.
 const HOSTNAMES_MAX: usize = 64;
 
@@ -62,37 +59,6 @@ impl<B> Annotations<'_, B> {
     pub(super) fn refuse(&mut self, name: Name, value: &str, remedy: &str) {
         let message = format!("annotation {name}: {} cannot be used; {remedy}", quoted(value));
         self.faults.add(FaultReason::InvalidAnnotation, message);
-    }
-
-    /// `address`: a comma list of IP addresses.
-    pub(super) fn addresses(&mut self) -> Vec<IpAddr> {
-        let Some(list) = self.value(Name::ADDRESS) else { return Vec::new() };
-        let mut addresses = Vec::new();
-        for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            match item.parse() {
-                Ok(address) if is_usable_vip(address) && addresses.len() < REQUESTED_MAX => {
-                    if !addresses.contains(&address) {
-                        addresses.push(address);
-                    }
-                }
-                _ => self.refuse(
-                    Name::ADDRESS,
-                    item,
-                    "write at most 8 unicast IPv4 or IPv6 addresses of a pool, separated by commas",
-                ),
-            }
-        }
-        addresses
-    }
-
-    /// `pool`: the name of a pool.
-    pub(super) fn pool(&mut self) -> Option<Arc<str>> {
-        let name = self.value(Name::POOL)?;
-        if name.is_empty() {
-            self.refuse(Name::POOL, &name, "write the name of a configured pool");
-            return None;
-        }
-        Some(name.into())
     }
 
     /// `proxy-protocol`: `v1`, `v2` or `off`.

@@ -42,8 +42,7 @@ pub(crate) fn ingress(
     }
     let tls = reading.tls(spec);
     let mut annotations = Annotations { object, faults: &mut faults };
-    let requested = annotations.addresses();
-    let pool = annotations.pool();
+    let asked = annotations.asked(None, None, &claims.labels);
     let hostnames = annotations.hostnames();
     let ttl_secs = annotations.ttl_secs();
     Some(IngressSpec {
@@ -51,8 +50,9 @@ pub(crate) fn ingress(
         rules,
         default_backend,
         tls,
-        requested,
-        pool,
+        requested: asked.requested,
+        pool: asked.pool,
+        wish: asked.wish,
         recorded: recorded(&object.body.status),
         http_port: None,
         https_port: None,

@@ -3,9 +3,11 @@
 //! Nothing here does I/O or reads a clock. A value that cannot be used becomes a fault with
 //! field, value and remedy; the rest of the object goes on.
 
+mod addresses;
 mod annotations;
 mod ingress;
 mod l4;
+mod namespace;
 mod node;
 mod ports;
 mod secret;
@@ -21,6 +23,7 @@ use haflinger_core::{Family, FaultReason, IpMode, SourceFault};
 
 pub(crate) use annotations::{dns_name, is_usable_vip};
 pub(crate) use ingress::ingress;
+pub(crate) use namespace::namespace;
 pub(crate) use node::node;
 pub(crate) use secret::certificate;
 pub(crate) use service::service;
@@ -28,7 +31,7 @@ pub(crate) use slice::{SERVICE_NAME_LABEL, slice};
 
 use crate::objects::LoadBalanced;
 use crate::objects::lax::Lax;
-use crate::settings::ClusterSettings;
+use crate::settings::{ClusterSettings, LabelKeys};
 
 /// More faults than this at one object are summed up: its status and events stay readable,
 /// and an object cannot grow without bound by being wrong.
@@ -44,12 +47,18 @@ pub(crate) struct Claims {
     pub(crate) unclassed: bool,
     /// The Ingress class that is ours.
     pub(crate) ingress_class: String,
+    /// The labels by which pools choose.
+    pub(crate) labels: LabelKeys,
 }
 
 impl Claims {
     /// What a cluster's settings claim.
     pub(crate) fn of(cluster: &ClusterSettings) -> Self {
-        Self { unclassed: cluster.claim_unclassed, ingress_class: cluster.ingress_class.clone() }
+        Self {
+            unclassed: cluster.claim_unclassed,
+            ingress_class: cluster.ingress_class.clone(),
+            labels: cluster.labels.clone(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Service → [`ServiceSpec`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use haflinger_core::{Distribution, Exposure, Family, FamilyPolicy, FaultReason, ServiceSpec};
 use ipnet::IpNet;
@@ -8,9 +9,10 @@ use ipnet::IpNet;
 use super::annotations::Annotations;
 use super::l4::algorithm;
 use super::ports::{Ports, recorded_ports};
-use super::{Claims, Faults, is_usable_vip, quoted, recorded, recorded_ip_mode};
+use super::{Claims, Faults, quoted, recorded, recorded_ip_mode};
 use crate::objects::lax::Lax;
 use crate::objects::{Name, Object, ServiceBody, ServiceSpecBody};
+use crate::settings::LabelKeys;
 
 /// The value of `spec.loadBalancerClass` that is ours.
 const CLASS: &str = "haflinger.dev/edge";
@@ -37,7 +39,7 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
     let timeouts = annotations.timeouts();
     let proxy_protocol = annotations.proxy_protocol();
     let health_check = annotations.health_check();
-    let exposure = claimed.then(|| exposure(object, spec, &families, &mut faults));
+    let exposure = claimed.then(|| exposure(object, spec, &families, &claims.labels, &mut faults));
     ServiceSpec {
         ports: ports.served,
         refused_ports: ports.refused,
@@ -130,42 +132,38 @@ fn wants_client_address(spec: &ServiceSpecBody, faults: &mut Faults) -> bool {
     choice("externalTrafficPolicy", field, &choices, faults).unwrap_or_default()
 }
 
+/// `spec.selector`, the same text for the same pods.
+fn selector(spec: &ServiceSpecBody) -> Arc<str> {
+    let labels = spec.selector.get().into_iter().flatten();
+    let labels = labels.map(|(key, value)| format!("{key}={}", value.text().unwrap_or_default()));
+    labels.collect::<Vec<_>>().join(",").into()
+}
+
 fn exposure(
     object: &Object<ServiceBody>,
     spec: &ServiceSpecBody,
     families: &[Family],
+    keys: &LabelKeys,
     faults: &mut Faults,
 ) -> Exposure {
     let source_ranges = source_ranges(object, spec, faults);
+    let wants_client_address = wants_client_address(spec, faults);
+    let backends = wants_client_address.then(|| selector(spec));
     let mut annotations = Annotations { object, faults };
-    let mut requested = annotations.addresses();
-    let pool = annotations.pool();
+    let asked = annotations.asked(spec.load_balancer_ip.text(), backends, keys);
     let mode = annotations.mode();
     let hostnames = annotations.hostnames();
     let ttl_secs = annotations.ttl_secs();
-    if requested.is_empty()
-        && let Some(text) = spec.load_balancer_ip.text()
-    {
-        match text.parse() {
-            Ok(address) if is_usable_vip(address) => requested.push(address),
-            _ => faults.add(
-                FaultReason::InvalidField,
-                format!(
-                    "spec.loadBalancerIP: {} cannot be used; write a unicast address of a pool",
-                    quoted(text)
-                ),
-            ),
-        }
-    }
     Exposure {
         families: families.to_vec(),
         family_policy: family_policy(spec, faults),
-        requested,
-        pool,
+        requested: asked.requested,
+        pool: asked.pool,
+        wish: asked.wish,
         recorded: recorded(&object.body.status),
         recorded_ip_mode: recorded_ip_mode(&object.body.status),
         recorded_ports: recorded_ports(&object.body.status),
-        wants_client_address: wants_client_address(spec, faults),
+        wants_client_address,
         mode,
         source_ranges,
         hostnames,

@@ -21,6 +21,7 @@ fn cluster() -> ClusterSettings {
         claim_unclassed: false,
         ingress_class: "haflinger".into(),
         deletions: crate::DeletionLimits::default(),
+        labels: LabelKeys::default(),
     }
 }
 

@@ -7,7 +7,9 @@ use haflinger_core::{CertificateRef, ObjectRef, SourceId, SourceUpdate};
 
 use super::{Claims, SERVICE_NAME_LABEL};
 use crate::ledger::Watched;
-use crate::objects::{IngressBody, Kind, NodeBody, Object, SecretBody, ServiceBody, SliceBody};
+use crate::objects::{
+    IngressBody, Kind, NamespaceBody, NodeBody, Object, SecretBody, ServiceBody, SliceBody,
+};
 use crate::settings::ClusterSettings;
 
 /// Reads an object of one kind.
@@ -49,6 +51,19 @@ pub(crate) fn node(
         source: source.clone(),
         name: object.name().into(),
         spec: Some(Box::new(super::node(object))),
+    })
+}
+
+/// Every Namespace is told.
+pub(crate) fn namespace(
+    object: &Object<NamespaceBody>,
+    source: &SourceId,
+    claims: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::Namespace {
+        source: source.clone(),
+        name: object.name().into(),
+        spec: Some(Box::new(super::namespace(object, &claims.labels))),
     })
 }
 
@@ -99,6 +114,7 @@ pub fn translate_object(
         Watched::Nodes => read(json, cluster, node),
         Watched::Ingresses => read(json, cluster, ingress),
         Watched::Certificates => read(json, cluster, certificate),
+        Watched::Namespaces => read(json, cluster, namespace),
     }
 }
 
