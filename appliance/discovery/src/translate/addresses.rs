@@ -74,10 +74,9 @@ impl<B> Annotations<'_, B> {
         keys: &LabelKeys,
     ) -> Asked {
         for (name, switch, remedy) in REFUSED {
-            let text = self.object.annotation(*name).filter(|text| !switch || *text == "true");
-            if let Some(text) = text {
-                let message =
-                    format!("annotation {name}: {} is not honoured: {remedy}", quoted(text));
+            if let Some(text) = self.value(*name).filter(|text| !switch || text == "true") {
+                let text = quoted(&text);
+                let message = format!("annotation {name}: {text} is not honoured: {remedy}");
                 self.faults.add(FaultReason::UnsupportedFeature, message);
             }
         }
@@ -125,7 +124,7 @@ impl<B> Annotations<'_, B> {
                 }
                 // kube-vip's word for DHCP.
                 Ok(address) if address.is_unspecified() => {
-                    self.refuse(name, item, "there is no DHCP here: name an address or a pool");
+                    self.refuse(name, item, "write an address of a pool: there is no DHCP here");
                 }
                 _ => self.refuse(
                     name,

@@ -11,6 +11,7 @@ use super::*;
 use crate::ledger::Watched;
 use crate::objects::{Kind, Name, NodeBody, Object, SecretBody, ServiceBody};
 
+mod addresses;
 mod l4;
 
 fn cluster() -> ClusterSettings {
@@ -267,6 +268,9 @@ mod annotations {
             let long = "x,".repeat(128 * 1024);
             // Some are looked at beside another only.
             let mut annotations = json!({"haflinger.dev/health-check": "http:/"});
+            if name.as_str().contains("namespace") {
+                annotations["haflinger.dev/sharing-key"] = "key".into();
+            }
             annotations[name.as_str()] = long.into();
             let spec = read_service(json!({}), annotations);
             let size: usize = spec.faults.iter().map(|fault| fault.message.len()).sum();
