@@ -134,7 +134,7 @@ fn a_damaged_or_foreign_file_is_refused_and_set_aside() {
     let at = good.len() / 2;
     flipped[at] ^= 1;
     let mut newer = good.clone();
-    newer[8] = 3;
+    newer[8] = u8::try_from(VERSION).unwrap() + 1;
     let other = good.iter().map(|b| if *b == b'c' { b'd' } else { *b }).collect::<Vec<_>>();
     for bad in [flipped, newer, other, b"what is this".to_vec(), b"HFLSTATE".to_vec()] {
         std::fs::write(&path, &bad).unwrap();

@@ -48,10 +48,9 @@ pub(crate) struct World {
 }
 
 fn policy(source: &SourceId) -> Policy {
-    let pool = |name: &str, ranges: &[(&str, &str)], auto_assign| Pool {
-        name: name.into(),
-        ranges: ranges.iter().map(|(a, b)| (a.parse().unwrap(), b.parse().unwrap())).collect(),
-        auto_assign,
+    let pool = |name: &str, ranges: &[(&str, &str)], auto_assign| {
+        let ranges = ranges.iter().map(|(a, b)| (a.parse().unwrap(), b.parse().unwrap()));
+        Pool { auto_assign, ..Pool::new(name, ranges.collect()) }
     };
     Policy {
         sources: vec![source.clone()],
@@ -97,6 +96,11 @@ fn discovery(kubeconfig: &Path) -> haflinger_discovery::Settings {
             context: None,
             claim_unclassed: false,
             ingress_class: "haflinger".into(),
+            deletions: haflinger_discovery::DeletionLimits::default(),
+            labels: haflinger_discovery::LabelKeys {
+                services: ["hf-tier".into()].into(),
+                namespaces: ["hf-team".into()].into(),
+            },
         }],
         inventory: None,
         state_dir: None,
