@@ -84,10 +84,10 @@ impl Obvious<'_> {
                 let in_pool = |address: &IpAddr| {
                     want.pool.is_none() || pool_of(*address).map(|p| &p.name) == want.pool.as_ref()
                 };
-                if kept.is_empty() || !kept.iter().any(in_pool) {
-                    if let Some(address) = self.choose(&claim, want, family) {
-                        self.holders.push((address, claim));
-                    }
+                if !kept.iter().any(in_pool)
+                    && let Some(address) = self.choose(&claim, want, family)
+                {
+                    self.holders.push((address, claim));
                 }
             }
             _ => {}
