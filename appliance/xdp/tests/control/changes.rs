@@ -171,3 +171,24 @@ fn a_way_out_without_room_for_the_outer_header_is_named_until_it_has_room() {
         running.stop().await;
     });
 }
+
+#[test]
+fn a_source_address_that_the_host_lacks_is_named_until_somebody_binds_it() {
+    in_namespaces(|| async {
+        let nat_addresses = vec!["10.2.0.78".parse().unwrap()];
+        let lacking = Settings { nat_addresses, ..settings() };
+        let (running, _) = Running::start(lacking, &[service(80, &[pod()])]).await;
+        let is_named = || {
+            let faults = running.handle.status().source_faults;
+            faults.iter().any(|fault| fault.contains("nat_addresses: 10.2.0.78 is no address"))
+        };
+        while !is_named() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        run("ip addr add 10.2.0.78/32 dev lo");
+        while is_named() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        running.stop().await;
+    });
+}
