@@ -13,6 +13,9 @@ use crate::netlink::{Link, Route};
 const IPV4_HEADER: u32 = 20;
 const IPV6_HEADER: u32 = 40;
 
+/// Of Ethernet, and of Ethernet with large frames.
+const USUAL_MTUS: [u32; 2] = [1500, 9000];
+
 /// Exits that are looked at: four times as many as there may be interfaces with the program, in
 /// each family. What leads by others is not audited.
 const EXITS_MAX: usize = 512;
@@ -94,6 +97,14 @@ impl fmt::Display for NarrowExit {
     }
 }
 
+/// What may arrive by a link. One whose MTU is raised for an outer header, as this audit asks for,
+/// gets no larger packets from clients: where they arrive by the link that leads to the backends too,
+/// the audit could never be satisfied otherwise.
+fn arriving(link: &Link) -> u32 {
+    let raised = |usual: &u32| (*usual..=usual + IPV6_HEADER).contains(&link.mtu);
+    USUAL_MTUS.into_iter().find(raised).unwrap_or(link.mtu)
+}
+
 /// The exits that carry less than may arrive by one of these links.
 pub(crate) fn narrow_exits(
     exits: &BTreeMap<Exit, u32>,
@@ -101,15 +112,16 @@ pub(crate) fn narrow_exits(
     arrivals: &[&Link],
 ) -> Vec<NarrowExit> {
     // Of several of the same size, the first.
-    let Some(widest) = arrivals.iter().rev().max_by_key(|link| link.mtu) else {
+    let Some(widest) = arrivals.iter().rev().max_by_key(|link| arriving(link)) else {
         return Vec::new();
     };
+    let arrives = arriving(widest);
     let mut found = Vec::new();
     for ((interface, is_v4), route) in exits {
         let Some(link) = links.iter().find(|link| link.index == *interface) else { continue };
         let (mtu, by_route) = (link.mtu.min(*route), *route < link.mtu);
         let header = if *is_v4 { IPV4_HEADER } else { IPV6_HEADER };
-        if mtu >= widest.mtu.saturating_add(header) {
+        if mtu >= arrives.saturating_add(header) {
             continue;
         }
         let mut exit = NarrowExit {
@@ -118,7 +130,7 @@ pub(crate) fn narrow_exits(
             by_route,
             header,
             arrives_by: widest.name.clone(),
-            arrives: widest.mtu,
+            arrives,
             text: String::new(),
         };
         exit.text = exit.to_string();
@@ -179,6 +191,20 @@ mod tests {
         assert!(narrow[0].text.contains("a route's MTU 1400, less 20"), "{}", narrow[0].text);
         // Nothing arrives anywhere.
         assert_eq!(found(&[(route(10, None), true)], &links[1..]), []);
+    }
+
+    #[test]
+    fn one_link_for_both_is_wide_enough_once_it_is_raised_by_a_header() {
+        let both = [(route(1, None), true), (route(1, None), false)];
+        let headers = |mtu| {
+            let narrow = found(&both, &[link(1, "eth0", mtu)]);
+            narrow.iter().map(|exit| exit.header).collect::<Vec<_>>()
+        };
+        assert_eq!([headers(1500), headers(1520), headers(1540)], [vec![40, 20], vec![40], vec![]]);
+        assert_eq!(
+            [headers(9000), headers(9040), headers(2000)],
+            [vec![40, 20], vec![], vec![40, 20]]
+        );
     }
 
     #[test]
