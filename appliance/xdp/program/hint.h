@@ -66,12 +66,16 @@ static __always_inline void note_flow(const struct packet *packet, __u64 hash)
 		*(volatile __u64 *)hint = known.word;
 }
 
-/* The flow of a packet, guessed or looked up. */
+/* The flow of a packet, guessed or looked up. A SYN seldom has one: to guess would only cost. */
 static __always_inline struct flow *flow_of(struct packet *packet)
 {
-	__u64 hash = tuple_hash(&packet->key);
-	struct flow *flow = guess_flow(packet, hash);
+	struct flow *flow;
+	__u64 hash;
 
+	if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return find_flow(packet, &packet->key);
+	hash = tuple_hash(&packet->key);
+	flow = guess_flow(packet, hash);
 	if (flow)
 		return flow;
 	flow = find_flow(packet, &packet->key);

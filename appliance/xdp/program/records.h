@@ -51,25 +51,30 @@ static __always_inline __u32 either(__u32 seconds, __u32 otherwise)
 	return seconds ? seconds : otherwise;
 }
 
+/* In the order of `struct timeouts`, which is that of the phases; the two in which a flow is opening
+ * share one. */
+static const __u32 usual_timeouts[] = {
+	OPENING_SECONDS, ESTABLISHED_SECONDS, CLOSING_SECONDS, CLOSED_SECONDS, DATAGRAMS_SECONDS,
+};
+
+_Static_assert(sizeof(usual_timeouts) == sizeof(struct timeouts), "a number for each timeout");
+_Static_assert(PHASE_DATAGRAMS - PHASE_ANSWERED == sizeof(usual_timeouts) / sizeof(__u32) - 1,
+	       "a timeout for each phase from ANSWERED on");
+
 static __always_inline __u32 timeout_of(const struct flow *flow)
 {
-	__u32 id = flow->service;
+	__u32 id = flow->service, phase = flow->phase;
 	const struct service *service = bpf_map_lookup_elem(&services, &id);
+	__u32 index = phase > PHASE_ANSWERED ? phase - PHASE_ANSWERED : 0;
 
-	if (!service)
+	if (!service || index >= sizeof(usual_timeouts) / sizeof(*usual_timeouts))
 		return 0;
-	switch (flow->phase) {
-	case PHASE_ESTABLISHED:
-		return either(service->timeouts.established, ESTABLISHED_SECONDS);
-	case PHASE_CLOSING:
-		return either(service->timeouts.closing, CLOSING_SECONDS);
-	case PHASE_CLOSED:
-		return either(service->timeouts.closed, CLOSED_SECONDS);
-	case PHASE_DATAGRAMS:
-		return either(service->timeouts.datagrams, DATAGRAMS_SECONDS);
-	default:
-		return either(service->timeouts.opening, OPENING_SECONDS);
-	}
+	return either(((const __u32 *)&service->timeouts)[index], usual_timeouts[index]);
+}
+
+static __always_inline __s32 remaining_of(const struct flow *flow, __u32 now)
+{
+	return (__s32)timeout_of(flow) - (__s32)idle_seconds(flow, now);
 }
 
 /* Seconds that a flow has left; negative when it is expired. */
@@ -77,7 +82,7 @@ __noinline int remaining_seconds(__u32 record, __u32 now)
 {
 	const struct flow *flow = bpf_map_lookup_elem(&flows, &record);
 
-	return flow ? (__s32)timeout_of(flow) - (__s32)idle_seconds(flow, now) : 0;
+	return flow ? remaining_of(flow, now) : 0;
 }
 
 /* What answers to the client's tuple look like when they come from the backend. */
@@ -188,12 +193,12 @@ __noinline int claim(__u32 region, __u32 now)
 	struct hands *hand = bpf_map_lookup_elem(&hands, &only);
 	__s32 remaining, least = 0x7fffffff;
 	int victim = -1;
-	__u32 i, next;
+	__u32 i, random = 0;
 
 	if (!hand || region >= REGIONS || !count)
 		return -1;
-	next = hand->next[region];
 	for (i = 0; i < CANDIDATES_MAX; i++) {
+		__u32 next = i ? ((__u64)random * count) >> 32 : hand->next[region];
 		__u32 record = first + (next < count ? next : 0);
 		struct flow *flow = bpf_map_lookup_elem(&flows, &record);
 
@@ -208,7 +213,9 @@ __noinline int claim(__u32 region, __u32 now)
 			victim = record;
 			least = remaining;
 		}
-		next = bpf_get_prandom_u32() % count;
+		/* One random number, then a sequence: records that are asked for one after another
+		 * without a call in between come from memory at the same time. */
+		random = i ? random * 1664525 + 1013904223 : bpf_get_prandom_u32();
 	}
 	return victim >= 0 && evict(victim, region) ? victim : -1;
 }

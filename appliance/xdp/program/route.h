@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * Which way a packet leaves: the kernel's routes and neighbours, asked for every packet, so that a
- * changed route takes effect at the next one. The question comes before the packet is changed,
- * since the answer may be to send it back. What the kernel can do and a program cannot (resolve a
- * neighbour, cut a packet, follow a tunnel's route, reach this host itself) the daemon does with
- * the rewritten packet; to pass that one to the kernel would not do, since it comes from outside
- * with a source address of this host.
+ * Which way a packet leaves is the kernel's to say, by its routes and neighbours; way.h remembers
+ * what it has said until that changes. The question comes before the packet is changed, since the
+ * answer may be to send it back. What the kernel can do and a program cannot (resolve a neighbour,
+ * cut a packet, follow a tunnel's route, reach this host itself) the daemon does with the rewritten
+ * packet; to pass that one to the kernel would not do, since it comes from outside with a source
+ * address of this host.
  */
 #ifndef HAFLINGER_ROUTE_H
 #define HAFLINGER_ROUTE_H

@@ -142,9 +142,9 @@ enum algorithm {
 	ALGORITHM_LEAST_CONNECTIONS,
 };
 
-/* Seconds without a packet after which a flow in that phase is forgotten. */
+/* Seconds without a packet after which a flow in that phase is forgotten; in the order of phases. */
 struct timeouts {
-	__u32 opening;
+	__u32 opening; /* and ANSWERED */
 	__u32 established;
 	__u32 closing;
 	__u32 closed;

@@ -4,6 +4,10 @@
  * the number has grown when the change is made. Attached to the kernel's tracepoints by links that
  * outlive the daemon, as the data path does.
  *
+ * A program that interrupts itself on a CPU is left out by the kernel. So a change in the few
+ * nanoseconds in which another has been counted and the program has not ended is seen with the next
+ * second, as what nobody counts.
+ *
  * A neighbour is confirmed and doubted all the time. Only another address of the link layer counts,
  * and whether it may be used at all: what is remembered of each says whether that has changed.
  */

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * Ways that the kernel's routes gave to packets of a flow, remembered until a change. That a changed
- * route takes effect at the next packet holds all the same: the kernel itself, in the functions by
- * which it changes routes, rules, next hops and neighbours, advances a number (watch.bpf.c), and
- * what was asked under another number is asked again. With nobody to advance it, all is asked.
+ * The ways that the kernel's routes gave to packets of a flow, remembered until something changes.
+ * That a changed route takes effect at the next packet holds all the same: what was asked before
+ * the kernel counted a change (changes.h) is asked again. The count is read before the question is
+ * asked, so an answer that a change overtakes is not remembered as newer than it is.
  *
- * Each answer lasts for the second in which it was asked, at most. So what no function of the
- * kernel's announces (a path MTU that the host has learned, a sysctl) is seen within a second.
+ * Each answer lasts for the second in which it was asked, at most. So what the kernel counts
+ * nowhere (a path MTU that the host has learned, a sysctl) is seen within a second.
  *
- * Only flows of the established region are remembered, and only from their second packet in a
- * second on: for the rest it would not pay.
+ * Only for flows of the established region, and only from their second packet in a second on: for
+ * the rest it would not pay.
  *
  * No lock: who reads while another writes gets an answer that does not add up, and asks.
  */
