@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use haflinger_bgp::model::{Community, HoldTime, RouterId};
 use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
-use haflinger_config::{Attach, Config, KeyAlgorithm, Peer, Zone, ZonePolicy};
+use haflinger_config::{Attach, Config, KeyAlgorithm, Peer, PodRoutes, Zone, ZonePolicy};
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::{
     FlowTimeouts, ForwardingMode, LabelRequirement, LabelSelector, LabelTest, Policy, Pool,
-    PoolSelector, SourceId,
+    PoolSelector, RouteOrigin, SourceId,
 };
 use haflinger_dns::RecordName;
 
@@ -39,6 +39,11 @@ pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
         },
         xdp: config.xdp.enabled,
         zone: config.host.zone.as_deref().map(Into::into),
+        pod_routes: config
+            .clusters
+            .iter()
+            .map(|cluster| (SourceId::cluster(&cluster.name), pod_routes(config, cluster)))
+            .collect(),
     }
 }
 
@@ -83,6 +88,18 @@ fn label_keys(config: &Config) -> haflinger_discovery::LabelKeys {
     }
 }
 
+/// Whose word about pod networks counts. Nobody's, where no route is written.
+fn pod_routes(config: &Config, cluster: &haflinger_config::Cluster) -> Vec<RouteOrigin> {
+    let wanted = cluster.pod_routes.iter().filter(|_| config.routes.enabled);
+    let origins = wanted.map(|origin| match origin {
+        PodRoutes::Calico => RouteOrigin::Calico,
+        PodRoutes::Cilium => RouteOrigin::Cilium,
+        PodRoutes::Ovn => RouteOrigin::Ovn,
+        PodRoutes::Node => RouteOrigin::Node,
+    });
+    origins.collect()
+}
+
 fn forwarding_mode(mode: haflinger_config::ForwardingMode) -> ForwardingMode {
     match mode {
         haflinger_config::ForwardingMode::Nat => ForwardingMode::Nat,
@@ -105,6 +122,7 @@ pub(crate) fn discovery(config: &Config) -> haflinger_discovery::Settings {
             confirm_after: cluster.deletes_confirm,
         },
         labels: label_keys(config),
+        pod_routes: pod_routes(config, cluster),
     });
     haflinger_discovery::Settings {
         clusters: clusters.collect(),

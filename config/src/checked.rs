@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use crate::file::{Attach, ForwardingMode, KeyAlgorithm, LogFormat, ZonePolicy};
+pub use crate::file::{Attach, ForwardingMode, KeyAlgorithm, LogFormat, PodRoutes, ZonePolicy};
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +94,8 @@ pub struct Cluster {
     pub claim_unclassed: bool,
     /// Class of the Ingresses to serve.
     pub ingress_class: String,
+    /// Whose word about pod networks counts, in this order, without repetition.
+    pub pod_routes: Vec<PodRoutes>,
     /// Namespace of the Lease that elects the writing host.
     pub lease_namespace: String,
     /// Name of that Lease.

@@ -130,6 +130,8 @@ pub struct Cluster {
     pub claim_unclassed: bool,
     /// `ingressClassName` of the Ingresses to serve.
     pub ingress_class: String,
+    /// Whose word about the nodes' pod networks counts, in this order.
+    pub pod_routes: Vec<PodRoutes>,
     /// Namespace of the Lease that elects the writing host.
     pub lease_namespace: String,
     /// Name of that Lease.
@@ -159,6 +161,7 @@ impl Default for Cluster {
             context: None,
             claim_unclassed: false,
             ingress_class: "haflinger".into(),
+            pod_routes: PodRoutes::ALL.to_vec(),
             lease_namespace: "haflinger".into(),
             lease_name: "haflinger".into(),
             lease_duration_secs: 15,
@@ -168,6 +171,27 @@ impl Default for Cluster {
             deletes_confirm_secs: 60,
         }
     }
+}
+
+/// Who says which networks a node's pods are in.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum PodRoutes {
+    /// Calico's block affinities.
+    Calico,
+    /// CiliumNodes, or Cilium's annotations of Nodes.
+    Cilium,
+    /// OVN-Kubernetes's annotation of Nodes.
+    Ovn,
+    /// `spec.podCIDRs` of Nodes.
+    Node,
+}
+
+impl PodRoutes {
+    /// All of them, those that know best first.
+    pub const ALL: [Self; 4] = [Self::Calico, Self::Cilium, Self::Ovn, Self::Node];
 }
 
 /// Backends that are in no cluster.

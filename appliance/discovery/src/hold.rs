@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn node(number: u8) -> SourceUpdate {
-        let spec = NodeSpec { pod_networks: vec![], addresses: vec![[10, 0, 0, number].into()] };
+        let spec = NodeSpec { addresses: vec![[10, 0, 0, number].into()], ..NodeSpec::default() };
         SourceUpdate::Node {
             source: SourceId::cluster("c"),
             name: number.to_string().into(),

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::{CertificateRef, ObjectRef, SourceId, SourceUpdate};
+use haflinger_core::{CertificateRef, ObjectRef, RouteOrigin, SourceId, SourceUpdate};
 use serde::Serialize;
 
 use crate::hold::Holds;
@@ -32,17 +32,23 @@ pub enum Watched {
     Certificates,
     /// Namespaces, where pools choose by their labels.
     Namespaces,
+    /// Calico's BlockAffinities.
+    BlockAffinities,
+    /// CiliumNodes.
+    CiliumNodes,
 }
 
 impl Watched {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Services,
         Self::Slices,
         Self::Nodes,
         Self::Ingresses,
         Self::Certificates,
         Self::Namespaces,
+        Self::BlockAffinities,
+        Self::CiliumNodes,
     ];
 
     /// The name in metrics and status.
@@ -54,6 +60,8 @@ impl Watched {
             Self::Ingresses => "ingresses",
             Self::Certificates => "certificates",
             Self::Namespaces => "namespaces",
+            Self::BlockAffinities => "block_affinities",
+            Self::CiliumNodes => "cilium_nodes",
         }
     }
 
@@ -65,6 +73,30 @@ impl Watched {
             Self::Ingresses => 3,
             Self::Certificates => 4,
             Self::Namespaces => 5,
+            Self::BlockAffinities => 6,
+            Self::CiliumNodes => 7,
+        }
+    }
+
+    /// What is missing where a cluster does not let us read the kind, as far as everything else
+    /// goes on without it: then the source counts as synced all the same.
+    pub(crate) fn missed_without(self) -> Option<&'static str> {
+        match self {
+            Self::Services | Self::Slices | Self::Ingresses => None,
+            Self::Nodes => Some("routes to pods"),
+            Self::Certificates => Some("HTTPS of Ingresses"),
+            Self::Namespaces => Some("addresses of pools that choose by labels of namespaces"),
+            Self::BlockAffinities => Some("routes to pods by Calico's block affinities"),
+            Self::CiliumNodes => Some("routes to pods by CiliumNodes"),
+        }
+    }
+
+    /// Whose word about pod networks the objects of the kind are.
+    pub(crate) fn origin(self) -> Option<RouteOrigin> {
+        match self {
+            Self::BlockAffinities => Some(RouteOrigin::Calico),
+            Self::CiliumNodes => Some(RouteOrigin::Cilium),
+            _ => None,
         }
     }
 }
@@ -93,6 +125,14 @@ impl Key {
             }
             SourceUpdate::Node { name, .. } => Self::new(Watched::Nodes, "", name),
             SourceUpdate::Namespace { name, .. } => Self::new(Watched::Namespaces, "", name),
+            SourceUpdate::PodNetwork { origin, name, .. } => {
+                let watched = match origin {
+                    RouteOrigin::Calico => Watched::BlockAffinities,
+                    // The others write no objects of their own.
+                    _ => Watched::CiliumNodes,
+                };
+                Self::new(watched, "", name)
+            }
             SourceUpdate::Ingress { object, .. } => {
                 Self::new(Watched::Ingresses, &object.namespace, &object.name)
             }
@@ -125,6 +165,8 @@ impl Key {
             Watched::Namespaces => {
                 SourceUpdate::Namespace { source: source.clone(), name: name.into(), spec: None }
             }
+            Watched::BlockAffinities => self.network_gone(RouteOrigin::Calico, source),
+            Watched::CiliumNodes => self.network_gone(RouteOrigin::Cilium, source),
             Watched::Ingresses => SourceUpdate::Ingress {
                 object: ObjectRef::ingress(source, namespace, name),
                 spec: None,
@@ -138,6 +180,13 @@ impl Key {
                 material: None,
             },
         }
+    }
+}
+
+impl Key {
+    fn network_gone(&self, origin: RouteOrigin, source: &SourceId) -> SourceUpdate {
+        let (_, name) = self.parts();
+        SourceUpdate::PodNetwork { source: source.clone(), origin, name: name.into(), spec: None }
     }
 }
 
@@ -315,6 +364,7 @@ pub(crate) fn is_gone(update: &SourceUpdate) -> bool {
         SourceUpdate::Slice { content, .. } => content.is_none(),
         SourceUpdate::Node { spec, .. } => spec.is_none(),
         SourceUpdate::Namespace { spec, .. } => spec.is_none(),
+        SourceUpdate::PodNetwork { spec, .. } => spec.is_none(),
         SourceUpdate::Ingress { spec, .. } => spec.is_none(),
         SourceUpdate::Certificate { material, .. } => material.is_none(),
     }
@@ -350,7 +400,7 @@ mod tests {
     }
 
     fn node(name: &str, last: u8) -> SourceUpdate {
-        let spec = NodeSpec { pod_networks: vec![], addresses: vec![[10, 0, 0, last].into()] };
+        let spec = NodeSpec { addresses: vec![[10, 0, 0, last].into()], ..NodeSpec::default() };
         SourceUpdate::Node { source: source(), name: name.into(), spec: Some(Box::new(spec)) }
     }
 

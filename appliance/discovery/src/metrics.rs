@@ -1,4 +1,4 @@
-//! Metrics of discovery. Labels are bounded: configured sources times five kinds.
+//! Metrics of discovery. Labels are bounded: configured sources times seven kinds.
 
 use haflinger_core::SourceId;
 use prometheus::{

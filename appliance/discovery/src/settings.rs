@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::SourceId;
+use haflinger_core::{RouteOrigin, SourceId};
 use haflinger_kubernetes::Access;
 
 /// The Ingress class that is ours unless configured otherwise.
@@ -36,6 +36,8 @@ pub struct ClusterSettings {
     pub claim_unclassed: bool,
     /// The Ingress class that is ours (`spec.ingressClassName`, or the older annotation).
     pub ingress_class: String,
+    /// Whose word about pod networks is wanted: the objects of others are not asked for.
+    pub pod_routes: Vec<RouteOrigin>,
     /// Deletions beyond this wait until they are confirmed.
     pub deletions: DeletionLimits,
     /// Labels by which pools choose: of all labels only these are kept.

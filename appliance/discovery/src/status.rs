@@ -53,11 +53,24 @@ pub struct KindStatus {
     pub held: usize,
     /// What went wrong last, until it works again.
     pub last_error: Option<String>,
+    /// The cluster does not have the kind. It is asked for now and then.
+    pub absent: bool,
+    /// The cluster does not let us read the kind: what is missing without it.
+    pub disables: Option<&'static str>,
+}
+
+impl KindStatus {
+    /// Nothing is wrong that concerns more than the kind itself.
+    fn is_sound(&self) -> bool {
+        self.connected || self.absent || self.disables.is_some()
+    }
 }
 
 #[derive(Debug, Default)]
 struct Told {
     kinds: [KindStatus; Watched::ALL.len()],
+    /// Kinds that the settings leave out.
+    unwanted: [bool; Watched::ALL.len()],
     synced: bool,
     restored: bool,
     error: Option<String>,
@@ -97,8 +110,32 @@ impl Board {
     pub(crate) fn connected(&self, kind: Watched) {
         self.kind(kind).connected.set(1);
         let mut told = self.told();
-        told.kinds[kind.index()].connected = true;
-        told.kinds[kind.index()].last_error = None;
+        let kind = &mut told.kinds[kind.index()];
+        kind.connected = true;
+        kind.absent = false;
+        kind.disables = None;
+        kind.last_error = None;
+    }
+
+    /// The cluster does not let us read a kind that it can be served without.
+    pub(crate) fn withheld(&self, kind: Watched) {
+        self.told().kinds[kind.index()].disables = kind.missed_without();
+    }
+
+    /// The cluster does not have a kind.
+    pub(crate) fn absent(&self, kind: Watched) {
+        self.kind(kind).connected.set(0);
+        let mut told = self.told();
+        let kind = &mut told.kinds[kind.index()];
+        kind.connected = false;
+        kind.absent = true;
+        kind.disables = None;
+        kind.last_error = None;
+    }
+
+    /// Whether the settings want a kind.
+    pub(crate) fn wanted(&self, kind: Watched, wanted: bool) {
+        self.told().unwanted[kind.index()] = !wanted;
     }
 
     /// The watch of a kind broke.
@@ -161,10 +198,15 @@ impl Board {
     pub(crate) fn status(&self, now: Instant, watched: &[Watched]) -> SourceStatus {
         let told = self.told();
         let of = |kind: &Watched| told.kinds[kind.index()].clone();
-        let first_error = watched.iter().find_map(|kind| of(kind).last_error);
+        let watched: Vec<&Watched> =
+            watched.iter().filter(|kind| !told.unwanted[kind.index()]).collect();
+        // What concerns more than its own kind goes first.
+        let mut kinds: Vec<KindStatus> = watched.iter().map(|kind| of(kind)).collect();
+        kinds.sort_by_key(KindStatus::is_sound);
+        let first_error = kinds.into_iter().find_map(|kind| kind.last_error);
         SourceStatus {
             source: self.source.clone(),
-            connected: watched.iter().all(|kind| of(kind).connected),
+            connected: watched.iter().all(|kind| of(kind).is_sound()),
             synced: told.synced,
             restored_from_disk: told.restored,
             last_error: told.error.clone().or(first_error),

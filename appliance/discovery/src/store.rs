@@ -28,7 +28,7 @@ const VERSION: u32 = 3;
 
 /// The oldest version whose frames are still read. Frames of version 1 know no forwarding mode,
 /// algorithm, limit, timeout or backup: services that ask for none. Those of version 2 know no
-/// namespace and no sharing.
+/// namespace, no sharing and no objects of pod networks.
 const VERSION_MIN: u32 = 1;
 
 /// A larger file is refused: four times 50,000 services with 250,000 backends.

@@ -10,7 +10,7 @@ fn source() -> SourceId {
 
 fn node(name: &str, last: Option<u8>) -> SourceUpdate {
     let spec = last.map(|last| {
-        Box::new(NodeSpec { pod_networks: vec![], addresses: vec![[10, 0, 0, last].into()] })
+        Box::new(NodeSpec { addresses: vec![[10, 0, 0, last].into()], ..NodeSpec::default() })
     });
     SourceUpdate::Node { source: source(), name: name.into(), spec }
 }
@@ -134,7 +134,7 @@ fn a_damaged_or_foreign_file_is_refused_and_set_aside() {
     let at = good.len() / 2;
     flipped[at] ^= 1;
     let mut newer = good.clone();
-    newer[8] = u8::try_from(VERSION).unwrap() + 1;
+    newer[8..12].copy_from_slice(&(VERSION + 1).to_le_bytes());
     let other = good.iter().map(|b| if *b == b'c' { b'd' } else { *b }).collect::<Vec<_>>();
     for bad in [flipped, newer, other, b"what is this".to_vec(), b"HFLSTATE".to_vec()] {
         std::fs::write(&path, &bad).unwrap();

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use haflinger_core::{ServiceSpec, SourceId, SourceUpdate, Update};
+use haflinger_core::{RouteOrigin, ServiceSpec, SourceId, SourceUpdate, Update};
 use haflinger_discovery::{ClusterSettings, Discovery, DiscoveryHandle, LabelKeys, Settings};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -63,6 +63,7 @@ fn settings(kubeconfig: &Path, state_dir: &Path) -> Settings {
             ingress_class: "haflinger".into(),
             deletions: haflinger_discovery::DeletionLimits::default(),
             labels: LabelKeys::default(),
+            pod_routes: RouteOrigin::ALL.to_vec(),
         }],
         inventory: None,
         state_dir: Some(state_dir.to_owned()),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use haflinger_core::{SourceUpdate, Update};
+use haflinger_core::{RouteOrigin, SourceUpdate, Update};
 use haflinger_discovery::{ClusterSettings, Discovery, DiscoveryHandle, LabelKeys, Settings};
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{DeleteParams, PostParams};
@@ -85,6 +85,7 @@ impl Running {
                 ingress_class: "haflinger".into(),
                 deletions: haflinger_discovery::DeletionLimits::default(),
                 labels: LabelKeys::default(),
+                pod_routes: RouteOrigin::ALL.to_vec(),
             }],
             inventory: None,
             state_dir: Some(directory.join("state")),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use imbl::OrdMap;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector};
 
 use crate::status::{AddressState, Entry, Published, RouteState};
 
@@ -12,6 +12,7 @@ pub(crate) struct Metrics {
     addresses: IntGaugeVec,
     sources: IntGaugeVec,
     routes: IntGaugeVec,
+    disputed: IntGauge,
     operations: IntCounterVec,
     resyncs: IntCounterVec,
 }
@@ -37,6 +38,13 @@ impl Metrics {
             routes: register(
                 registry,
                 gauge("haflinger_netlink_routes", "Routes to pods by how they stand.")?,
+            )?,
+            disputed: register(
+                registry,
+                IntGauge::new(
+                    "haflinger_netlink_routes_disputed",
+                    "Networks that a second node claims too, which is not believed.",
+                )?,
             )?,
             operations: register(
                 registry,
@@ -79,6 +87,8 @@ impl Metrics {
             };
             routes[at].1 += 1;
         }
+        let disputed = published.routes.values().filter(|route| route.rival.is_some()).count();
+        self.disputed.set(i64::try_from(disputed).unwrap_or(i64::MAX));
         let shown: [(_, &[(&str, i64)]); 3] = [
             (&self.addresses, &addresses[..4]),
             (&self.sources, &sources),

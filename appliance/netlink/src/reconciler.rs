@@ -233,6 +233,9 @@ impl ReconcilerHandle {
             prefix: *prefix,
             via: route.via,
             node: Arc::clone(&route.node),
+            source: route.source.clone(),
+            origin: route.origin,
+            rival: route.rival.clone(),
             state: route.entry.state,
             reason: text(&route.entry.reason),
         });

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use haflinger_core::{RouteOrigin, SourceId};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::Serialize;
@@ -60,6 +61,12 @@ pub struct RouteStatus {
     pub via: IpAddr,
     /// The node.
     pub node: Arc<str>,
+    /// The node's cluster.
+    pub source: SourceId,
+    /// Who says that the network is the node's.
+    pub origin: RouteOrigin,
+    /// Another node that claims the same network and is not believed: node and cluster.
+    pub rival: Option<(Arc<str>, SourceId)>,
     /// How it stands.
     pub state: RouteState,
     /// Why it is not installed.
@@ -72,7 +79,8 @@ pub struct RouteStatus {
 pub enum RouteState {
     /// In the kernel.
     Installed,
-    /// A foreign route to the same network stands there and is left alone.
+    /// Left out: a foreign route to the same network stands there, or the network of another
+    /// cluster overlaps.
     Conflict,
     /// It cannot be a route to pods.
     Invalid,
@@ -101,5 +109,8 @@ pub(crate) struct Published {
 pub(crate) struct RouteEntry {
     pub(crate) via: IpAddr,
     pub(crate) node: Arc<str>,
+    pub(crate) source: SourceId,
+    pub(crate) origin: RouteOrigin,
+    pub(crate) rival: Option<(Arc<str>, SourceId)>,
     pub(crate) entry: Entry<RouteState>,
 }

@@ -26,7 +26,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::{Announcement, PodRoute, Snapshot, SourceId, Update, Vip};
+use haflinger_core::{Announcement, PodRoute, RouteOrigin, Snapshot, SourceId, Update, Vip};
 use haflinger_netlink::{
     AddressState, Cleanup, Reconciler, ReconcilerHandle, Removed, RouteState, Settings, Status,
     cleanup,
@@ -118,7 +118,14 @@ impl Lab {
             let source = SourceId::cluster("lab");
             (
                 prefix.parse::<ipnet::IpNet>().unwrap(),
-                Arc::new(PodRoute { via, node: "node".into(), source }),
+                Arc::new(PodRoute {
+                    via,
+                    node: "node".into(),
+                    source,
+                    origin: RouteOrigin::Node,
+                    overlaps: None,
+                    rival: None,
+                }),
             )
         };
         self.snapshots.send_modify(|snapshot| {

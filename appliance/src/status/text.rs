@@ -1,11 +1,13 @@
 //! The status for people: what is served first, what is wrong last, where the eye rests.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use haflinger_bgp::fsm::State;
-use haflinger_core::{Announcement, Snapshot};
+use haflinger_core::{Announcement, RouteOrigin, Snapshot};
 use haflinger_discovery::SourceStatus;
 use haflinger_health::HealthStatus;
+use haflinger_netlink::RouteState;
 
 use super::Status;
 use super::columns::{Columns, span};
@@ -83,8 +85,22 @@ fn sources(status: &Status) -> Columns {
         let kinds = source.kinds.iter().filter(|(_, kind)| kind.objects > 0);
         let kinds: Vec<String> =
             kinds.map(|(name, kind)| format!("{} {name}", kind.objects)).collect();
-        let error = source.last_error.clone().or_else(|| held(source)).unwrap_or_default();
+        let withheld = |error: &String| {
+            let mut kinds = source.kinds.values().filter(|kind| kind.disables.is_some());
+            kinds.any(|kind| kind.last_error.as_ref() == Some(error))
+        };
+        let error = source.last_error.clone().filter(|error| !withheld(error));
+        let error = error.or_else(|| held(source)).unwrap_or_default();
         columns.row([source.source.to_string(), state.to_owned(), kinds.join(", "), error]);
+        for (name, kind) in &source.kinds {
+            let Some(missing) = kind.disables else { continue };
+            columns.row([
+                format!("  {}", name.replace('_', " ")),
+                "withheld".to_owned(),
+                format!("without: {missing}"),
+                kind.last_error.clone().unwrap_or_default(),
+            ]);
+        }
     }
     for cluster in &status.report.clusters {
         let writer = match (&cluster.holder, cluster.leader) {
@@ -166,7 +182,7 @@ fn peers(status: &Status) -> Columns {
     columns
 }
 
-/// Only what is not as it should be.
+/// What is not as it should be, and where the routes come from.
 fn kernel(status: &Status) -> Columns {
     let mut columns = Columns::new("KERNEL");
     let netlink = &status.netlink;
@@ -181,12 +197,29 @@ fn kernel(status: &Status) -> Columns {
             address.reason.clone().unwrap_or_default(),
         ]);
     }
-    for route in netlink.routes.iter().filter(|route| route.reason.is_some()) {
+    let mut installed = BTreeMap::<RouteOrigin, usize>::new();
+    for route in &netlink.routes {
+        if route.state == RouteState::Installed {
+            *installed.entry(route.origin).or_default() += 1;
+        }
+        let rival = route.rival.as_ref();
+        let rival = rival.map(|(node, source)| format!("node {node} of {source} claims it too"));
+        let Some(reason) = route.reason.clone().or(rival) else { continue };
         columns.row([
             format!("{} via {}", route.prefix, route.via),
             word(&route.state),
-            route.reason.clone().unwrap_or_default(),
+            format!(
+                "said by {} of node {} of {}: {reason}",
+                word(&route.origin),
+                route.node,
+                route.source
+            ),
         ]);
+    }
+    if !installed.is_empty() {
+        let said = installed.iter().map(|(origin, count)| format!("{count} from {}", word(origin)));
+        let said: Vec<String> = said.collect();
+        columns.row(["routes to pods".to_owned(), "installed".to_owned(), said.join(", ")]);
     }
     columns
 }

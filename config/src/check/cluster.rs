@@ -52,6 +52,15 @@ fn cluster(context: &mut Context, at: &str, file: &file::Cluster) -> Option<Clus
         context.warn(&key("kubeconfig"), "the file does not exist", remedy);
     }
     let ingress_class = text::domain(context, &key("ingress_class"), &file.ingress_class);
+    let mut pod_routes = Vec::with_capacity(file.pod_routes.len());
+    for origin in &file.pod_routes {
+        if pod_routes.contains(origin) {
+            let remedy = "name each once, in the order in which they are believed";
+            context.refuse(&key("pod_routes"), "it names one of them twice", remedy);
+        } else {
+            pod_routes.push(*origin);
+        }
+    }
     let lease_namespace = text::label(context, &key("lease_namespace"), &file.lease_namespace);
     let lease_name = text::domain(context, &key("lease_name"), &file.lease_name);
     if file.lease_duration_secs < 2 * file.lease_renew_secs {
@@ -68,6 +77,7 @@ fn cluster(context: &mut Context, at: &str, file: &file::Cluster) -> Option<Clus
         context: file.context.clone().filter(|context| !context.is_empty()),
         claim_unclassed: file.claim_unclassed,
         ingress_class: ingress_class?,
+        pod_routes,
         lease_namespace: lease_namespace?,
         lease_name: lease_name?,
         lease_duration: text::secs(file.lease_duration_secs),

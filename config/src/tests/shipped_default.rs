@@ -124,7 +124,10 @@ fn the_defaults_stated_in_prose_are_the_true_ones() {
             continue;
         }
         let truth = match truth {
-            Json::Array(list) if list.is_empty() => "[]".to_owned(),
+            Json::Array(list) => {
+                let list: Vec<String> = list.iter().map(Json::to_string).collect();
+                format!("[{}]", list.join(", "))
+            }
             other => other.to_string(),
         };
         assert!(stated.starts_with(&format!("{truth}.")), "[{section}] {key}: {stated} / {truth}");

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use haflinger_core::{SourceFault, SourceUpdate};
+use haflinger_core::{RouteOrigin, SourceFault, SourceUpdate};
 use haflinger_discovery::{ClusterSettings, INGRESS_CLASS_DEFAULT, LabelKeys, Watched, translate_object};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
@@ -19,6 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         ingress_class: INGRESS_CLASS_DEFAULT.to_owned(),
         deletions: haflinger_discovery::DeletionLimits::default(),
         labels: LabelKeys::default(),
+        pod_routes: RouteOrigin::ALL.to_vec(),
     };
     for watched in Watched::ALL {
         // Only the parser may refuse them.

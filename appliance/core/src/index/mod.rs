@@ -19,6 +19,7 @@ mod forwarding;
 mod http;
 mod network;
 mod reports;
+mod routes;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,8 @@ pub use self::claims::Effort;
 use self::claims::{Claims, Want, WantedPort};
 use self::forwarding::DataPath;
 use self::http::IngressEntry;
-use self::network::{Hostnames, PodNetworks};
+use self::network::Hostnames;
+use self::routes::PodNetworks;
 pub use self::services::Movement;
 use self::services::ServiceEntry;
 use crate::forwarding::ForwardingTable;
@@ -153,7 +155,13 @@ impl Index {
                 }
             }
             SourceUpdate::Node { source, name, spec } => {
-                let touched = self.networks.note(source, name, spec);
+                let spec = spec.map(|spec| *spec);
+                let touched = self.networks.note_node((source, name), spec, &self.policy);
+                self.publish_routes(touched);
+            }
+            SourceUpdate::PodNetwork { source, origin, name, spec } => {
+                let spec = spec.map(|spec| *spec);
+                let touched = self.networks.note_object(source, origin, name, spec, &self.policy);
                 self.publish_routes(touched);
             }
             SourceUpdate::Namespace { source, name, spec } => {
@@ -196,7 +204,9 @@ impl Index {
             self.dirty.services.extend(self.services.keys().cloned());
         }
         self.claims.configure(old, new);
+        let touched = self.networks.reorder(old, new);
         self.policy = policy;
+        self.publish_routes(touched);
         let ingresses: Vec<ObjectRef> = self.ingresses.keys().cloned().collect();
         for object in ingresses {
             self.want_for_ingress(&object);
@@ -222,7 +232,7 @@ impl Index {
             self.note_ingress(object, None);
         }
         self.claims.forget_source(source);
-        let touched = self.networks.forget_source(source);
+        let touched = self.networks.forget_source(source, &self.policy);
         self.publish_routes(touched);
         for (certificate, entry) in &mut self.certificates {
             if certificate.source == *source && entry.material.take().is_some() {

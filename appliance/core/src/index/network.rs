@@ -1,69 +1,12 @@
-//! VIPs, routes to pods and host names.
+//! VIPs and host names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use super::forwarding::Reach;
 use super::{Index, put};
-use crate::{Announcement, Family, HostnameIntent, NodeSpec, ObjectRef, PodRoute, SourceId, Vip};
-
-/// Which node wants which route. Two nodes with the same network is a cluster's mistake that
-/// must not make routes flap: the first in order keeps it.
-#[derive(Default)]
-pub(super) struct PodNetworks {
-    nodes: BTreeMap<NodeKey, NodeSpec>,
-    routes: BTreeMap<IpNet, BTreeMap<NodeKey, Arc<PodRoute>>>,
-}
-
-/// A node's cluster and name.
-type NodeKey = (SourceId, Arc<str>);
-
-impl PodNetworks {
-    /// Notes a node; returns the networks that may have changed.
-    pub(super) fn note(
-        &mut self,
-        source: SourceId,
-        name: Arc<str>,
-        spec: Option<Box<NodeSpec>>,
-    ) -> BTreeSet<IpNet> {
-        let key = (source, name);
-        let mut touched = BTreeSet::new();
-        if let Some(old) = self.nodes.remove(&key) {
-            for network in old.pod_networks {
-                if let Some(wanting) = self.routes.get_mut(&network) {
-                    wanting.remove(&key);
-                    if wanting.is_empty() {
-                        self.routes.remove(&network);
-                    }
-                }
-                touched.insert(network);
-            }
-        }
-        let Some(spec) = spec else { return touched };
-        for network in &spec.pod_networks {
-            let family = Family::of(network.addr());
-            let via = spec.addresses.iter().find(|address| Family::of(**address) == family);
-            let Some(via) = via else { continue };
-            let route = PodRoute { via: *via, node: key.1.clone(), source: key.0.clone() };
-            self.routes.entry(*network).or_default().insert(key.clone(), Arc::new(route));
-            touched.insert(*network);
-        }
-        self.nodes.insert(key, *spec);
-        touched
-    }
-
-    pub(super) fn forget_source(&mut self, source: &SourceId) -> BTreeSet<IpNet> {
-        let nodes: Vec<_> = self.nodes.keys().filter(|key| key.0 == *source).cloned().collect();
-        nodes.into_iter().flat_map(|(source, name)| self.note(source, name, None)).collect()
-    }
-
-    fn route(&self, network: &IpNet) -> Option<Arc<PodRoute>> {
-        self.routes.get(network)?.values().next().cloned()
-    }
-}
+use crate::{Announcement, HostnameIntent, ObjectRef, Vip};
 
 /// Which object wants which host name.
 #[derive(Default)]
@@ -120,13 +63,6 @@ impl Hostnames {
 }
 
 impl Index {
-    pub(super) fn publish_routes(&mut self, touched: BTreeSet<IpNet>) {
-        for network in touched {
-            let route = self.networks.route(&network);
-            self.dirty.changed |= put(&mut self.published.pod_routes, network, route);
-        }
-    }
-
     pub(super) fn publish_hostnames(
         &mut self,
         object: &ObjectRef,

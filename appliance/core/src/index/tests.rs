@@ -35,6 +35,7 @@ fn policy() -> Arc<Policy> {
         timeouts: FlowTimeouts::default(),
         xdp: true,
         zone: None,
+        pod_routes: BTreeMap::new(),
     })
 }
 
@@ -342,6 +343,7 @@ fn two_nodes_with_one_network_do_not_make_its_route_flap() {
         let spec = NodeSpec {
             pod_networks: vec!["10.1.0.0/24".parse().unwrap()],
             addresses: vec![address.parse().unwrap()],
+            ..NodeSpec::default()
         };
         let spec = present.then(|| Box::new(spec));
         Update::Source(SourceUpdate::Node { source: cluster(), name: name.into(), spec })

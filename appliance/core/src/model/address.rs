@@ -1,5 +1,6 @@
 //! The policy, VIPs, nodes and the routes to their pods.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -34,6 +35,9 @@ pub struct Policy {
     pub xdp: bool,
     /// The failure zone of this host: services that ask for it prefer backends there.
     pub zone: Option<Arc<str>>,
+    /// Whose word about pod networks counts, in the order of belief, for clusters that do not
+    /// believe [`RouteOrigin::ALL`].
+    pub pod_routes: BTreeMap<SourceId, Vec<RouteOrigin>>,
 }
 
 /// A virtual address that some object holds.
@@ -63,13 +67,47 @@ pub enum Announcement {
     Draining,
 }
 
-/// A node of a cluster, as far as routes to its pods need it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A node of a cluster, as far as packets to it or to its pods need it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSpec {
     /// `spec.podCIDRs`.
     pub pod_networks: Vec<IpNet>,
+    /// Pod networks that the pods' own network wrote into the node's annotations.
+    #[serde(default)]
+    pub annotated: Vec<(RouteOrigin, IpNet)>,
     /// Addresses of type InternalIP.
     pub addresses: Vec<IpAddr>,
+}
+
+/// Pod networks of a node, as an object of the pods' own network says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodNetworkSpec {
+    /// The node.
+    pub node: Arc<str>,
+    /// Its networks.
+    pub networks: Vec<IpNet>,
+    /// The node's addresses, where the object has them; those of the Node count first.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Who says which networks a node's pods are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteOrigin {
+    /// Calico's block affinities.
+    Calico,
+    /// CiliumNodes, or else Cilium's annotations of the Node.
+    Cilium,
+    /// OVN-Kubernetes's annotation of the Node.
+    Ovn,
+    /// `spec.podCIDRs` of the Node.
+    Node,
+}
+
+impl RouteOrigin {
+    /// In the order in which they are believed: whoever runs the pods' network knows better than
+    /// the Node, which keeps its `podCIDRs` even where nobody uses them.
+    pub const ALL: [Self; 4] = [Self::Calico, Self::Cilium, Self::Ovn, Self::Node];
 }
 
 /// A route to the pods of a node.
@@ -77,6 +115,24 @@ pub struct NodeSpec {
 pub struct PodRoute {
     /// Next hop: the node's address in the network's family.
     pub via: IpAddr,
+    /// The node.
+    pub node: Arc<str>,
+    /// The node's cluster.
+    pub source: SourceId,
+    /// Who says so.
+    pub origin: RouteOrigin,
+    /// The route is not to be written: a network of another cluster overlaps, and that cluster
+    /// comes first.
+    pub overlaps: Option<RouteRival>,
+    /// The first of those that say the same network of another node, and are not believed.
+    pub rival: Option<RouteRival>,
+}
+
+/// Another node whose network stands against a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRival {
+    /// Its network.
+    pub network: IpNet,
     /// The node.
     pub node: Arc<str>,
     /// The node's cluster.

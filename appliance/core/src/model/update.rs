@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BackendSlice, CertificateRef, CertificateSpec, IngressSpec, NamespaceSpec, NodeSpec, ObjectRef,
-    Policy, ProbeKey, ServiceKey, ServiceSpec, SourceFault, SourceId,
+    PodNetworkSpec, Policy, ProbeKey, RouteOrigin, ServiceKey, ServiceSpec, SourceFault, SourceId,
 };
 
 /// One change. Absent content means that the object is gone. Updates about different objects
@@ -112,6 +112,17 @@ pub enum SourceUpdate {
         name: Arc<str>,
         /// What it says now.
         spec: Option<Box<NamespaceSpec>>,
+    },
+    /// Pod networks of a node, as an object of the pods' own network says.
+    PodNetwork {
+        /// Its cluster.
+        source: SourceId,
+        /// Whose object it is.
+        origin: RouteOrigin,
+        /// The object's name, unique within cluster and origin.
+        name: Arc<str>,
+        /// What it says now.
+        spec: Option<Box<PodNetworkSpec>>,
     },
     /// An Ingress.
     Ingress {

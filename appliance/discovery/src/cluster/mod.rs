@@ -7,11 +7,12 @@
 //!
 //! While the API is away the last state stands. Nothing is ever written to the API here.
 
+mod presence;
 mod watch;
 
 use std::time::Duration;
 
-use haflinger_core::SourceId;
+use haflinger_core::{RouteOrigin, SourceId, SourceUpdate};
 use haflinger_kubernetes::{Pace, describe};
 use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
@@ -25,6 +26,7 @@ use crate::settings::ClusterSettings;
 use crate::status::Board;
 use crate::translate::update::{self, Translate};
 use crate::translate::{Claims, SERVICE_NAME_LABEL};
+use presence::Presence;
 use watch::{SILENCE_MAX, Watch};
 
 /// Waits between attempts to reach a server that is away.
@@ -58,6 +60,7 @@ pub(crate) async fn run(
                     client,
                     streaming,
                     claims: Claims::of(&current),
+                    pod_routes: current.pod_routes.clone(),
                     source: current.source(),
                     heard: heard.clone(),
                     relists: relists.clone(),
@@ -138,6 +141,7 @@ struct Watches {
     client: Client,
     streaming: bool,
     claims: Claims,
+    pod_routes: Vec<RouteOrigin>,
     source: SourceId,
     heard: mpsc::Sender<Heard>,
     relists: channel::Receiver<Relists>,
@@ -160,6 +164,8 @@ impl Watches {
         } else {
             self.spawn(&mut tasks, Watched::Namespaces, None, update::namespace);
         }
+        self.spawn_optional(&mut tasks, Watched::BlockAffinities, update::block_affinity);
+        self.spawn_optional(&mut tasks, Watched::CiliumNodes, update::cilium_node);
         tasks
     }
 
@@ -184,8 +190,35 @@ impl Watches {
         selector: Option<Selector>,
         translate: Translate<B>,
     ) {
+        self.until_stopped(tasks, self.watch(watched, selector, translate).run());
+    }
+
+    /// A kind that not every cluster has, or that the settings leave out.
+    fn spawn_optional<B: Kind>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        watched: Watched,
+        translate: Translate<B>,
+    ) {
+        let wanted = watched.origin().is_none_or(|origin| self.pod_routes.contains(&origin));
+        self.board.wanted(watched, wanted);
+        let presence =
+            Presence { client: self.client.clone(), watch: self.watch(watched, None, translate) };
+        if wanted {
+            self.until_stopped(tasks, presence.run());
+        } else {
+            self.until_stopped(tasks, presence.forget());
+        }
+    }
+
+    fn watch<B: Kind>(
+        &self,
+        watched: Watched,
+        selector: Option<Selector>,
+        translate: Translate<B>,
+    ) -> Watch<B, impl Fn(&Object<B>) -> Option<SourceUpdate> + Clone + Send + Sync + use<B>> {
         let (source, claims) = (self.source.clone(), self.claims.clone());
-        let watch = Watch {
+        Watch {
             api: kube::Api::<Object<B>>::all(self.client.clone()),
             watched,
             selector,
@@ -195,13 +228,20 @@ impl Watches {
             relists: self.relists.clone(),
             listed_for: 0,
             board: self.board.clone(),
-        };
+        }
+    }
+
+    /// Every await of a watch may be dropped: the ledger tolerates any cut.
+    fn until_stopped(
+        &self,
+        tasks: &mut JoinSet<()>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         let stop = self.stop.clone();
         tasks.spawn(async move {
-            // Every await in a watch may be dropped: the ledger tolerates any cut.
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = watch.run() => {}
+                () = work => {}
             }
         });
     }

@@ -44,6 +44,7 @@ const REFUSALS_MAX: u32 = 5;
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// The watch of one kind; `translate` says what an object means, if anything.
+#[derive(Clone)]
 pub(super) struct Watch<B: Kind, F> {
     pub(super) api: Api<Object<B>>,
     pub(super) watched: Watched,
@@ -144,13 +145,11 @@ where
                 if listing && self.streaming && matches!(code, 400 | 422) {
                     self.streaming = false;
                 }
-                // The cluster may serve without these: pod routes, HTTPS and pools that choose by
-                // labels then fail, and say so, but addresses of everything else are not held up.
-                let dispensable = matches!(
-                    self.watched,
-                    Watched::Nodes | Watched::Certificates | Watched::Namespaces
-                );
+                // The cluster may serve without some: what they are for then fails, and the
+                // status says so, but addresses of everything else are not held up.
+                let dispensable = self.watched.missed_without().is_some();
                 if listing && dispensable && matches!(code, 403 | 404) {
+                    self.board.withheld(self.watched);
                     self.say(Heard::Withheld(self.watched)).await?;
                 }
                 if *refusals >= REFUSALS_MAX {
@@ -314,4 +313,4 @@ where
 
 #[cfg(test)]
 #[path = "watch_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -15,22 +15,22 @@ use crate::metrics::Metrics;
 use crate::objects::{NodeBody, SliceBody};
 
 /// One answer: its status code and its lines.
-type Answer = (u16, Vec<Value>);
+pub(in crate::cluster) type Answer = (u16, Vec<Value>);
 
 /// Answers in order, remembers what was asked, and then never answers again.
 #[derive(Clone, Default)]
-struct Script {
+pub(in crate::cluster) struct Script {
     answers: Arc<Mutex<VecDeque<Answer>>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Script {
-    fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+    pub(in crate::cluster) fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         let answers = answers.into_iter().collect();
         Self { answers: Arc::new(Mutex::new(answers)), asked: Arc::default() }
     }
 
-    fn client(&self) -> Client {
+    pub(in crate::cluster) fn client(&self) -> Client {
         let script = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             script.asked.lock().unwrap().push(request.uri().to_string());
@@ -49,7 +49,7 @@ impl Script {
         Client::new(service, "default")
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(in crate::cluster) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 }
@@ -58,7 +58,7 @@ fn node(name: &str, version: &str) -> Value {
     json!({"metadata": {"name": name, "resourceVersion": version}})
 }
 
-fn list(version: &str, token: &str, items: &[Value]) -> Answer {
+pub(in crate::cluster) fn list(version: &str, token: &str, items: &[Value]) -> Answer {
     let metadata = json!({"resourceVersion": version, "continue": token});
     (
         200,
@@ -81,12 +81,12 @@ fn bookmark(version: &str, ends: bool) -> Value {
     )
 }
 
-fn refusal(code: u16, reason: &str) -> Value {
+pub(in crate::cluster) fn refusal(code: u16, reason: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
            "reason": reason, "message": format!("{reason} it is")})
 }
 
-fn board() -> Board {
+pub(in crate::cluster) fn board() -> Board {
     let metrics = Metrics::register(&Registry::new()).unwrap();
     Board::new(&SourceId::cluster("c"), &metrics)
 }

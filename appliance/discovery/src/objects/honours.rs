@@ -10,7 +10,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
-use super::kinds::{Withheld, fields_by_kind};
+use super::kinds::{Flag, Withheld, fields_by_kind};
 use super::lax::Lax;
 use super::{Kind, Meta, Name};
 
@@ -30,7 +30,7 @@ macro_rules! leaves {
     )*};
 }
 
-leaves!(String, i64, bool, Withheld);
+leaves!(String, i64, bool, Withheld, Flag);
 
 impl<T> Fields for BTreeMap<String, Lax<T>> {
     fn fields(at: &str, found: &mut BTreeSet<String>) {

@@ -50,6 +50,20 @@ impl Shape for Withheld {
     }
 }
 
+/// `true` or `"true"`; everything else is no.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Flag(pub(crate) bool);
+
+impl Shape for Flag {
+    fn from_bool(value: bool) -> Option<Self> {
+        Some(Self(value))
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(Self(text == "true"))
+    }
+}
+
 slim! {
     /// core/v1 Service.
     ServiceBody { metadata: Meta, spec: ServiceSpecBody, status: LoadBalanced }
@@ -138,6 +152,39 @@ slim! {
         address_type: String,
     }
 
+    /// crd.projectcalico.org/v1 BlockAffinity.
+    AffinityBody { metadata: Meta, spec: AffinitySpecBody }
+    /// `BlockAffinity.spec`. Releases write `deleted` as text or as a bool.
+    AffinitySpecBody {
+        state: String,
+        node: String,
+        cidr: String,
+        deleted: Flag,
+        #[serde(rename = "type")]
+        affinity_type: String,
+    }
+
+    /// cilium.io/v2 CiliumNode.
+    CiliumNodeBody { metadata: Meta, spec: CiliumNodeSpecBody }
+    /// `CiliumNode.spec`.
+    CiliumNodeSpecBody { addresses: List<CiliumAddress>, ipam: CiliumIpam }
+    /// `CiliumNode.spec.addresses[]`.
+    CiliumAddress {
+        ip: String,
+        #[serde(rename = "type")]
+        address_type: String,
+    }
+    /// `CiliumNode.spec.ipam`.
+    CiliumIpam {
+        #[serde(rename = "podCIDRs")]
+        pod_cidrs: List<String>,
+        pools: CiliumPools,
+    }
+    /// `CiliumNode.spec.ipam.pools`.
+    CiliumPools { allocated: List<CiliumPool> }
+    /// `CiliumNode.spec.ipam.pools.allocated[]`.
+    CiliumPool { cidrs: List<String> }
+
     /// networking.k8s.io/v1 Ingress.
     IngressBody { metadata: Meta, spec: IngressSpecBody, status: LoadBalanced }
     /// `Ingress.spec`.
@@ -167,7 +214,7 @@ slim! {
 }
 
 macro_rules! kinds {
-    ($($body:ident: $group:literal, $kind:literal, $plural:literal;)*) => {
+    ($($body:ident: $group:literal, $version:literal, $kind:literal, $plural:literal;)*) => {
         /// Every kind, with the fields that are read of it.
         #[cfg(test)]
         pub(super) fn fields_by_kind() -> Vec<(&'static str, std::collections::BTreeSet<String>)> {
@@ -176,6 +223,7 @@ macro_rules! kinds {
 
         $(impl Kind for $body {
             const GROUP: &'static str = $group;
+            const VERSION: &'static str = $version;
             const KIND: &'static str = $kind;
             const PLURAL: &'static str = $plural;
 
@@ -187,10 +235,12 @@ macro_rules! kinds {
 }
 
 kinds! {
-    ServiceBody: "", "Service", "services";
-    SliceBody: "discovery.k8s.io", "EndpointSlice", "endpointslices";
-    NamespaceBody: "", "Namespace", "namespaces";
-    NodeBody: "", "Node", "nodes";
-    IngressBody: "networking.k8s.io", "Ingress", "ingresses";
-    SecretBody: "", "Secret", "secrets";
+    ServiceBody: "", "v1", "Service", "services";
+    SliceBody: "discovery.k8s.io", "v1", "EndpointSlice", "endpointslices";
+    NamespaceBody: "", "v1", "Namespace", "namespaces";
+    NodeBody: "", "v1", "Node", "nodes";
+    IngressBody: "networking.k8s.io", "v1", "Ingress", "ingresses";
+    SecretBody: "", "v1", "Secret", "secrets";
+    AffinityBody: "crd.projectcalico.org", "v1", "BlockAffinity", "blockaffinities";
+    CiliumNodeBody: "cilium.io", "v2", "CiliumNode", "ciliumnodes";
 }

@@ -26,6 +26,8 @@ pub(crate) trait Kind:
 {
     /// API group; empty for the core group.
     const GROUP: &'static str;
+    /// API version.
+    const VERSION: &'static str;
     /// Kind, CamelCase.
     const KIND: &'static str;
     /// Resource name in URLs.
@@ -124,7 +126,7 @@ impl<B: Kind> kube::Resource for Object<B> {
     }
 
     fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
+        B::VERSION.into()
     }
 
     fn plural((): &()) -> Cow<'_, str> {

@@ -78,4 +78,10 @@ names! {
     // What a field was before it became one.
     LEGACY_SOURCE_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges";
     LEGACY_INGRESS_CLASS = "kubernetes.io/ingress.class";
+    // What pod networks write at Nodes; Cilium renamed its own in 1.13.
+    CILIUM_V4 = "network.cilium.io/ipv4-pod-cidr";
+    CILIUM_V6 = "network.cilium.io/ipv6-pod-cidr";
+    CILIUM_OLD_V4 = "io.cilium.network.ipv4-pod-cidr";
+    CILIUM_OLD_V6 = "io.cilium.network.ipv6-pod-cidr";
+    OVN_SUBNETS = "k8s.ovn.org/node-subnets";
 }

@@ -10,7 +10,7 @@ use crate::objects::{Name, Object};
 
 /// Longest annotation that is looked at, in bytes: room for as many of the longest host names as
 /// are taken. The API takes 256 KiB.
-const VALUE_BYTES_MAX: usize = 32 * 1024;
+pub(super) const VALUE_BYTES_MAX: usize = 32 * 1024;
 
 /// Where host names are looked for; the first that is there counts.
 const HOSTNAME: [Name; 3] =

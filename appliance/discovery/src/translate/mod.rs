@@ -24,7 +24,7 @@ use haflinger_core::{Family, FaultReason, IpMode, SourceFault};
 pub(crate) use annotations::{dns_name, is_usable_vip};
 pub(crate) use ingress::ingress;
 pub(crate) use namespace::namespace;
-pub(crate) use node::node;
+pub(crate) use node::{block_affinity, cilium_node, node};
 pub(crate) use secret::certificate;
 pub(crate) use service::service;
 pub(crate) use slice::{SERVICE_NAME_LABEL, slice};

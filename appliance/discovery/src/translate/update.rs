@@ -3,12 +3,13 @@
 //! `None` means that the object says nothing to us; the feed then takes back what it said
 //! before.
 
-use haflinger_core::{CertificateRef, ObjectRef, SourceId, SourceUpdate};
+use haflinger_core::{CertificateRef, ObjectRef, RouteOrigin, SourceId, SourceUpdate};
 
 use super::{Claims, SERVICE_NAME_LABEL};
 use crate::ledger::Watched;
 use crate::objects::{
-    IngressBody, Kind, NamespaceBody, NodeBody, Object, SecretBody, ServiceBody, SliceBody,
+    AffinityBody, CiliumNodeBody, IngressBody, Kind, NamespaceBody, NodeBody, Object, SecretBody,
+    ServiceBody, SliceBody,
 };
 use crate::settings::ClusterSettings;
 
@@ -67,6 +68,34 @@ pub(crate) fn namespace(
     })
 }
 
+/// A block that Calico has given to a node.
+pub(crate) fn block_affinity(
+    object: &Object<AffinityBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::PodNetwork {
+        source: source.clone(),
+        origin: RouteOrigin::Calico,
+        name: object.name().into(),
+        spec: Some(Box::new(super::block_affinity(object)?)),
+    })
+}
+
+/// Every CiliumNode is told.
+pub(crate) fn cilium_node(
+    object: &Object<CiliumNodeBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::PodNetwork {
+        source: source.clone(),
+        origin: RouteOrigin::Cilium,
+        name: object.name().into(),
+        spec: Some(Box::new(super::cilium_node(object)?)),
+    })
+}
+
 /// An Ingress is told when it is of our class.
 pub(crate) fn ingress(
     object: &Object<IngressBody>,
@@ -115,6 +144,8 @@ pub fn translate_object(
         Watched::Ingresses => read(json, cluster, ingress),
         Watched::Certificates => read(json, cluster, certificate),
         Watched::Namespaces => read(json, cluster, namespace),
+        Watched::BlockAffinities => read(json, cluster, block_affinity),
+        Watched::CiliumNodes => read(json, cluster, cilium_node),
     }
 }
 

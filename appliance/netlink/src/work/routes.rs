@@ -42,7 +42,8 @@ impl Work {
         for prefix in scope {
             let fits = limit.is_none_or(|limit| prefix < limit);
             let wish = self.pod_routes.get(&prefix).filter(|_| table.is_some()).cloned();
-            let via = wish.as_ref().filter(|_| fits).map(|wish| wish.via);
+            let writable = wish.as_ref().filter(|wish| fits && wish.overlaps.is_none());
+            let via = writable.map(|wish| wish.via);
             let decision = route::decide(prefix, via, &rules, &self.held_routes, &mut plan);
             let over = (!fits).then(|| format!("more than {ROUTES_MAX} routes"));
             self.show_route(prefix, wish.as_deref(), decision, over);
@@ -78,13 +79,29 @@ impl Work {
                 (RouteState::Conflict, Some(text))
             }
             RouteDecision::Invalid(invalid) => (RouteState::Invalid, Some(invalid.to_string())),
-            RouteDecision::Absent => (RouteState::Invalid, over_limit),
+            RouteDecision::Absent => match &wish.overlaps {
+                Some(other) => {
+                    let (network, node, source) = (other.network, &other.node, &other.source);
+                    let text = format!("{network} of node {node} in {source} overlaps");
+                    (RouteState::Conflict, Some(text))
+                }
+                None => (RouteState::Invalid, over_limit),
+            },
         };
         if decision != RouteDecision::Write {
             self.route_retries.settled(&prefix);
         }
         let entry = Entry { state, reason: reason.map(Arc::from) };
-        let route = RouteEntry { via: wish.via, node: Arc::clone(&wish.node), entry };
+        let rival =
+            wish.rival.as_ref().map(|rival| (Arc::clone(&rival.node), rival.source.clone()));
+        let route = RouteEntry {
+            via: wish.via,
+            node: Arc::clone(&wish.node),
+            source: wish.source.clone(),
+            origin: wish.origin,
+            rival,
+            entry,
+        };
         self.published.routes.insert(prefix, route);
     }
 
