@@ -26,7 +26,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::{Announcement, PodRoute, RouteOrigin, Snapshot, SourceId, Update, Vip};
+use haflinger_core::{
+    Announcement, PodRoute, RouteOrigin, RouteRival, Snapshot, SourceId, Update, Vip,
+};
 use haflinger_netlink::{
     AddressState, Cleanup, Reconciler, ReconcilerHandle, Removed, RouteState, Settings, Status,
     cleanup,
@@ -135,6 +137,21 @@ impl Lab {
                 pod_routes: routes.iter().map(route).collect(),
                 ..Snapshot::default()
             });
+        });
+    }
+
+    /// The route to `network` is overlapped by `other`, of another cluster.
+    fn withhold(&self, network: &str, other: &str) {
+        self.snapshots.send_modify(|snapshot| {
+            let mut changed = (**snapshot).clone();
+            let network = network.parse().unwrap();
+            let mut route = (*changed.pod_routes[&network]).clone();
+            let other = other.parse().unwrap();
+            let source = SourceId::cluster("first");
+            route.overlaps = Some(RouteRival { network: other, node: "other".into(), source });
+            changed.pod_routes.insert(network, Arc::new(route));
+            changed.generation += 1;
+            *snapshot = Arc::new(changed);
         });
     }
 
@@ -261,6 +278,35 @@ fn foreign_addresses_and_routes_survive_and_are_reported() {
             .await;
         assert!(has_address("198.51.100.1/32") && !has_address("198.51.100.2/32"));
         assert!(route("10.1.0.0/24").contains("via 192.0.2.99"));
+        lab.stop().await;
+    });
+}
+
+#[test]
+fn a_network_that_overlaps_another_cluster_s_is_taken_back_while_it_does_and_says_why() {
+    in_namespace("a_network_that_overlaps", || async {
+        let lab = Lab::start(Settings::default());
+        let both = [("10.1.0.0/24", NODE4), ("10.1.0.0/16", "192.0.2.12")];
+        // As a node that comes and goes does it: the end is what counts.
+        for _ in 0..3 {
+            lab.want(&[], &both);
+            lab.until_done(0, 2).await;
+            lab.withhold("10.1.0.0/24", "10.1.0.0/16");
+            let status = lab
+                .until("a conflict", |status| {
+                    status.routes.iter().any(|route| route.state == RouteState::Conflict)
+                })
+                .await;
+            let withheld = status.routes.iter().find(|route| route.reason.is_some()).unwrap();
+            assert_eq!(withheld.prefix.to_string(), "10.1.0.0/24");
+            let reason = withheld.reason.as_deref().unwrap();
+            assert_eq!(reason, "10.1.0.0/16 of node other in cluster/first overlaps");
+            eventually("taken back", || route("10.1.0.0/24").is_empty()).await;
+            assert!(route("10.1.0.0/16").contains("via 192.0.2.12"));
+        }
+        lab.want(&[], &both);
+        lab.until_done(0, 2).await;
+        assert!(route("10.1.0.0/24").contains("proto 72"));
         lab.stop().await;
     });
 }
