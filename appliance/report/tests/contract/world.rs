@@ -96,6 +96,7 @@ fn discovery(kubeconfig: &Path) -> haflinger_discovery::Settings {
             context: None,
             claim_unclassed: false,
             ingress_class: "haflinger".into(),
+            pod_routes: Vec::new(),
             deletions: haflinger_discovery::DeletionLimits::default(),
             labels: haflinger_discovery::LabelKeys {
                 services: ["hf-tier".into()].into(),
