@@ -229,7 +229,7 @@ fn any_entry() -> impl Strategy<Value = SliceBackend> {
 }
 
 /// Whom a host in the zone `here` prefers, said once more and simply.
-fn preferred<'a>(tier: Vec<&'a SliceBackend>, distribution: Distribution) -> Vec<&'a SliceBackend> {
+fn preferred(tier: Vec<&SliceBackend>, distribution: Distribution) -> Vec<&SliceBackend> {
     let is_here = |zone: &Arc<str>| **zone == *"here";
     let near: Vec<_> =
         tier.iter().copied().filter(|entry| entry.for_zones.iter().any(is_here)).collect();
