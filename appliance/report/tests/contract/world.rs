@@ -97,7 +97,11 @@ fn discovery(kubeconfig: &Path) -> haflinger_discovery::Settings {
             claim_unclassed: false,
             ingress_class: "haflinger".into(),
             pod_routes: Vec::new(),
-            deletions: haflinger_discovery::DeletionLimits::default(),
+            // Claims delete what they created, which in a cluster of few objects is most of them.
+            deletions: haflinger_discovery::DeletionLimits {
+                percent_max: 100,
+                ..haflinger_discovery::DeletionLimits::default()
+            },
             labels: haflinger_discovery::LabelKeys {
                 services: ["hf-tier".into()].into(),
                 namespaces: ["hf-team".into()].into(),
