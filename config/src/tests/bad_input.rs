@@ -26,6 +26,8 @@ const PEER: &str = "[bgp]\nlocal_as = 64512\nrouter_id = \"192.0.2.1\"\nlisten =
 
 const CLUSTER: &str = "[[cluster]]\nname = \"prod\"\nkubeconfig = \"/dev/null\"\n";
 
+const POOL: &str = "[[pool]]\nname = \"a\"\naddresses = [\"192.0.2.0/24\"]\n";
+
 const ZONE: &str = "[[dns.zone]]\nname = \"example.org\"\nservers = [\"192.0.2.53\"]\n";
 
 /// Problems of keys, types and bounds.
@@ -119,6 +121,13 @@ const SENSE: &[Case] = &[
     case("[[cluster]]\nname = \"prod\"\n", 1, "cluster[0].kubeconfig", "", "kubeconfig file"),
     case("[[pool]]\nname = \"a\"\n", 1, "pool[0].addresses", "", "192.0.2.0/24"),
     case("[[pool]]\naddresses = [\"192.0.2.1\"]\n", 1, "pool[0].name", "", "name = \"public\""),
+    case(
+        "[[pool]]\nname = \"a\"\naddresses = [\"192.0.2.255\"]\nskip_0_and_255 = true\n",
+        4,
+        "pool[0].skip_0_and_255",
+        "true",
+        "add other addresses",
+    ),
     pool("x", "192.0.2.10-192.0.2.20"),
     pool("192.0.2.0/33", "\"192.0.2.0/24\""),
     pool("192.0.2.9/24", "write \"192.0.2.0/24\""),
@@ -153,6 +162,21 @@ const SENSE: &[Case] = &[
 const fn pool(address: &'static str, remedy: &'static str) -> Case {
     Case { text: "", line: 3, field: "pool[0].addresses[0]", value: address, remedy }
 }
+
+/// What follows a sound pool of three lines.
+const AFTER_POOL: &[Case] = &[
+    case("namespaces = [\"Shop\"]\n", 4, "pool[0].namespaces[0]", "\"Shop\"", "lower-case"),
+    case("namespace_labels = [\"\"]\n", 4, "pool[0].namespace_labels[0]", "\"\"", "env in (prod"),
+    case(
+        "service_labels = [\"a in (b\"]\n",
+        4,
+        "pool[0].service_labels[0]",
+        "\"a in (b\"",
+        "kubectl",
+    ),
+    case("priority = 1001\n", 4, "pool[0].priority", "1001", "from 0 to 1000"),
+    case("skip_0_and_255 = 1\n", 4, "pool[0].skip_0_and_255", "1", "true or false"),
+];
 
 /// What follows a sound cluster (3 lines), peer (8 lines) or zone (3 lines).
 const AFTER_CLUSTER: &[Case] = &[
@@ -476,7 +500,9 @@ fn values_without_sense_are_refused_with_place_and_remedy() {
 
 #[test]
 fn clusters_peers_and_zones_are_refused_with_place_and_remedy() {
-    for (sound, cases) in [(CLUSTER, AFTER_CLUSTER), (PEER, AFTER_PEER), (ZONE, AFTER_ZONE)] {
+    for (sound, cases) in
+        [(POOL, AFTER_POOL), (CLUSTER, AFTER_CLUSTER), (PEER, AFTER_PEER), (ZONE, AFTER_ZONE)]
+    {
         load(sound).unwrap_or_else(|errors| panic!("{errors}"));
         for case in cases {
             check(&format!("{sound}{}", case.text), case);
@@ -493,7 +519,7 @@ fn contradictions_are_refused_with_place_and_remedy() {
 
 #[test]
 fn there_are_enough_cases() {
-    let cases = [SHAPES, SENSE, AFTER_CLUSTER, AFTER_PEER, AFTER_ZONE, CONTRADICTIONS];
+    let cases = [SHAPES, SENSE, AFTER_POOL, AFTER_CLUSTER, AFTER_PEER, AFTER_ZONE, CONTRADICTIONS];
     assert!(cases.iter().map(|cases| cases.len()).sum::<usize>() > 100);
 }
 

@@ -108,6 +108,9 @@ pub(crate) async fn a_deleted_service_leaves_nothing(world: &World) {
 }
 
 pub(crate) async fn a_service_that_waits_for_its_deletion_leaves_nothing(world: &World) {
+    // A cluster of which nothing is left was taken out of the configuration, and is left alone.
+    world.create("stays", json!({}), json!({})).await;
+    world.addresses("stays", 1).await;
     let addresses = everything(world, "waits").await;
     world.patch("waits", json!({"metadata": {"finalizers": ["example.com/waits"]}})).await;
     world.delete("waits").await;
@@ -116,4 +119,5 @@ pub(crate) async fn a_service_that_waits_for_its_deletion_leaves_nothing(world: 
     world.status("waits", |ingress| ingress.is_null().then_some(())).await;
     free_again(world, &addresses).await;
     world.patch("waits", json!({"metadata": {"finalizers": null}})).await;
+    world.delete("stays").await;
 }

@@ -7,6 +7,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail, and says so")]
 
+mod addresses;
 mod backends;
 mod excess;
 mod fields;
@@ -40,6 +41,12 @@ async fn the_contract_of_a_service_is_kept() {
         backends::target_ports_are_found_by_name_and_by_number,
         backends::pods_of_the_zone_are_preferred_while_there_are_any,
         backends::the_last_pod_serves_until_it_is_gone,
+        addresses::a_pair_is_had_by_annotations_of_every_product,
+        addresses::one_key_puts_services_on_one_address_while_their_ports_differ,
+        addresses::who_may_not_share_is_told_why,
+        addresses::a_pool_chooses_by_labels_of_object_and_namespace,
+        addresses::a_service_that_comes_back_finds_its_address,
+        addresses::another_pool_moves_the_address_once_the_status_says_so,
         leaving::another_type_leaves_nothing,
         leaving::other_ports_leave_nothing_of_the_old_ones,
         leaving::lost_annotations_leave_nothing_but_the_address,

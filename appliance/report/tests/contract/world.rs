@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use haflinger_core::index::Index;
 use haflinger_core::{
-    FlowTimeouts, ForwardingMode, ObjectRef, ObjectReport, Policy, Pool, Service as Served,
-    Snapshot, SourceId, Update,
+    FlowTimeouts, ForwardingMode, LabelRequirement, LabelSelector, LabelTest, ObjectRef,
+    ObjectReport, Policy, Pool, PoolSelector, Service as Served, Snapshot, SourceId, Update,
 };
 use haflinger_discovery::Discovery;
 use haflinger_report::Reporter;
@@ -37,6 +37,15 @@ pub(crate) const HERE: &str = "here";
 /// A pool of IPv4 addresses alone, to be asked for.
 pub(crate) const V4_POOL: &str = "four";
 
+/// A pool for objects with a label in namespaces with another.
+pub(crate) const CHOOSY_POOL: &str = "choosy";
+
+fn label(key: &str, value: &str) -> LabelSelector {
+    let test = LabelTest::In([value.into()].into());
+    let requirements = vec![LabelRequirement { key: key.into(), test }];
+    LabelSelector { text: format!("{key}={value}").into(), requirements }
+}
+
 pub(crate) struct World {
     client: Client,
     pub(crate) namespace: String,
@@ -61,6 +70,16 @@ fn policy(source: &SourceId) -> Policy {
                 true,
             ),
             pool(V4_POOL, &[("203.0.113.1", "203.0.113.250")], false),
+            Pool {
+                priority: 1,
+                skip_0_and_255: true,
+                selects: PoolSelector {
+                    namespace_labels: vec![label("hf-team", "edge")],
+                    service_labels: vec![label("hf-tier", "gold")],
+                    ..PoolSelector::default()
+                },
+                ..pool(CHOOSY_POOL, &[("192.0.2.254", "192.0.3.1")], true)
+            },
         ],
         default_mode: ForwardingMode::Nat,
         timeouts: FlowTimeouts::default(),
@@ -143,7 +162,9 @@ impl World {
         let client = Client::try_from(config.unwrap()).unwrap();
         let namespace = format!("hf-contract-{}", std::process::id());
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
+        let labels = json!({"hf-team": "edge"});
+        let object = json!({"metadata": {"name": namespace, "labels": labels}});
+        let object = serde_json::from_value(object).unwrap();
         namespaces.create(&PostParams::default(), &object).await.unwrap();
 
         let source = SourceId::cluster("test");
