@@ -14,7 +14,8 @@ use crate::{
 pub(super) const BACKENDS_MAX: usize = MEMBERS_MAX;
 
 /// Backends of all ports and families of one object together. A change of any slice costs a look
-/// at all of them: with this many that stays below some tens of milliseconds.
+/// at all of them and an update of each table: 0.4 s for 1,024 ports with 128 backends each,
+/// 40 ms for one port with as many as it may have.
 pub(super) const BACKENDS_OF_OBJECT_MAX: usize = 1 << 17;
 
 /// The share of one of `targets` ports and families in what an object may have.
