@@ -7,6 +7,7 @@
 //!
 //! It uses nothing but the standard library: it must build, and tell, when all else is broken.
 
+mod fuzz;
 mod setup;
 mod step;
 mod steps;
@@ -35,7 +36,7 @@ const STEPS: &[Step] = &[
     ("lab", steps::lab),
     ("quickstart", steps::quickstart),
     ("packages", steps::packages),
-    ("fuzz", steps::fuzz),
+    ("fuzz", fuzz::run),
 ];
 
 fn main() -> ExitCode {

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::step::Suite;
 use crate::tally::Tally;
 
-fn cargo(suite: &Suite, name: &str, arguments: &[&str]) -> Tally {
+pub(crate) fn cargo(suite: &Suite, name: &str, arguments: &[&str]) -> Tally {
     let done = suite.run(name, &mut suite.command("cargo", arguments));
     if done.succeeded {
         Tally::pass()
@@ -47,7 +47,7 @@ pub(crate) fn licences(suite: &Suite) -> Tally {
 }
 
 /// A cargo tool of the version that the packages script pins, built when it is missing.
-fn tool(suite: &Suite, name: &str) -> Result<PathBuf, String> {
+pub(crate) fn tool(suite: &Suite, name: &str) -> Result<PathBuf, String> {
     let done = suite.run(name, &mut suite.command("bash", &["packaging/tool", name]));
     let path = done.output.lines().last().unwrap_or_default();
     match done.succeeded {
@@ -137,21 +137,4 @@ fn told(suite: &Suite, name: &str, command: &mut Command) -> Tally {
         tally.failures.push(format!("{name} did not end well"));
     }
     tally
-}
-
-/// The fuzz targets still build. They are a workspace of their own.
-pub(crate) fn fuzz(suite: &Suite) -> Tally {
-    if !suite.path("tests/fuzz/Cargo.toml").exists() {
-        return Tally::fail("tests/fuzz is missing");
-    }
-    let directory = suite.built("fuzz").display().to_string();
-    let arguments = [
-        "check",
-        "--manifest-path",
-        "tests/fuzz/Cargo.toml",
-        "--target-dir",
-        &directory,
-        "--locked",
-    ];
-    cargo(suite, "fuzz", &arguments)
 }
