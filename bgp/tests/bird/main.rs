@@ -25,7 +25,9 @@ use std::net::{IpAddr, SocketAddr};
 use haflinger_bgp::fsm::State;
 use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
 use haflinger_bgp::status::PeerStatus;
-use lab::{BIRD_AS, Bird, LOCAL_AS, Running, addresses, bird_or_skip, free_port, settings};
+use lab::{
+    BIRD_AS, Bird, HOLD_TIME_SECS, LOCAL_AS, Running, addresses, bird_or_skip, free_port, settings,
+};
 
 const ROUTES: &str = "show route table master4";
 const ROUTES6: &str = "show route table master6";
@@ -38,7 +40,7 @@ fn protocol(us: IpAddr, our_port: u16, them: IpAddr, port: u16, more: &str) -> S
          local {them} port {port} as {BIRD_AS};\n\
          neighbor {us} port {our_port} as {LOCAL_AS};\n\
          strict bind yes;\nmultihop;\nconnect delay time 1;\nconnect retry time 1;\n\
-         error wait time 1, 2;\nhold time 9;\n{more}\n\
+         error wait time 1, 2;\nhold time {HOLD_TIME_SECS};\n{more}\n\
          ipv4 {{ import all; export none; }};\n\
          ipv6 {{ import all; export none; }};\n}}"
     )
@@ -86,7 +88,7 @@ async fn bird_shows_our_routes_until_they_are_withdrawn() {
     let routes = bird.until("show route all table master6", |text| text.contains("2001:db8:1::1"));
     assert!(routes.await.contains("BGP.next_hop: 2001:db8::1"));
     let status = speaker.until_peer(|peer| peer.settled).await;
-    assert_eq!((status.state, status.hold_time_secs), (State::Established, Some(3)));
+    assert_eq!((status.state, status.hold_time_secs), (State::Established, Some(HOLD_TIME_SECS)));
     assert_eq!((status.announced.ipv4, status.announced.ipv6), (2, 1));
 
     speaker.desired.send_replace(lab::nets("192.0.2.2/32"));
@@ -228,7 +230,7 @@ async fn ttl_security_lets_only_packets_with_a_full_ttl_in() {
     let (bird, speaker) = pair(program, 7, "ttl security yes;", secured, "192.0.2.1/32");
     bird.until(ROUTES, |text| text.contains("192.0.2.1/32")).await;
     // Longer than the hold time: BIRD hears what we say.
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(u64::from(HOLD_TIME_SECS) + 1)).await;
     let status = speaker.until_peer(|peer| peer.state == State::Established).await;
     assert_eq!((status.established_count, status.last_error), (1, None));
 

@@ -15,7 +15,8 @@ pub const HOLD_TIME_SECS: u32 = 3;
 /// The password of every session (TCP MD5, RFC 2385).
 pub(super) const BGP_PASSWORD: &str = "lab-bgp-password";
 
-const START_MAX: Duration = Duration::from_secs(10);
+/// Far longer than it takes: only what never starts reaches it.
+const START_MAX: Duration = Duration::from_secs(60);
 
 /// BIRD in the router's namespace.
 #[derive(Debug)]

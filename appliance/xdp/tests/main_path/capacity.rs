@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The tuple of another client, of many.
-fn numbered(family: Family, number: u32) -> Ends {
+pub(crate) fn numbered(family: Family, number: u32) -> Ends {
     let mut ends = family.client(1024 + u16::try_from(number % 50_000).unwrap());
     let host = u8::try_from(10 + number / 50_000).unwrap();
     let client = if family.source.contains(':') {
@@ -25,8 +25,9 @@ fn numbered(family: Family, number: u32) -> Ends {
     ends
 }
 
-/// Every key leads to the record that leads to it, and connections are counted as they are.
-fn is_consistent(world: &World) {
+/// Every key leads to the record that leads to it, and connections are counted as they are. Returns
+/// the live flows.
+pub(crate) fn is_consistent(world: &World) -> Vec<types::flow> {
     let maps = world.maps();
     let records = maps.flows.keys();
     let live: Vec<types::flow> = records
@@ -57,6 +58,7 @@ fn is_consistent(world: &World) {
     }
     let load: types::service_load = world.element(&maps.service_loads, 1);
     assert_eq!(load.connections, u32::try_from(live.len()).unwrap());
+    live
 }
 
 #[test]

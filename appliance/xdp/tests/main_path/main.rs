@@ -5,6 +5,7 @@
 
 mod capacity;
 mod choice;
+mod cpus;
 mod flows;
 mod malformed;
 mod nat;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::{LazyLock, Mutex};
 
 use haflinger_xdp::program::{HaflingerMaps, HaflingerSkel, HaflingerSkelBuilder, types};
@@ -429,6 +429,16 @@ impl World {
             writeln!(state, "{:?}", elements.collect::<Vec<_>>()).unwrap();
         }
         state
+    }
+
+    /// The loaded program.
+    pub(crate) fn program(&self) -> BorrowedFd<'_> {
+        self.skeleton.progs.haflinger.as_fd()
+    }
+
+    /// The interface of a side.
+    pub(crate) fn interface_of(&self, side: Side) -> u32 {
+        if side == Side::Client { self.front } else { self.back }
     }
 
     /// The maps of the loaded program.
