@@ -166,7 +166,7 @@ impl Sender {
 }
 
 /// The packet behind its header, and whether it is IPv6.
-fn packet_of(bytes: &[u8]) -> Option<(bool, &[u8])> {
+pub(crate) fn packet_of(bytes: &[u8]) -> Option<(bool, &[u8])> {
     let header: types::deferred = value_of(bytes)?;
     let frame = bytes.get(size_of::<types::deferred>()..)?.get(..header.length as usize)?;
     let packet = frame.get(usize::from(header.offset)..)?;
@@ -186,7 +186,7 @@ fn destination_v4(packet: &[u8]) -> Option<Ipv4Addr> {
 
 /// Cuts an IPv4 packet that allows it into fragments of at most `mtu` bytes (RFC 791, section
 /// 3.2). Only options that say so are copied into later fragments. The kernel writes the checksums.
-fn cut(packet: &[u8], mtu: usize) -> Option<Vec<Vec<u8>>> {
+pub(crate) fn cut(packet: &[u8], mtu: usize) -> Option<Vec<Vec<u8>>> {
     let header_len = usize::from(packet.first()? & 0xf) * 4;
     let header = packet.get(..header_len).filter(|header| header.len() >= 20)?;
     let flags = u16::from_be_bytes([header[6], header[7]]);

@@ -11,6 +11,8 @@ mod deferrals;
 mod engine;
 mod error;
 mod faults;
+#[cfg(feature = "fuzz")]
+pub mod fuzzed;
 #[cfg(feature = "bench")]
 pub mod harness;
 mod interfaces;

@@ -307,6 +307,18 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
+/// Reads every message as whatever it may be.
+#[cfg(feature = "fuzz")]
+pub(crate) fn read_all(address: IpAddr, mut bytes: &[u8]) {
+    while let Some((message, after)) = Message::split(bytes) {
+        assert!(after.len() < bytes.len(), "no end of messages");
+        bytes = after;
+        let _ = parse_route(address, &message.body);
+        let _ = parse_link(&message.body);
+        let _ = parse_default(&message.body, &mut BTreeSet::new());
+    }
+}
+
 fn parse_route(address: IpAddr, body: &[u8]) -> Option<io::Result<Route>> {
     let kind = *body.get(7)?;
     if !matches!(kind, RTN_UNICAST | RTN_LOCAL) {

@@ -61,7 +61,12 @@ impl Control {
         let mut taken = vec![false; maps.backends.len() as usize];
         for slot in 1..maps.backends.len() {
             let record = maps.backends.read(slot);
-            if u32::from(record.state) == types::backend_state::BACKEND_FREE.0 {
+            let is_damaged = record.service >= maps.services.len();
+            if is_damaged {
+                tracing::warn!(slot, "a backend in the kernel is of no service and is dropped");
+                maps.backends.write(slot, &types::backend::default());
+            }
+            if is_damaged || u32::from(record.state) == types::backend_state::BACKEND_FREE.0 {
                 // Freed, but a flow was faster.
                 if maps.backend_loads.read(slot).connections > 0 {
                     taken[slot as usize] = true;

@@ -407,3 +407,44 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Whatever a damaged or foreign run left in the maps, it is taken over without a panic, and a
+    /// service is led as the snapshot says or refused.
+    #[test]
+    fn maps_of_any_content_are_taken_over(
+        services in prop::collection::vec((0..4_u16, any::<[u32; 2]>(), 0..10_u32, 0..3_u32), 0..8),
+        backends in prop::collection::vec((0..5_u8, any::<[u16; 2]>(), 0..12_u32, 0..2_u32), 0..64),
+    ) {
+        let maps = Arc::new(Maps::in_memory(&ROOMY));
+        for (slot, (port, [first, bits], leads_to, connections)) in (0..).zip(services) {
+            let key = words::service_key(&key(port));
+            let table = types::table { first: first % 20_000, bits: bits % 40 };
+            maps.services.write(slot, &types::service { key, table, ..Default::default() });
+            maps.service_loads.write(slot, &types::service_load { connections, turn: 0 });
+            maps.service_index.insert(&key, &leads_to).unwrap();
+        }
+        for (slot, (state, [first, count], service, connections)) in (1..).zip(backends) {
+            let address = words::address([10, 0, 0, state].into());
+            let (sources_first, sources_count) = (first, count);
+            let backend = types::backend {
+                address, state, service, sources_first, sources_count, ..Default::default()
+            };
+            maps.backends.write(slot, &backend);
+            maps.backend_loads.write(slot, &types::backend_load { connections });
+        }
+        let mut control = control(&maps, ROOMY);
+        let service = Scripted::new().service(80, &[1, 2].into());
+        let told = control.apply(&snapshot(true, [service.clone()]), 100);
+        for second in 0..10 {
+            control.reap(101 + second);
+            control.look_again();
+        }
+        match refusals(&told).contains(&(80, true)) {
+            true => prop_assert_eq!(led(&maps, &key(80)), None),
+            false => prop_assert_eq!(led(&maps, &key(80)), Some(expected(&service))),
+        }
+    }
+}
