@@ -31,7 +31,12 @@ fn main() {
 fn arguments() -> Vec<String> {
     let mut arguments: Vec<String> = ["-O1", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror"]
         .into_iter()
-        .chain(["-Wno-unused-function", "-fvisibility=hidden", "-fno-omit-frame-pointer"])
+        .chain([
+            "-Wno-unused-function",
+            "-Wno-unknown-attributes",
+            "-fvisibility=hidden",
+            "-fno-omit-frame-pointer",
+        ])
         .chain(["-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-trap=undefined"])
         .map(String::from)
         .collect();

@@ -25,7 +25,7 @@ use crate::maps::Maps;
 use crate::neighbours::{Neighbours, kernel_release};
 use crate::netlink::{Link, Netlink};
 use crate::program::types;
-use crate::samples::Samples;
+use crate::samples::{Picture, Samples};
 use crate::settings::{AttachWish, Settings};
 use crate::sweep::Sweep;
 use crate::sys::{self, AttachMode};
@@ -196,7 +196,10 @@ impl Engine {
         control.look_again();
         let (hops, told) = (control.hops().collect(), control.retry());
         let exits = control.exits.smallest();
-        lock(&self.samples).take(now, || control.totals().collect());
+        lock(&self.samples).take(now, || Picture {
+            services: control.totals().collect(),
+            reasons: self.reasons().map(|(name, counted)| (name, counted.packets)).collect(),
+        });
         drop(control);
         self.sweep_part(now);
         self.check_sources_again(now);
@@ -267,6 +270,11 @@ impl Engine {
     /// What went through services a second, lately.
     pub(crate) fn rate(&self, service: &ServiceKey) -> Option<Traffic> {
         lock(&self.samples).rate(service)
+    }
+
+    /// Packets a second by reason, lately.
+    pub(crate) fn reason_rates(&self) -> BTreeMap<String, u64> {
+        lock(&self.samples).reasons()
     }
 
     /// Attaches to the interfaces that are there and asked for, takes the program off the others,

@@ -50,6 +50,8 @@ pub struct XdpStatus {
     pub next_hops: usize,
     /// Packets by the reason of what became of them; those that never came are left out.
     pub reasons: BTreeMap<String, u64>,
+    /// The same a second, over the last five or so; those that did not come are left out.
+    pub reasons_per_second: BTreeMap<String, u64>,
     /// Services in the maps.
     pub services: Vec<ServiceReport>,
     /// Services that have no room there.
@@ -77,6 +79,7 @@ impl XdpStatus {
             ways_not_remembered: None,
             next_hops: 0,
             reasons: BTreeMap::new(),
+            reasons_per_second: BTreeMap::new(),
             services: Vec::new(),
             refused: Vec::new(),
         };
@@ -92,6 +95,7 @@ impl XdpStatus {
         self.interfaces = engine.interfaces();
         let seen = engine.reasons().filter(|(_, counted)| counted.packets > 0);
         self.reasons = seen.map(|(name, counted)| (name, counted.packets)).collect();
+        self.reasons_per_second = engine.reason_rates();
         let found = lock(&engine.sweep).found;
         self.flows = PHASES.into_iter().zip(found).collect();
         self.source_faults = lock(&engine.source_faults).found.clone();

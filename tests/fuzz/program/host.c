@@ -20,10 +20,14 @@
 /* Constants that the loader writes before the program is loaded are variables here. */
 #define opening_records unloaded_opening_records
 #define established_records unloaded_established_records
+#define hint_mask unloaded_hint_mask
+/* A function of the C library, for everybody else in this process. */
+#define clock host_clock
 #include "maps.h"
 #undef opening_records
 #undef established_records
-static __u32 opening_records, established_records;
+#undef hint_mask
+static __u32 opening_records, established_records, hint_mask;
 
 /* In BPF's instruction set it tells the verifier a bound that holds anyway. */
 #define asm if (0) __asm__
@@ -50,6 +54,7 @@ struct host {
 	__u32 random;	    /* of the generator; any */
 	__u32 socket;	    /* state of the socket that holds the connection; 0: there is none */
 	__u32 unheard;	    /* nobody takes deferred packets */
+	__u32 changes;	    /* of routes, ever */
 	__u32 redirect;	    /* out: the interface that the packet was sent to */
 	struct trace_event event; /* out */
 };
@@ -83,12 +88,15 @@ const struct host_map host_maps[] = {
 	MAP(backend_loads),   MAP(backend_counters), MAP(sources),    MAP(interfaces),
 	MAP(fragments),	      MAP(answer_rate),	  MAP(settings),      MAP(identifications),
 	MAP(reasons),	      MAP(refusals),	  MAP(refusal_budget), MAP(scratch),
-	MAP(trace_counters),
+	MAP(trace_counters),  MAP(hints),	  MAP(generation),    MAP(ways),
+	MAP(clock),	      MAP(routes_asked),
 };
 const __u32 host_map_count = sizeof(host_maps) / sizeof(host_maps[0]);
 
-void host_records(__u32 opening, __u32 established)
+/* `hints` is a power of two. */
+void host_records(__u32 opening, __u32 established, __u32 hints)
 {
+	hint_mask = hints - 1;
 	opening_records = opening;
 	established_records = established;
 }
@@ -127,6 +135,26 @@ int host_run(struct xdp_md *context)
 	verdict = haflinger(context);
 	ASAN_UNPOISON_MEMORY_REGION((void *)(long)start, end - start);
 	return verdict;
+}
+
+/* What of the kernel the program reads behind its context. */
+static struct rt6_statistics host_statistics;
+static struct net host_net = {.ipv6 = {.rt6_stats = &host_statistics}};
+static struct net_device host_device = {.nd_net = {.net = &host_net}};
+static struct xdp_rxq_info host_queue = {.dev = &host_device};
+static struct xdp_buff host_buffer = {.rxq = &host_queue};
+
+void *bpf_cast_to_kern_ctx(void *context)
+{
+	(void)context;
+	host_net.nexthop.seq = host.changes;
+	return &host_buffer;
+}
+
+/* A tick every four milliseconds. */
+__u64 bpf_jiffies64(void)
+{
+	return host.nanoseconds / 4000000;
 }
 
 __u64 bpf_ktime_get_ns(void)

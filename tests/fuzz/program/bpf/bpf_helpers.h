@@ -16,6 +16,8 @@
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #define __noinline __attribute__((noinline))
+#define __ksym
+#define __weak __attribute__((weak))
 
 /* Of the target. */
 void *host_lookup(const void *map, const void *key);
@@ -29,6 +31,7 @@ long host_delete(const void *map, const void *key);
 /* Of `host.c`. */
 __u64 bpf_ktime_get_ns(void);
 __u64 bpf_ktime_get_coarse_ns(void);
+__u64 bpf_jiffies64(void);
 __u32 bpf_get_prandom_u32(void);
 long bpf_xdp_adjust_head(struct xdp_md *context, int by);
 long bpf_xdp_adjust_tail(struct xdp_md *context, int by);

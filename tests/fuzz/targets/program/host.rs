@@ -49,6 +49,7 @@ pub struct Host {
     pub random: u32,
     pub socket: u32,
     pub unheard: u32,
+    pub changes: u32,
     redirect: u32,
     event: types::trace_event,
 }
@@ -79,7 +80,7 @@ unsafe extern "C" {
     static mut host: Host;
     static host_maps: [Shape; 0];
     static host_map_count: u32;
-    fn host_records(opening: u32, established: u32);
+    fn host_records(opening: u32, established: u32, hints: u32);
     fn host_memory(size: u32) -> *mut u8;
     fn host_run(context: *mut Context) -> c_int;
     #[link_name = "sweep"]
@@ -152,7 +153,8 @@ impl Map {
     fn clear(&mut self, sizes: &[(&str, usize)]) {
         let wish = sizes.iter().find(|(name, _)| *name == self.name).map(|(_, size)| *size);
         // Hands, counters and settings are what the program says: one element.
-        let is_sized = self.kind != PERCPU_ARRAY && self.name != "settings";
+        let is_sized =
+            self.kind != PERCPU_ARRAY && !["settings", "generation", "clock"].contains(&self.name);
         let entries = wish.unwrap_or(if is_sized { ENTRIES } else { 1 });
         if wish.is_some() || self.entries == 1 {
             self.entries = entries;
@@ -305,13 +307,14 @@ pub fn route_to(address: IpAddr) -> Route {
 }
 
 /// Empties every map and gives it its size.
-pub fn begin(sizes: &[(&str, usize)], opening: u32, established: u32) {
+pub fn begin(sizes: &[(&str, usize)], opening: u32, established: u32, hints: u32) {
     WORLD.with_borrow_mut(|world| {
         world.maps.iter_mut().for_each(|map| map.clear(sizes));
         world.routes.clear();
+        world.deferred.clear();
     });
     // SAFETY: one thread.
-    unsafe { host_records(opening, established) };
+    unsafe { host_records(opening, established, hints) };
     knobs(|knobs| {
         (knobs.nanoseconds, knobs.random, knobs.socket, knobs.unheard) = (0, 1, 0, 0);
     });
@@ -319,6 +322,8 @@ pub fn begin(sizes: &[(&str, usize)], opening: u32, established: u32) {
 
 /// Sets the routes: network, prefix, what the kernel says.
 pub fn set_routes(routes: Vec<(IpAddr, u8, Route)>) {
+    // As the kernel does, after what it tells of has changed.
+    knobs(|knobs| knobs.changes = knobs.changes.wrapping_add(1));
     WORLD.with_borrow_mut(|world| world.routes = routes);
 }
 

@@ -105,6 +105,10 @@ pub enum Change {
     Unheard {
         unheard: bool,
     },
+    /// Whether somebody counts changes of neighbours.
+    Listened {
+        listens: bool,
+    },
     /// Whether this host has addresses to answer and to tunnel from.
     Own {
         addresses: bool,
@@ -151,6 +155,12 @@ pub fn ip_of(address: &types::address) -> IpAddr {
     v6.to_ipv4_mapped().map_or(v6.into(), IpAddr::V4)
 }
 
+/// Whether the program may remember ways.
+fn listen(listens: bool) {
+    let generation = types::generation { number: listens.into(), zero: 0 };
+    host::put("generation", 0, &generation);
+}
+
 /// A limit: mostly none.
 fn limit(byte: u8) -> u32 {
     if byte < 8 { u32::from(byte) } else { 0 }
@@ -160,7 +170,10 @@ impl World {
     pub fn new(ground: &Ground) -> Self {
         let opening = u32::from(ground.opening % 12) + 1;
         let established = u32::from(ground.established % 12) + 1;
+        let hints = (2 * (opening + established)).next_power_of_two();
         let sizes = [
+            ("hints", hints),
+            ("ways", established),
             ("flow_index", 2 * (opening + established)),
             ("flows", opening + established),
             ("service_index", SERVICES),
@@ -171,7 +184,7 @@ impl World {
             ("backend_counters", BACKENDS),
             ("buckets", BUCKETS),
         ];
-        host::begin(&sizes.map(|(name, size)| (name, size as usize)), opening, established);
+        host::begin(&sizes.map(|(name, size)| (name, size as usize)), opening, established, hints);
         let front =
             Route { result: 0, interface: FRONT, mtu: 1500, to: CLIENT_ROUTER, from: FRONT_MAC };
         let back =
@@ -184,6 +197,7 @@ impl World {
         settings.hash_key = *b"0123456789abcdef";
         host::put("settings", 0, &settings);
         world.own(true);
+        listen(true);
         for wish in ground.services.iter().take(6) {
             world.serve(wish);
         }
@@ -325,6 +339,7 @@ impl World {
             Change::Unheard { unheard } => {
                 host::knobs(|knobs| knobs.unheard = u32::from(unheard));
             }
+            Change::Listened { listens } => listen(listens),
             Change::Own { addresses } => self.own(addresses),
             Change::Replace { service, .. }
             | Change::Limits { service, .. }
