@@ -83,9 +83,12 @@ impl Sources {
         Some((u16::try_from(region.first).ok()?, count))
     }
 
-    /// Takes a range that backends of an earlier run name.
+    /// Takes a range that backends of an earlier run name; one that is not in the array is damaged.
     pub(crate) fn restore(&mut self, maps: &Maps, (first, count): SourceRange) {
         let slots = u32::from(first)..u32::from(first) + u32::from(count);
+        if slots.end > maps.sources.len() {
+            return;
+        }
         let addresses: Vec<IpAddr> =
             slots.map(|slot| words::ip(&maps.sources.read(slot).address)).collect();
         let region = Region {

@@ -409,7 +409,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     /// Whatever a damaged or foreign run left in the maps, it is taken over without a panic, and a
     /// service is led as the snapshot says or refused.
