@@ -144,7 +144,7 @@ fn the_end_of_a_connection_and_the_next_one_on_its_tuple_may_meet() {
         let family = FAMILIES[0];
         family.serve(world, TCP, 2);
         let client = family.ends();
-        for _ in 0..many(1_000).max(20) {
+        for _ in 0..many(300).max(10) {
             // Over, so that a SYN opens another.
             let backend = handshake(world, client);
             Runner::of(world).send(Side::Backend, backend, Flags::Rst);
