@@ -9,7 +9,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
 /// Members: few, so that the same come and go.
-const MEMBERS: u8 = 24;
+const MEMBERS: u32 = 24;
 
 /// Steps that are taken: each may look at thousands of buckets.
 const STEPS_MAX: usize = 64;
@@ -24,7 +24,7 @@ enum Step {
 }
 
 fuzz_target!(|steps: Vec<Step>| {
-    let mut table = ForwardingTable::<u8>::new([]);
+    let mut table = ForwardingTable::<u32>::new([]);
     let mut now = 0;
     for step in steps.iter().take(STEPS_MAX) {
         let generation = table.generation();
@@ -37,7 +37,7 @@ fuzz_target!(|steps: Vec<Step>| {
             }
             Step::Update(members) => {
                 let members: Vec<_> =
-                    members.iter().map(|(who, weight)| (who % MEMBERS, (*weight).into())).collect();
+                    members.iter().map(|(who, weight)| (member(*who), (*weight).into())).collect();
                 let before = table.clone();
                 table.update(members.clone(), now);
                 few_moved(&before, &table);
@@ -45,9 +45,9 @@ fuzz_target!(|steps: Vec<Step>| {
                 assert_eq!(again.moved, 0, "the same members again move nothing");
             }
             Step::Fail(who) => {
-                let who = who % MEMBERS;
+                let who = member(*who);
                 table.fail(&who, now);
-                let named = |hops: haflinger_core::forwarding::Hops<&u8>| {
+                let named = |hops: haflinger_core::forwarding::Hops<&u32>| {
                     *hops.first == who || hops.second == Some(&who)
                 };
                 assert!(!table.view().buckets().any(named), "who failed is named");
@@ -58,8 +58,12 @@ fuzz_target!(|steps: Vec<Step>| {
     }
 });
 
+fn member(number: u8) -> u32 {
+    u32::from(number) % MEMBERS
+}
+
 /// Every member has its share, rounded: never more than a bucket off.
-fn exact(table: &ForwardingTable<u8>) {
+fn exact(table: &ForwardingTable<u32>) {
     let view = table.view();
     let total: u64 = table.members().map(|(_, weight, _)| u64::from(weight)).sum();
     let buckets = view.bucket_count() as u64;
@@ -74,7 +78,7 @@ fn exact(table: &ForwardingTable<u8>) {
 
 /// As many buckets moved as their new holders gained, and no more. A table that has doubled has
 /// other buckets.
-fn few_moved(before: &ForwardingTable<u8>, after: &ForwardingTable<u8>) {
+fn few_moved(before: &ForwardingTable<u32>, after: &ForwardingTable<u32>) {
     let (old, new) = (before.view(), after.view());
     if old.bucket_count() != new.bucket_count() {
         return;
