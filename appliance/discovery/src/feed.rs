@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Change, Key, Ledger, Watched, is_gone};
 use crate::settings::ClusterSettings;
+use crate::shared_texts::SharedTexts;
 use crate::status::Board;
 use crate::store::{Batch, Store};
 
@@ -28,6 +29,10 @@ pub(crate) const HEARD_MAX: usize = 512;
 
 /// The disk is written at most this often, and hears of a change at latest so much later.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
+
+/// Changes of so many bytes are written at once: a first list would else wait as a whole, twice
+/// the size of the world.
+const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// Longest wait between two attempts of a disk that refuses.
 const WRITE_RETRY_MAX: Duration = Duration::from_secs(60);
@@ -92,6 +97,7 @@ struct Written {
 pub(crate) struct Feed {
     source: SourceId,
     ledger: Ledger,
+    texts: SharedTexts,
     updates: mpsc::Sender<Update>,
     reins: Reins,
     board: Board,
@@ -103,6 +109,8 @@ pub(crate) struct Feed {
     written: (mpsc::Sender<Written>, mpsc::Receiver<Written>),
     waiting: Batch,
     write_at: Option<Instant>,
+    /// The last write failed.
+    refused: bool,
     pace: Pace,
 }
 
@@ -116,6 +124,7 @@ impl Feed {
     ) -> Self {
         let mut feed = Self {
             ledger: Ledger::new(source.clone()),
+            texts: SharedTexts::default(),
             source,
             updates,
             reins,
@@ -127,6 +136,7 @@ impl Feed {
             written: mpsc::channel(1),
             waiting: Batch::default(),
             write_at: None,
+            refused: false,
             pace: Pace::new(WRITE_EVERY, WRITE_RETRY_MAX),
         };
         feed.take_limits();
@@ -164,7 +174,8 @@ impl Feed {
             source = %self.source, objects = restored.updates.len(), whole = restored.whole,
             "state restored from disk",
         );
-        for (update, written) in restored.updates {
+        for (mut update, written) in restored.updates {
+            self.texts.share_in(&mut update);
             self.ledger.restore(&update, &written);
             self.tell(Update::Source(update)).await?;
         }
@@ -223,8 +234,11 @@ impl Feed {
                 self.ledger.list_began(kind, self.started.elapsed());
                 Ok(())
             }
-            Heard::Object(key, update) => {
+            Heard::Object(key, mut update) => {
                 let kind = key.watched;
+                if let Some(update) = &mut update {
+                    self.texts.share_in(update);
+                }
                 self.board.kind(kind).events.inc();
                 let changes = self.ledger.heard(key, update);
                 self.pass_on(kind, changes).await
@@ -260,7 +274,11 @@ impl Feed {
             self.board.kind(kind).updates.inc();
             if !matches!(self.disk, Disk::Off) {
                 self.waiting.add(change.key, change.written, is_gone(&change.update));
-                self.write_at.get_or_insert_with(|| Instant::now() + WRITE_EVERY);
+                let write_at = self.write_at.get_or_insert_with(|| Instant::now() + WRITE_EVERY);
+                // A disk that refuses has its own wait.
+                if self.waiting.bytes() >= WAITING_BYTES_MAX && !self.refused {
+                    *write_at = (*write_at).min(Instant::now());
+                }
             }
             self.tell(Update::Source(change.update)).await?;
         }
@@ -363,6 +381,7 @@ impl Feed {
     fn write_ended(&mut self, Written { store, batch, result }: Written) {
         self.board.metrics.state_bytes.set(i64::try_from(store.bytes()).unwrap_or(i64::MAX));
         self.disk = Disk::Idle(store);
+        self.refused = result.is_err();
         match result {
             Ok(()) => self.pace.succeeded(),
             Err(error) => {
@@ -385,3 +404,7 @@ async fn until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod replay_tests;

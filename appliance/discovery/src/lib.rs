@@ -23,6 +23,7 @@ mod ledger;
 mod metrics;
 mod objects;
 mod settings;
+mod shared_texts;
 mod status;
 mod store;
 mod translate;

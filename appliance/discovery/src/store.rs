@@ -12,6 +12,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -79,6 +80,8 @@ struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) changes: HashMap<Key, (Vec<u8>, bool)>,
+    /// Bytes of these changes.
+    bytes: usize,
     /// Every kind has been listed once.
     pub(crate) whole: bool,
 }
@@ -90,13 +93,24 @@ impl Batch {
 
     /// Remembers the newest written form of an object.
     pub(crate) fn add(&mut self, key: Key, written: Vec<u8>, gone: bool) {
-        self.changes.insert(key, (written, gone));
+        self.bytes += written.len();
+        if let Some((former, _)) = self.changes.insert(key, (written, gone)) {
+            self.bytes -= former.len();
+        }
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Puts back what could not be written; newer changes win.
     pub(crate) fn put_back(&mut self, older: Self) {
         for (key, change) in older.changes {
-            self.changes.entry(key).or_insert(change);
+            if let Entry::Vacant(vacant) = self.changes.entry(key) {
+                self.bytes += change.0.len();
+                vacant.insert(change);
+            }
         }
         self.whole |= older.whole;
     }
@@ -368,11 +382,29 @@ fn frame(content: &[u8], at: usize) -> Result<Option<&[u8]>, RestoreError> {
         let untouched = rest.iter().all(|byte| *byte == 0);
         return if untouched { Ok(None) } else { Err(RestoreError::Damaged(at)) };
     }
-    let Some(payload) = rest.get(..length) else { return Ok(None) };
+    let Some(payload) = rest.get(..length) else {
+        // A length that was flipped looks like a cut too; but then something whole comes after.
+        return if frame_follows(rest) { Err(RestoreError::Damaged(at)) } else { Ok(None) };
+    };
     if crc32fast::hash(payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
         return Err(RestoreError::Damaged(at));
     }
     Ok(Some(payload))
+}
+
+/// Whether a whole frame begins anywhere in these bytes. Text is never taken for a length: four of
+/// its characters make one beyond any file's end.
+fn frame_follows(bytes: &[u8]) -> bool {
+    bytes.windows(FRAME_HEADER_BYTES + 1).enumerate().any(|(at, window)| {
+        let [l0, l1, l2, l3, c0, c1, c2, c3, tag] = *window else { return false };
+        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let payload = at + FRAME_HEADER_BYTES;
+        matches!(tag, UPDATE_TAG | WHOLE_TAG)
+            && bytes.get(payload..payload.saturating_add(length)).is_some_and(|payload| {
+                !payload.is_empty()
+                    && crc32fast::hash(payload) == u32::from_le_bytes([c0, c1, c2, c3])
+            })
+    })
 }
 
 #[cfg(test)]

@@ -149,6 +149,30 @@ fn a_damaged_or_foreign_file_is_refused_and_set_aside() {
 }
 
 #[test]
+fn any_flipped_bit_is_noticed_or_costs_the_last_frame_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = Store::path(dir.path(), &source());
+    let (mut store, ..) = Store::open(dir.path(), &source());
+    for update in [node("a", Some(1)), node("b", Some(2)), node("c", Some(3))] {
+        store.append(&batch(&[update], true)).unwrap();
+    }
+    let good = std::fs::read(&path).unwrap();
+    let all = [node("a", Some(1)), node("b", Some(2)), node("c", Some(3))];
+    for bit in 0..good.len() * 8 {
+        let mut flipped = good.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, &flipped).unwrap();
+        let (_, restored, error) = Store::open(dir.path(), &source());
+        if error.is_some() {
+            assert!(restored.updates.is_empty() && !restored.whole, "bit {bit}");
+        } else {
+            // Its length is flipped, and it looks as if a crash had cut it off.
+            assert_eq!(sorted(restored), all[..2], "bit {bit}");
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_mostly_outdated_is_rewritten_and_says_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, ..) = Store::open(dir.path(), &source());

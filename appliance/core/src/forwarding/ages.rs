@@ -24,43 +24,80 @@ impl BucketHops {
 /// change and few chunks for a large one.
 pub(super) type Buckets = CowArray<BucketHops, 256>;
 
-/// Ages of all buckets.
+/// Ages of all buckets: the generation of the last change of each, 0 for never. Generations beyond
+/// 32 bits count as the last one, which costs order among the newest and nothing else.
 #[derive(Clone, Debug)]
-pub(super) struct Ages {
-    /// Generation of the last change by bucket, 0 for never. Generations beyond 32 bits count
-    /// as the last one, which costs order among the newest and nothing else. Empty as long as
-    /// no bucket has changed, which is how most services of a large cluster stay.
-    generations: Vec<u32>,
+pub(super) enum Ages {
+    /// No bucket has changed, which is how most services of a large cluster stay.
+    Untouched,
+    /// By bucket, while every generation fits.
+    Short(Vec<u16>),
+    /// By bucket.
+    Long(Vec<u32>),
 }
 
 impl Ages {
-    /// No bucket has changed yet.
-    pub(super) fn untouched() -> Self {
-        Self { generations: Vec::new() }
-    }
-
     /// Ages as they were written down.
     pub(super) fn from_list(generations: Vec<u32>) -> Self {
-        let touched = generations.iter().any(|age| *age > 0);
-        Self { generations: if touched { generations } else { Vec::new() } }
+        match generations.iter().max() {
+            None | Some(0) => Self::Untouched,
+            Some(newest) if *newest <= u16::MAX.into() => {
+                Self::Short(generations.into_iter().map(short).collect())
+            }
+            Some(_) => Self::Long(generations),
+        }
     }
 
     /// The bucket's age.
     pub(super) fn of(&self, bucket: u32) -> u32 {
-        self.generations.get(bucket as usize).copied().unwrap_or(0)
+        let at = bucket as usize;
+        match self {
+            Self::Untouched => 0,
+            Self::Short(ages) => ages.get(at).copied().unwrap_or(0).into(),
+            Self::Long(ages) => ages.get(at).copied().unwrap_or(0),
+        }
     }
 
-    /// The ages of all `buckets` buckets, to be written.
-    pub(super) fn edit(&mut self, buckets: usize) -> &mut [u32] {
-        self.generations.resize(buckets, 0);
-        &mut self.generations
+    /// Has room for the ages of all `buckets` buckets up to `newest`.
+    pub(super) fn prepare(&mut self, buckets: usize, newest: u32) {
+        let fits = newest <= u16::MAX.into();
+        match self {
+            Self::Untouched if fits => *self = Self::Short(vec![0; buckets]),
+            Self::Untouched => *self = Self::Long(vec![0; buckets]),
+            Self::Short(ages) if !fits => {
+                *self = Self::Long(ages.iter().copied().map(u32::from).collect());
+            }
+            Self::Short(_) | Self::Long(_) => {}
+        }
+    }
+
+    /// Sets the age of a bucket, for which there is room, to one that was prepared for; the age
+    /// before.
+    pub(super) fn replace(&mut self, bucket: u32, age: u32) -> u32 {
+        let at = bucket as usize;
+        match self {
+            Self::Untouched => 0,
+            Self::Short(ages) => std::mem::replace(&mut ages[at], short(age)).into(),
+            Self::Long(ages) => std::mem::replace(&mut ages[at], age),
+        }
     }
 
     /// Every bucket becomes `copies` of the same age.
     pub(super) fn multiply(&mut self, copies: usize) {
-        self.generations =
-            self.generations.iter().flat_map(|age| std::iter::repeat_n(*age, copies)).collect();
+        fn multiplied<T: Copy>(ages: &[T], copies: usize) -> Vec<T> {
+            ages.iter().flat_map(|age| std::iter::repeat_n(*age, copies)).collect()
+        }
+        match self {
+            Self::Untouched => {}
+            Self::Short(ages) => *ages = multiplied(ages, copies),
+            Self::Long(ages) => *ages = multiplied(ages, copies),
+        }
     }
+}
+
+/// An age that was prepared for.
+fn short(age: u32) -> u16 {
+    u16::try_from(age).unwrap_or(u16::MAX)
 }
 
 /// Each member's buckets by slot, the one that changed longest ago first; among those of one
@@ -74,8 +111,8 @@ impl Queues {
     /// Sorts all buckets: the cost of having thrown the queues away.
     pub(super) fn build(buckets: &Buckets, ages: &Ages, slots: usize) -> Self {
         let mut order: Vec<u32> = (0_u32..).take(buckets.len()).collect();
-        if !ages.generations.is_empty() {
-            order.sort_by_key(|bucket| ages.generations[*bucket as usize]);
+        if !matches!(ages, Ages::Untouched) {
+            order.sort_by_key(|bucket| ages.of(*bucket));
         }
         let mut queues = Self { by_slot: vec![VecDeque::new(); slots] };
         for bucket in order {
@@ -173,6 +210,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn ages_are_the_same_however_they_are_kept() {
+        let mut ages = Ages::from_list(vec![0, 0, 0, 0]);
+        assert!(matches!(ages, Ages::Untouched));
+        ages.prepare(4, 7);
+        assert_eq!((ages.replace(1, 7), ages.of(1), ages.of(2)), (0, 7, 0));
+        ages.multiply(2);
+        assert!(matches!(ages, Ages::Short(_)));
+        ages.prepare(8, 65_536);
+        assert_eq!((ages.replace(3, 65_536), ages.of(2), ages.of(3)), (7, 7, 65_536));
+        assert!(matches!(Ages::from_list(vec![65_536, 1]), Ages::Long(_)));
+    }
 
     #[test]
     fn a_generation_is_held_until_the_hold_time_is_over() {

@@ -26,11 +26,13 @@ mod plan;
 mod serial;
 mod shares;
 mod slots;
+mod starts;
 mod table;
 mod view;
 
 pub use member::Member;
 pub use serial::DecodeError;
+pub use starts::Starts;
 pub use table::{Change, ForwardingTable, TableSettings};
 pub use view::{Hops, TableView};
 

@@ -17,8 +17,9 @@ pub(super) const NO_SLOT: Slot = Slot::MAX;
 /// Slots of one table: members, and former members that are still second hops.
 pub(super) const SLOTS_MAX: usize = NO_SLOT as usize;
 
-/// Members by slot, as readers see them.
-pub(super) type Names<M> = CowArray<Option<M>, 64>;
+/// Members by slot, as readers see them. A chunk holds those of a small service: there may be
+/// 50,000 of them, each with a chunk at least.
+pub(super) type Names<M> = CowArray<Option<M>, 8>;
 
 /// Which slots are taken, by whom and for how many reasons.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use super::member::Member;
 use super::plan::{self, Demand, Heir, Receivers};
 use super::shares::{self, Claimant};
 use super::slots::{NO_SLOT, Slot, Slots};
+use super::starts::Starts;
 use super::view::TableView;
 use super::{BUCKETS_MAX, BUCKETS_MIN, BUCKETS_PER_MEMBER_MIN, MEMBERS_MAX};
 use crate::{MAX_WEIGHT, Weight};
@@ -104,7 +105,7 @@ impl<M: Member> ForwardingTable<M> {
             entries: Vec::new(),
             slots: Slots::empty(),
             buckets: Buckets::empty(),
-            ages: Ages::untouched(),
+            ages: Ages::Untouched,
             stamps: Stamps::default(),
             queues: None,
         }
@@ -123,6 +124,16 @@ impl<M: Member> ForwardingTable<M> {
         members: impl IntoIterator<Item = (M, Weight)>,
         now_secs: u64,
     ) -> Change {
+        self.update_sharing(&mut Starts::default(), members, now_secs)
+    }
+
+    /// The same; a table that begins shares its buckets with those that began alike.
+    pub fn update_sharing(
+        &mut self,
+        starts: &mut Starts,
+        members: impl IntoIterator<Item = (M, Weight)>,
+        now_secs: u64,
+    ) -> Change {
         let (wanted, refused) = normalize(members);
         let unchanged = self.entries.len() == wanted.len()
             && self.entries.iter().zip(&wanted).all(|(entry, (member, weight))| {
@@ -133,7 +144,7 @@ impl<M: Member> ForwardingTable<M> {
         } else if wanted.is_empty() {
             self.clear()
         } else if self.entries.is_empty() {
-            self.start(wanted)
+            self.start(wanted, starts)
         } else {
             self.rebalance(wanted, None, now_secs)
         };
@@ -197,23 +208,17 @@ impl<M: Member> ForwardingTable<M> {
     }
 
     /// From nothing: members in order take consecutive runs of buckets.
-    fn start(&mut self, wanted: Vec<(M, Weight)>) -> Change {
+    fn start(&mut self, wanted: Vec<(M, Weight)>, starts: &mut Starts) -> Change {
         self.generation += 1;
         let buckets = self.settings.buckets_for(wanted.len());
         let fresh = |weight| Claimant { weight, held: 0, inherited: 0 };
         let shares = shares::exact(buckets, wanted.iter().map(|(_, weight)| fresh(*weight)));
-        for ((member, weight), held) in wanted.into_iter().zip(shares) {
+        for ((member, weight), held) in wanted.into_iter().zip(&shares) {
             let slot = self.slots.join(member.clone());
-            self.entries.push(Entry { member, weight, slot, held });
+            self.entries.push(Entry { member, weight, slot, held: *held });
         }
-        let mut firsts = self
-            .entries
-            .iter()
-            .flat_map(|entry| std::iter::repeat_n(entry.slot, entry.held as usize));
-        self.buckets = Buckets::from_fn(buckets as usize / 256, |_| BucketHops {
-            first: firsts.next().unwrap_or(NO_SLOT),
-            second: NO_SLOT,
-        });
+        // Slots of a table that begins count from 0, so the shares say everything.
+        self.buckets = starts.buckets(shares);
         self.change()
     }
 
@@ -344,8 +349,8 @@ impl<M: Member> ForwardingTable<M> {
             return 0;
         }
         let age = age_of(self.generation);
-        let (slots, stamps) = (&mut self.slots, &self.stamps);
-        let ages = self.ages.edit(self.buckets.len());
+        let (slots, stamps, ages) = (&mut self.slots, &self.stamps, &mut self.ages);
+        ages.prepare(self.buckets.len(), age);
         let mut at_risk = 0;
         self.buckets.edit_ascending(moved, |bucket, hops| {
             let before = *hops;
@@ -358,7 +363,7 @@ impl<M: Member> ForwardingTable<M> {
                 slots.release(before.second);
             }
             queues.push(hops.first, bucket);
-            let changed = std::mem::replace(&mut ages[bucket as usize], age);
+            let changed = ages.replace(bucket, age);
             at_risk += u32::from(changed > 0 && stamps.is_held(changed));
         });
         at_risk

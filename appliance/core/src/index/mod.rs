@@ -21,6 +21,7 @@ mod network;
 mod reports;
 mod routes;
 mod services;
+mod slices;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -36,7 +37,7 @@ use self::network::Hostnames;
 use self::routes::PodNetworks;
 pub use self::services::Movement;
 use self::services::ServiceEntry;
-use crate::forwarding::ForwardingTable;
+use crate::forwarding::{ForwardingTable, Starts};
 use crate::{
     AddressWish, CertificateRef, CertificateSpec, IpMode, ObjectRef, ObjectReport, Policy,
     ProbeKey, Snapshot, SourceFault, SourceId, SourceUpdate, StatusAddress, Target, Update,
@@ -56,7 +57,8 @@ pub struct Index {
     /// VIPs that this host has.
     bound: BTreeSet<IpAddr>,
     data_path: DataPath,
-    tables: BTreeMap<Target, ForwardingTable<SocketAddr>>,
+    tables: BTreeMap<Target, Box<ForwardingTable<SocketAddr>>>,
+    starts: Starts,
     movement: Movement,
     claims: Claims,
     networks: PodNetworks,
@@ -150,7 +152,7 @@ impl Index {
             SourceUpdate::Service { object, spec } => self.note_service(object, spec),
             SourceUpdate::Slice { service, slice, content } => {
                 let entry = self.services.entry(service.clone()).or_default();
-                if entry.note_slice(slice, content) || entry.is_empty() {
+                if entry.slices.note(slice, content) || entry.is_empty() {
                     self.dirty.services.insert(service);
                 }
             }

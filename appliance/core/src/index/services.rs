@@ -6,48 +6,31 @@ use std::sync::Arc;
 
 use super::backends::{Gathering, backends_max};
 use super::forwarding::Reach;
+use super::slices::Slices;
 use super::{Index, Want, WantedPort, put};
-use crate::forwarding::{Change, ForwardingTable, TableView};
+use crate::forwarding::{Change, ForwardingTable, Starts, TableSettings, TableView};
 use crate::{
-    Backend, BackendSet, BackendSlice, BackendState, Exposure, Family, FamilyPolicy, FaultReason,
-    ForwardingMode, HealthCheck, ObjectRef, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey,
-    ServicePort, ServiceSpec, SourceFault, StateReason, Target,
+    Backend, BackendSet, BackendState, Exposure, Family, FamilyPolicy, FaultReason, ForwardingMode,
+    HealthCheck, ObjectRef, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey, ServicePort,
+    ServiceSpec, SourceFault, StateReason, Target,
 };
 
 /// Everything known about one service object.
 #[derive(Default)]
 pub(super) struct ServiceEntry {
     pub(super) spec: Option<Arc<ServiceSpec>>,
-    pub(super) slices: BTreeMap<Arc<str>, Arc<BackendSlice>>,
+    pub(super) slices: Slices,
     /// Ingresses that point at it.
     pub(super) users: BTreeSet<ObjectRef>,
-    targets: BTreeSet<Target>,
-    pub(super) keys: BTreeSet<ServiceKey>,
-    probes: BTreeSet<ProbeKey>,
+    targets: Box<[Target]>,
+    pub(super) keys: Box<[ServiceKey]>,
+    probes: Box<[ProbeKey]>,
     /// Ports of its addresses that another object serves.
-    pub(super) taken: BTreeSet<ServiceKey>,
+    pub(super) taken: Box<[ServiceKey]>,
     pub(super) faults: Vec<SourceFault>,
 }
 
 impl ServiceEntry {
-    /// Returns whether the slice differs from what was known.
-    pub(super) fn note_slice(
-        &mut self,
-        name: Arc<str>,
-        content: Option<Box<BackendSlice>>,
-    ) -> bool {
-        match content {
-            Some(content) => {
-                if self.slices.get(&name).is_some_and(|known| **known == *content) {
-                    return false;
-                }
-                self.slices.insert(name, Arc::new(*content));
-                true
-            }
-            None => self.slices.remove(&name).is_some(),
-        }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.spec.is_none() && self.slices.is_empty() && self.users.is_empty()
     }
@@ -217,7 +200,14 @@ impl Index {
     }
 
     fn update_target(&mut self, target: &Target, backends: Vec<Backend>, now_secs: u64) {
-        let table = update_table(&mut self.tables, target, &backends, now_secs, &mut self.movement);
+        let table = update_table(
+            &mut self.tables,
+            &mut self.starts,
+            target,
+            &backends,
+            now_secs,
+            &mut self.movement,
+        );
         let known = self.published.targets.get(target);
         let same = known.is_some_and(|set| {
             set.backends == backends && set.table.generation() == table.generation()
@@ -300,7 +290,7 @@ impl Index {
 
     /// Takes away what the object no longer needs.
     fn replace_derived(&mut self, object: &ObjectRef, entry: &mut ServiceEntry, next: Derived) {
-        for key in entry.keys.difference(&next.keys) {
+        for key in entry.keys.iter().filter(|known| !next.keys.contains(known)) {
             let holder = self.published.services.get(key).map(|service| &service.object);
             if holder.is_some_and(|holder| holder != object) {
                 // An older object has taken it over.
@@ -311,12 +301,12 @@ impl Index {
             self.dirty.changed = true;
             self.reconsider_port(key);
         }
-        for target in entry.targets.difference(&next.targets) {
+        for target in entry.targets.iter().filter(|known| !next.targets.contains(known)) {
             self.published.targets.remove(target);
             self.tables.remove(target);
             self.dirty.changed = true;
         }
-        for probe in entry.probes.difference(&next.probes) {
+        for probe in entry.probes.iter().filter(|known| !next.probes.contains(known)) {
             self.published.probes.remove(probe);
             self.health.remove(probe);
             self.dirty.changed = true;
@@ -326,15 +316,15 @@ impl Index {
         }
         // Rules name targets: they change only when targets come or go. Whether a target has
         // backends decides about the announcement alone.
-        if entry.targets != next.targets {
+        if !entry.targets.iter().eq(&next.targets) {
             self.dirty.ingresses.extend(entry.users.iter().cloned());
         }
         let sites = entry.users.iter().filter_map(|user| self.ingresses.get(user));
         self.dirty.vips.extend(sites.flat_map(|site| &site.addresses));
-        entry.keys = next.keys;
-        entry.targets = next.targets;
-        entry.probes = next.probes;
-        entry.taken = next.taken;
+        entry.keys = next.keys.into_iter().collect();
+        entry.targets = next.targets.into_iter().collect();
+        entry.probes = next.probes.into_iter().collect();
+        entry.taken = next.taken.into_iter().collect();
         entry.faults = next.faults;
     }
 
@@ -457,7 +447,8 @@ impl Movement {
 /// Moves the target's table to the active backends. A backend that failed our check is dead:
 /// its buckets fall back to the hop before it. Every other change is planned.
 fn update_table(
-    tables: &mut BTreeMap<Target, ForwardingTable<SocketAddr>>,
+    tables: &mut BTreeMap<Target, Box<ForwardingTable<SocketAddr>>>,
+    starts: &mut Starts,
     target: &Target,
     backends: &[Backend],
     now_secs: u64,
@@ -469,7 +460,9 @@ fn update_table(
     };
     let table = match tables.entry(target.clone()) {
         std::collections::btree_map::Entry::Vacant(vacant) => {
-            vacant.insert(ForwardingTable::new(active()))
+            let mut table = ForwardingTable::with_settings(TableSettings::default());
+            table.update_sharing(starts, active(), now_secs);
+            vacant.insert(Box::new(table))
         }
         std::collections::btree_map::Entry::Occupied(occupied) => {
             let table = occupied.into_mut();
@@ -478,7 +471,7 @@ fn update_table(
                     movement.add(table.fail(&backend.address, now_secs));
                 }
             }
-            movement.add(table.update(active(), now_secs));
+            movement.add(table.update_sharing(starts, active(), now_secs));
             table
         }
     };
