@@ -4,7 +4,7 @@
 //! begin with the same buckets. So 50,000 small services keep a picture for each number of backends,
 //! and what a table changes it copies.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::ages::{BucketHops, Buckets};
 use super::slots::{NO_SLOT, Slot};
@@ -18,7 +18,7 @@ const SHARED_BUCKETS_MAX: usize = 1 << 12;
 
 /// Buckets of new tables by the shares of their members. Forgetting them costs memory alone.
 #[derive(Debug, Default)]
-pub struct Starts(HashMap<Vec<u32>, Buckets>);
+pub struct Starts(BTreeMap<Vec<u32>, Buckets>);
 
 impl Starts {
     /// The first picture: members in order take consecutive runs of buckets. The sum of the shares
