@@ -277,7 +277,7 @@ async fn replayed(happenings: &[(Happening, Hitch)], seed: u64, batch: usize) ->
             if cut {
                 bench.list(&world, false, true).await;
             }
-            bench.list(&world, seed % 2 == 0, false).await;
+            bench.list(&world, seed.is_multiple_of(2), false).await;
         }
         for (event, _) in &happenings[from..=at] {
             say(&bench, event).await;
