@@ -29,6 +29,8 @@ fn cluster() -> ClusterSettings {
         claim_unclassed: false,
         ingress_class: "haflinger".into(),
         deletions: DeletionLimits { percent_max: 100, ..DeletionLimits::default() },
+        labels: Default::default(),
+        pod_routes: Vec::new(),
     }
 }
 
@@ -127,10 +129,7 @@ impl Bench {
         let mut index = Index::new();
         index.apply(Update::Policy(std::sync::Arc::new(Policy {
             sources: vec![SourceId::cluster("c")],
-            pools: vec![Pool {
-                ranges: vec![([192, 0, 2, 0].into(), [192, 0, 2, 255].into())],
-                ..pool()
-            }],
+            pools: vec![Pool::new("all", vec![([192, 0, 2, 0].into(), [192, 0, 2, 255].into())])],
             ..Policy::default()
         })));
         let mut applied = 0;
@@ -144,10 +143,6 @@ impl Bench {
         index.publish(u64::MAX);
         index.current().clone()
     }
-}
-
-fn pool() -> Pool {
-    Pool { name: "all".into(), ranges: vec![], auto_assign: true }
 }
 
 /// A snapshot without what is history: generations, and which bucket has which backend.

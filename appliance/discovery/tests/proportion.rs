@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use haflinger_core::index::Index;
 use haflinger_core::{Policy, Pool, Snapshot, SourceId, Update};
-use haflinger_discovery::{ClusterSettings, DeletionLimits, Watched, translate_object};
+use haflinger_discovery::{ClusterSettings, DeletionLimits, LabelKeys, Watched, translate_object};
 use imbl::ordmap::DiffItem;
 use serde_json::{Value, json};
 
@@ -62,6 +62,8 @@ fn cluster() -> ClusterSettings {
         claim_unclassed: false,
         ingress_class: "haflinger".into(),
         deletions: DeletionLimits::default(),
+        labels: LabelKeys::default(),
+        pod_routes: Vec::new(),
     }
 }
 
@@ -108,11 +110,7 @@ fn world(services: u32) -> (Index, usize) {
     let mut index = Index::new();
     index.apply(Update::Policy(Arc::new(Policy {
         sources: vec![SourceId::cluster("c")],
-        pools: vec![Pool {
-            name: "all".into(),
-            ranges: vec![([198, 18, 0, 0].into(), [198, 19, 255, 255].into())],
-            auto_assign: true,
-        }],
+        pools: vec![Pool::new("all", vec![([198, 18, 0, 0].into(), [198, 19, 255, 255].into())])],
         xdp: true,
         ..Policy::default()
     })));
