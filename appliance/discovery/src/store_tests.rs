@@ -166,8 +166,10 @@ fn any_flipped_bit_is_noticed_or_costs_the_last_frame_alone() {
         if error.is_some() {
             assert!(restored.updates.is_empty() && !restored.whole, "bit {bit}");
         } else {
-            // Its length is flipped, and it looks as if a crash had cut it off.
-            assert_eq!(sorted(restored), all[..2], "bit {bit}");
+            // The last frame's length is flipped, and it looks as if a crash had cut it off; or the
+            // version is now an older one, which is read as well.
+            let restored = sorted(restored);
+            assert!(restored == all[..2] || restored == all, "bit {bit}: {restored:?}");
         }
     }
 }
