@@ -44,6 +44,12 @@ pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
             .iter()
             .map(|cluster| (SourceId::cluster(&cluster.name), pod_routes(config, cluster)))
             .collect(),
+        gated: config
+            .clusters
+            .iter()
+            .filter(|cluster| cluster.readiness_gate)
+            .map(|cluster| SourceId::cluster(&cluster.name))
+            .collect(),
     }
 }
 
@@ -123,6 +129,7 @@ pub(crate) fn discovery(config: &Config) -> haflinger_discovery::Settings {
         },
         labels: label_keys(config),
         pod_routes: pod_routes(config, cluster),
+        readiness_gate: cluster.readiness_gate,
     });
     haflinger_discovery::Settings {
         clusters: clusters.collect(),

@@ -96,6 +96,8 @@ pub struct Cluster {
     pub ingress_class: String,
     /// Whose word about pod networks counts, in this order, without repetition.
     pub pod_routes: Vec<PodRoutes>,
+    /// Whether pods may wait for the readiness gate.
+    pub readiness_gate: bool,
     /// Namespace of the Lease that elects the writing host.
     pub lease_namespace: String,
     /// Name of that Lease.

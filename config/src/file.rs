@@ -132,6 +132,8 @@ pub struct Cluster {
     pub ingress_class: String,
     /// Whose word about the nodes' pod networks counts, in this order.
     pub pod_routes: Vec<PodRoutes>,
+    /// Whether pods may wait for the readiness gate `haflinger.dev/edge-ready`.
+    pub readiness_gate: bool,
     /// Namespace of the Lease that elects the writing host.
     pub lease_namespace: String,
     /// Name of that Lease.
@@ -162,6 +164,7 @@ impl Default for Cluster {
             claim_unclassed: false,
             ingress_class: "haflinger".into(),
             pod_routes: PodRoutes::ALL.to_vec(),
+            readiness_gate: false,
             lease_namespace: "haflinger".into(),
             lease_name: "haflinger".into(),
             lease_duration_secs: 15,

@@ -76,7 +76,7 @@ impl Holds {
         now: Duration,
     ) -> bool {
         let Some(limits) = self.limits else { return true };
-        if deletions == 0 {
+        if deletions == 0 || watched.is_dropped_unconfirmed() {
             return true;
         }
         let hold = self.of(watched);

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::{CertificateRef, ObjectRef, RouteOrigin, SourceId, SourceUpdate};
+use haflinger_core::{CertificateRef, ObjectRef, PodRef, RouteOrigin, SourceId, SourceUpdate};
 use serde::Serialize;
 
 use crate::hold::Holds;
@@ -36,11 +36,13 @@ pub enum Watched {
     BlockAffinities,
     /// CiliumNodes.
     CiliumNodes,
+    /// Pods with our readiness gate.
+    Pods,
 }
 
 impl Watched {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Services,
         Self::Slices,
         Self::Nodes,
@@ -49,6 +51,7 @@ impl Watched {
         Self::Namespaces,
         Self::BlockAffinities,
         Self::CiliumNodes,
+        Self::Pods,
     ];
 
     /// The name in metrics and status.
@@ -62,6 +65,7 @@ impl Watched {
             Self::Namespaces => "namespaces",
             Self::BlockAffinities => "block_affinities",
             Self::CiliumNodes => "cilium_nodes",
+            Self::Pods => "pods",
         }
     }
 
@@ -75,6 +79,7 @@ impl Watched {
             Self::Namespaces => 5,
             Self::BlockAffinities => 6,
             Self::CiliumNodes => 7,
+            Self::Pods => 8,
         }
     }
 
@@ -88,7 +93,15 @@ impl Watched {
             Self::Namespaces => Some("addresses of pools that choose by labels of namespaces"),
             Self::BlockAffinities => Some("routes to pods by Calico's block affinities"),
             Self::CiliumNodes => Some("routes to pods by CiliumNodes"),
+            Self::Pods => Some("readiness gates of pods"),
         }
+    }
+
+    /// Whether what is known of the kind is given up at once where the cluster says that there is
+    /// none, or no longer lets us read it. A pod that lacked nothing but its gate may lack more by
+    /// now, and what an EndpointSlice calls ready needs no word of the pod.
+    pub(crate) fn is_dropped_unconfirmed(self) -> bool {
+        self == Self::Pods
     }
 
     /// Whose word about pod networks the objects of the kind are.
@@ -133,6 +146,7 @@ impl Key {
                 };
                 Self::new(watched, "", name)
             }
+            SourceUpdate::Pod { pod, .. } => Self::new(Watched::Pods, &pod.namespace, &pod.name),
             SourceUpdate::Ingress { object, .. } => {
                 Self::new(Watched::Ingresses, &object.namespace, &object.name)
             }
@@ -167,6 +181,14 @@ impl Key {
             }
             Watched::BlockAffinities => self.network_gone(RouteOrigin::Calico, source),
             Watched::CiliumNodes => self.network_gone(RouteOrigin::Cilium, source),
+            Watched::Pods => SourceUpdate::Pod {
+                pod: PodRef {
+                    source: source.clone(),
+                    namespace: namespace.into(),
+                    name: name.into(),
+                },
+                spec: None,
+            },
             Watched::Ingresses => SourceUpdate::Ingress {
                 object: ObjectRef::ingress(source, namespace, name),
                 spec: None,
@@ -365,6 +387,7 @@ pub(crate) fn is_gone(update: &SourceUpdate) -> bool {
         SourceUpdate::Node { spec, .. } => spec.is_none(),
         SourceUpdate::Namespace { spec, .. } => spec.is_none(),
         SourceUpdate::PodNetwork { spec, .. } => spec.is_none(),
+        SourceUpdate::Pod { spec, .. } => spec.is_none(),
         SourceUpdate::Ingress { spec, .. } => spec.is_none(),
         SourceUpdate::Certificate { material, .. } => material.is_none(),
     }

@@ -7,7 +7,7 @@
 //! Kubernetes type out.
 //!
 //! ```text
-//! Discovery ─┬─ cluster (a client, 5 watches) ──> feed (ledger, state file) ──┬──> core
+//! Discovery ─┬─ cluster (a client, some watches) ─> feed (ledger, state file) ──┬──> core
 //!            └─ inventory reader ────────────────> feed (ledger, state file) ──┘
 //! ```
 //!

@@ -31,6 +31,7 @@ fn cluster() -> ClusterSettings {
         deletions: DeletionLimits { percent_max: 100, ..DeletionLimits::default() },
         labels: Default::default(),
         pod_routes: Vec::new(),
+        readiness_gate: false,
     }
 }
 

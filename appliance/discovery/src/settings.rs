@@ -38,6 +38,8 @@ pub struct ClusterSettings {
     pub ingress_class: String,
     /// Whose word about pod networks is wanted: the objects of others are not asked for.
     pub pod_routes: Vec<RouteOrigin>,
+    /// Whether pods may wait for the readiness gate: those that have it are watched.
+    pub readiness_gate: bool,
     /// Deletions beyond this wait until they are confirmed.
     pub deletions: DeletionLimits,
     /// Labels by which pools choose: of all labels only these are kept.

@@ -34,8 +34,18 @@ impl SharedTexts {
         match update {
             SourceUpdate::Service { object, spec } => {
                 self.share(&mut object.namespace);
-                for port in spec.iter_mut().flat_map(|spec| &mut spec.ports) {
+                let Some(spec) = spec else { return };
+                for port in &mut spec.ports {
                     self.share(&mut port.name);
+                }
+                for (name, _) in &mut spec.selector {
+                    self.share(name);
+                }
+            }
+            SourceUpdate::Pod { pod, spec } => {
+                self.share(&mut pod.namespace);
+                for (name, _) in spec.iter_mut().flat_map(|spec| &mut spec.labels) {
+                    self.share(name);
                 }
             }
             SourceUpdate::Slice { service, content, .. } => {

@@ -64,6 +64,7 @@ fn settings(kubeconfig: &Path, state_dir: &Path) -> Settings {
             deletions: haflinger_discovery::DeletionLimits::default(),
             labels: LabelKeys::default(),
             pod_routes: RouteOrigin::ALL.to_vec(),
+            readiness_gate: false,
         }],
         inventory: None,
         state_dir: Some(state_dir.to_owned()),

@@ -108,6 +108,7 @@ fn settings(kubeconfig: PathBuf) -> Settings {
         deletions: haflinger_discovery::DeletionLimits::default(),
         labels: haflinger_discovery::LabelKeys::default(),
         pod_routes: RouteOrigin::ALL.to_vec(),
+        readiness_gate: false,
     };
     Settings { clusters: vec![cluster], inventory: None, state_dir: None }
 }

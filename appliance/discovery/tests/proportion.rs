@@ -64,6 +64,7 @@ fn cluster() -> ClusterSettings {
         deletions: DeletionLimits::default(),
         labels: LabelKeys::default(),
         pod_routes: Vec::new(),
+        readiness_gate: false,
     }
 }
 

@@ -86,6 +86,7 @@ impl Running {
                 deletions: haflinger_discovery::DeletionLimits::default(),
                 labels: LabelKeys::default(),
                 pod_routes: RouteOrigin::ALL.to_vec(),
+                readiness_gate: false,
             }],
             inventory: None,
             state_dir: Some(directory.join("state")),

@@ -6,7 +6,9 @@
 //! may depend on it (ARCHITECTURE.md, "Fences").
 
 mod access;
+mod gate;
 mod pace;
 
 pub use access::{Access, ConnectError, describe};
+pub use gate::{EDGE_READY, EDGE_READY_SELECTOR};
 pub use pace::Pace;

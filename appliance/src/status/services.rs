@@ -116,6 +116,7 @@ fn reasons(backend: &BackendStatus) -> String {
         StateReason::WeightZero => Some("weight 0"),
         StateReason::LastResort => Some("last resort"),
         StateReason::OtherZone => Some("another zone"),
+        StateReason::AwaitsGate => Some("awaits its readiness gate"),
         // What it is and its state say it.
         StateReason::Backup => None,
     });

@@ -78,6 +78,7 @@ fn cluster(context: &mut Context, at: &str, file: &file::Cluster) -> Option<Clus
         claim_unclassed: file.claim_unclassed,
         ingress_class: ingress_class?,
         pod_routes,
+        readiness_gate: file.readiness_gate,
         lease_namespace: lease_namespace?,
         lease_name: lease_name?,
         lease_duration: text::secs(file.lease_duration_secs),

@@ -20,6 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
         deletions: haflinger_discovery::DeletionLimits::default(),
         labels: LabelKeys::default(),
         pod_routes: RouteOrigin::ALL.to_vec(),
+        readiness_gate: true,
     };
     for watched in Watched::ALL {
         // Only the parser may refuse them.

@@ -48,13 +48,14 @@ type Candidate = (Backend, Option<bool>);
 
 impl Gathering<'_> {
     /// Gathers the backends of a port. `failed` says whether our own check has taken a backend
-    /// out.
+    /// out, `awaited` whether an endpoint lacks nothing but the readiness gate.
     pub(super) fn gather<'a>(
         &self,
         port: &ServicePort,
         family: Family,
         slices: impl Iterator<Item = &'a BackendSlice>,
         failed: impl Fn(&SocketAddr) -> bool,
+        awaited: impl Fn(&SliceBackend) -> bool,
     ) -> Gathered {
         let mut merged: BTreeMap<SocketAddr, Candidate> = BTreeMap::new();
         let (mut populated, mut matched) = (false, false);
@@ -69,7 +70,8 @@ impl Gathering<'_> {
             cut |= slice.backends.len() > left;
             for entry in slice.backends.iter().take(left) {
                 let address = SocketAddr::new(entry.address, backend_port);
-                let backend = assess(self.spec, entry, address, failed(&address));
+                let gate = !entry.ready && awaited(entry);
+                let backend = assess(self.spec, entry, address, failed(&address), gate);
                 // A pod may stand in two slices while the controller moves it: the better state
                 // counts (EndpointSlice API, "Duplicate endpoints").
                 match merged.get(&address) {
@@ -105,7 +107,9 @@ impl Gathering<'_> {
         let is_active = |backend: &Backend| backend.state == BackendState::Active;
         let active = || candidates.iter().filter(|(backend, _)| is_active(backend));
         let in_zone = |backend: &Backend| backend.zone.as_deref() == Some(zone);
-        let hinted = active().all(|(_, near)| near.is_some());
+        // Only what is ready gets a hint.
+        let awaits = |backend: &Backend| backend.reasons.contains(&StateReason::AwaitsGate);
+        let hinted = active().all(|(backend, near)| near.is_some() || awaits(backend));
         let by_hint = hinted && active().any(|(_, near)| *near == Some(true));
         let by_zone = self.spec.distribution == Distribution::SameZone
             && active().any(|(backend, _)| in_zone(backend));
@@ -113,7 +117,10 @@ impl Gathering<'_> {
             return;
         }
         for (backend, near) in candidates {
-            let preferred = if by_hint { *near == Some(true) } else { in_zone(backend) };
+            let preferred = match *near {
+                Some(near) if by_hint => near,
+                _ => in_zone(backend),
+            };
             if is_active(backend) && !preferred {
                 hold_back(backend, StateReason::OtherZone);
             }
@@ -131,6 +138,7 @@ fn assess(
     entry: &SliceBackend,
     address: SocketAddr,
     check_failed: bool,
+    awaits_gate: bool,
 ) -> Backend {
     let mut reasons = Vec::new();
     let mut state = BackendState::Active;
@@ -145,7 +153,10 @@ fn assess(
             because(BackendState::Down, StateReason::Terminated);
         }
     } else if !entry.ready && !spec.publish_not_ready {
-        because(BackendState::Down, StateReason::NotReady);
+        match awaits_gate {
+            true => because(BackendState::Active, StateReason::AwaitsGate),
+            false => because(BackendState::Down, StateReason::NotReady),
+        }
     }
     if check_failed {
         because(BackendState::Down, StateReason::CheckFailed);

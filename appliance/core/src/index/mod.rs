@@ -16,6 +16,7 @@
 mod backends;
 mod claims;
 mod forwarding;
+mod gates;
 mod http;
 mod network;
 mod reports;
@@ -32,6 +33,7 @@ use imbl::OrdMap;
 pub use self::claims::Effort;
 use self::claims::{Claims, Want, WantedPort};
 use self::forwarding::DataPath;
+use self::gates::Gates;
 use self::http::IngressEntry;
 use self::network::Hostnames;
 use self::routes::PodNetworks;
@@ -39,7 +41,7 @@ pub use self::services::Movement;
 use self::services::ServiceEntry;
 use crate::forwarding::{ForwardingTable, Starts};
 use crate::{
-    AddressWish, CertificateRef, CertificateSpec, IpMode, ObjectRef, ObjectReport, Policy,
+    AddressWish, CertificateRef, CertificateSpec, IpMode, ObjectRef, ObjectReport, PodRef, Policy,
     ProbeKey, Snapshot, SourceFault, SourceId, SourceUpdate, StatusAddress, Target, Update,
 };
 
@@ -62,6 +64,7 @@ pub struct Index {
     movement: Movement,
     claims: Claims,
     networks: PodNetworks,
+    gates: Gates,
     hostnames: Hostnames,
     /// Ingresses served on each address.
     sites: BTreeMap<IpAddr, BTreeSet<ObjectRef>>,
@@ -87,6 +90,8 @@ struct Dirty {
     vips: BTreeSet<IpAddr>,
     reports: BTreeSet<ObjectRef>,
     certificates: BTreeSet<CertificateRef>,
+    /// Gates.
+    pods: BTreeSet<PodRef>,
     changed: bool,
 }
 
@@ -169,6 +174,7 @@ impl Index {
             SourceUpdate::Namespace { source, name, spec } => {
                 self.claims.note_namespace(&source, &name, spec.map(|spec| spec.labels));
             }
+            SourceUpdate::Pod { pod, spec } => self.note_pod(pod, spec),
             SourceUpdate::Ingress { object, spec } => self.note_ingress(object, spec),
             SourceUpdate::Certificate { certificate, material } => {
                 let entry = self.certificates.entry(certificate.clone()).or_default();
@@ -205,10 +211,14 @@ impl Index {
         if forwarding(old) != forwarding(new) || old.zone != new.zone {
             self.dirty.services.extend(self.services.keys().cloned());
         }
+        let gated = old.gated != new.gated;
         self.claims.configure(old, new);
         let touched = self.networks.reorder(old, new);
         self.policy = policy;
         self.publish_routes(touched);
+        if gated {
+            self.reconsider_gates();
+        }
         let ingresses: Vec<ObjectRef> = self.ingresses.keys().cloned().collect();
         for object in ingresses {
             self.want_for_ingress(&object);
@@ -233,6 +243,7 @@ impl Index {
         for object in ingresses {
             self.note_ingress(object, None);
         }
+        self.forget_pods(source);
         self.claims.forget_source(source);
         let touched = self.networks.forget_source(source, &self.policy);
         self.publish_routes(touched);
@@ -261,6 +272,9 @@ impl Index {
         }
         for object in std::mem::take(&mut self.dirty.ingresses) {
             self.publish_ingress(&object);
+        }
+        for pod in std::mem::take(&mut self.dirty.pods) {
+            self.publish_pod(pod);
         }
         for address in std::mem::take(&mut self.dirty.addresses) {
             self.publish_listeners(address);

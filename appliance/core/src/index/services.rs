@@ -12,7 +12,7 @@ use crate::forwarding::{Change, ForwardingTable, Starts, TableSettings, TableVie
 use crate::{
     Backend, BackendSet, BackendState, Exposure, Family, FamilyPolicy, FaultReason, ForwardingMode,
     HealthCheck, ObjectRef, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey, ServicePort,
-    ServiceSpec, SourceFault, StateReason, Target,
+    ServiceSpec, SliceBackend, SourceFault, StateReason, Target,
 };
 
 /// Everything known about one service object.
@@ -33,6 +33,15 @@ pub(super) struct ServiceEntry {
 impl ServiceEntry {
     pub(super) fn is_empty(&self) -> bool {
         self.spec.is_none() && self.slices.is_empty() && self.users.is_empty()
+    }
+
+    /// Whether a VIP or an L7 rule leads to it.
+    pub(super) fn is_used(&self) -> bool {
+        !self.targets.is_empty()
+    }
+
+    pub(super) fn targets(&self) -> &[Target] {
+        &self.targets
     }
 
     /// The family whose backends serve a VIP of `family`: its own, or the other one where only
@@ -90,6 +99,7 @@ impl Index {
         let slice_faults = entry.slices.values().flat_map(|slice| slice.faults.iter().cloned());
         next.faults.extend(slice_faults);
         self.replace_derived(object, &mut entry, next);
+        self.follow_pods(object, &entry);
         self.dirty.reports.insert(object.clone());
         if !entry.is_empty() {
             self.services.insert(object.clone(), entry);
@@ -112,6 +122,7 @@ impl Index {
         let zone = self.policy.zone.clone();
         let backends_max = backends_max(spec.ports.len() * families.len());
         let gathering = Gathering { spec, zone: zone.as_deref(), backends_max };
+        let may_wait = self.may_wait(&object.source);
         let mut cut = false;
         for port in &spec.ports {
             for family in &families {
@@ -123,7 +134,10 @@ impl Index {
                 };
                 let slices = entry.slices.values().map(|slice| &**slice);
                 let failed = |backend: &SocketAddr| self.check_failed(object, backend);
-                let gathered = gathering.gather(port, *family, slices, failed);
+                let awaited = |endpoint: &SliceBackend| {
+                    may_wait && self.gates.lacks_only_the_gate(object, endpoint)
+                };
+                let gathered = gathering.gather(port, *family, slices, failed, awaited);
                 cut |= gathered.cut;
                 if gathered.port_unmatched {
                     next.faults.push(unmatched(port));

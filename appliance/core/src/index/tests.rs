@@ -13,13 +13,16 @@ use crate::{
 mod contract;
 mod forwarding;
 
+/// The first address.
+pub(super) const VIP: &str = "192.0.2.7";
+
 const SHARED: &str = "198.51.100.80";
 
-fn cluster() -> SourceId {
+pub(super) fn cluster() -> SourceId {
     SourceId::cluster("c")
 }
 
-fn policy() -> Arc<Policy> {
+pub(super) fn policy() -> Arc<Policy> {
     Arc::new(Policy {
         sources: vec![cluster()],
         pools: vec![Pool::new(
@@ -36,10 +39,11 @@ fn policy() -> Arc<Policy> {
         xdp: true,
         zone: None,
         pod_routes: BTreeMap::new(),
+        gated: BTreeSet::new(),
     })
 }
 
-fn object(name: &str) -> ObjectRef {
+pub(super) fn object(name: &str) -> ObjectRef {
     ObjectRef::service(&cluster(), "default", name)
 }
 
@@ -47,7 +51,7 @@ fn port(name: &str, port: u16) -> ServicePort {
     ServicePort { name: name.into(), port, protocol: Protocol::Tcp, app_protocol: None }
 }
 
-fn service(recorded: &[&str]) -> ServiceSpec {
+pub(super) fn service(recorded: &[&str]) -> ServiceSpec {
     ServiceSpec {
         ports: vec![port("web", 80)],
         refused_ports: vec![],
@@ -66,11 +70,12 @@ fn service(recorded: &[&str]) -> ServiceSpec {
         distribution: crate::Distribution::Even,
         proxy_protocol: ProxyProtocol::Off,
         health_check: None,
+        selector: Box::default(),
         faults: vec![],
     }
 }
 
-fn slice(ready: &[(u8, bool)]) -> BackendSlice {
+pub(super) fn slice(ready: &[(u8, bool)]) -> BackendSlice {
     let backends = ready.iter().map(|(last, ready)| SliceBackend {
         address: IpAddr::from([10, 0, 0, *last]),
         name: format!("pod-{last}").into(),
@@ -91,11 +96,11 @@ fn slice(ready: &[(u8, bool)]) -> BackendSlice {
     }
 }
 
-fn set_service(name: &str, spec: Option<ServiceSpec>) -> Update {
+pub(super) fn set_service(name: &str, spec: Option<ServiceSpec>) -> Update {
     Update::Source(SourceUpdate::Service { object: object(name), spec: spec.map(Box::new) })
 }
 
-fn set_slice(name: &str, content: Option<BackendSlice>) -> Update {
+pub(super) fn set_slice(name: &str, content: Option<BackendSlice>) -> Update {
     Update::Source(SourceUpdate::Slice {
         service: object(name),
         slice: format!("{name}-1").into(),
@@ -136,8 +141,12 @@ fn ingress(host: &str, service: &str) -> IngressSpec {
 
 /// Of a host whose XDP takes what comes on the first address.
 fn index(updates: impl IntoIterator<Item = Update>) -> Index {
+    index_of([Update::Policy(policy())].into_iter().chain(updates))
+}
+
+/// As [`index`], the policy being the first update.
+pub(super) fn index_of(updates: impl IntoIterator<Item = Update>) -> Index {
     let mut index = Index::new();
-    index.apply(Update::Policy(policy()));
     index.apply(Update::Held { service: key("192.0.2.7"), held: true });
     index.apply(Update::Synced(cluster()));
     updates.into_iter().for_each(|update| index.apply(update));
@@ -150,7 +159,7 @@ fn shared_listener(index: &Index) -> Arc<HttpListener> {
     index.current().http.get(&at).unwrap().clone()
 }
 
-fn key(vip: &str) -> ServiceKey {
+pub(super) fn key(vip: &str) -> ServiceKey {
     ServiceKey { vip: vip.parse().unwrap(), port: 80, protocol: Protocol::Tcp }
 }
 

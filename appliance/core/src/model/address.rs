@@ -1,6 +1,6 @@
 //! The policy, VIPs, nodes and the routes to their pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -38,6 +38,8 @@ pub struct Policy {
     /// Whose word about pod networks counts, in the order of belief, for clusters that do not
     /// believe [`RouteOrigin::ALL`].
     pub pod_routes: BTreeMap<SourceId, Vec<RouteOrigin>>,
+    /// Clusters whose pods may wait for the readiness gate.
+    pub gated: BTreeSet<SourceId>,
 }
 
 /// A virtual address that some object holds.

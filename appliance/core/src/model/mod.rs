@@ -2,6 +2,7 @@
 //! read (snapshot).
 
 mod address;
+mod gate;
 mod http;
 mod identity;
 mod l4;
@@ -12,6 +13,7 @@ mod snapshot;
 mod update;
 
 pub use address::*;
+pub use gate::*;
 pub use http::*;
 pub use identity::*;
 pub use l4::*;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AddressWish, Algorithm, ConnectionLimits, Family, FaultReason, FlowTimeouts, ForwardingMode,
-    IpMode, ModeReason, ObjectRef, PortStatus, Protocol, ServiceKey, SourceFault, Target,
-    TimeoutRequest,
+    IpMode, LabelPairs, ModeReason, ObjectRef, PortStatus, Protocol, ServiceKey, SourceFault,
+    Target, TimeoutRequest,
 };
 use crate::forwarding::TableView;
 
@@ -186,6 +186,10 @@ pub struct ServiceSpec {
     pub proxy_protocol: ProxyProtocol,
     /// Own check of each backend, beside Kubernetes readiness.
     pub health_check: Option<HealthCheck>,
+    /// The labels of its pods (`spec.selector`), where pods of the source may wait for the
+    /// readiness gate; otherwise empty.
+    #[serde(default)]
+    pub selector: LabelPairs,
     /// What discovery had to refuse, for the object's status.
     pub faults: Vec<SourceFault>,
 }
@@ -312,6 +316,9 @@ pub enum StateReason {
     Backup,
     /// The service prefers the zone of this host, and there is an active backend in it.
     OtherZone,
+    /// Active all the same: for Kubernetes to call the pod ready, the readiness gate alone is
+    /// missing, which waits for us.
+    AwaitsGate,
 }
 
 /// A backend of a target as the data path uses it.

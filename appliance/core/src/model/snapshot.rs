@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{
     BackendSet, CertificateRef, CertificateSpec, HealthCheck, HttpListener, ObjectRef,
-    ObjectReport, PodRoute, PoolUse, Service, ServiceKey, Target, Vip,
+    ObjectReport, PodGate, PodRef, PodRoute, PoolUse, Service, ServiceKey, Target, Vip,
 };
 
 /// Everything that the appliance should be doing, at one generation.
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub reports: OrdMap<ObjectRef, Arc<ObjectReport>>,
     /// Backends to check.
     pub probes: OrdMap<ProbeKey, Arc<HealthCheck>>,
+    /// Pods whose readiness waits for the fleet.
+    pub gates: OrdMap<PodRef, Arc<PodGate>>,
 }
 
 /// The addresses that a host name should have.

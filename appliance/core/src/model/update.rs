@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendSlice, CertificateRef, CertificateSpec, IngressSpec, NamespaceSpec, NodeSpec, ObjectRef,
-    PodNetworkSpec, Policy, ProbeKey, RouteOrigin, ServiceKey, ServiceSpec, SourceFault, SourceId,
+    BackendSlice, CertificateRef, CertificateSpec, GatedPod, IngressSpec, NamespaceSpec, NodeSpec,
+    ObjectRef, PodNetworkSpec, PodRef, Policy, ProbeKey, RouteOrigin, ServiceKey, ServiceSpec,
+    SourceFault, SourceId,
 };
 
 /// One change. Absent content means that the object is gone. Updates about different objects
@@ -123,6 +124,13 @@ pub enum SourceUpdate {
         name: Arc<str>,
         /// What it says now.
         spec: Option<Box<PodNetworkSpec>>,
+    },
+    /// A pod with our readiness gate.
+    Pod {
+        /// Which.
+        pod: PodRef,
+        /// What it says now; `None` also while it lacks more than our gate.
+        spec: Option<Box<GatedPod>>,
     },
     /// An Ingress.
     Ingress {

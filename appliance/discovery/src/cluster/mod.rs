@@ -13,7 +13,7 @@ mod watch;
 use std::time::Duration;
 
 use haflinger_core::{RouteOrigin, SourceId, SourceUpdate};
-use haflinger_kubernetes::{Pace, describe};
+use haflinger_kubernetes::{EDGE_READY_SELECTOR, Pace, describe};
 use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
@@ -159,6 +159,13 @@ impl Watches {
         self.spawn(&mut tasks, Watched::Nodes, None, update::node);
         self.spawn(&mut tasks, Watched::Ingresses, None, update::ingress);
         self.spawn(&mut tasks, Watched::Certificates, tls, update::certificate);
+        let gated = Some(Selector::Label(EDGE_READY_SELECTOR));
+        self.board.wanted(Watched::Pods, self.claims.readiness_gate);
+        if self.claims.readiness_gate {
+            self.spawn(&mut tasks, Watched::Pods, gated, update::pod);
+        } else {
+            self.leave_out(&mut tasks, Watched::Pods);
+        }
         if self.claims.labels.namespaces.is_empty() {
             self.leave_out(&mut tasks, Watched::Namespaces);
         } else {
@@ -170,15 +177,21 @@ impl Watches {
     }
 
     /// A kind that the settings leave out is nothing to wait for. What is known of it from an
-    /// earlier run is used by nobody.
+    /// earlier run is used by nobody, or dropped.
     fn leave_out(&self, tasks: &mut JoinSet<()>, watched: Watched) {
         let (heard, board, stop) = (self.heard.clone(), self.board.clone(), self.stop.clone());
         tasks.spawn(async move {
             board.connected(watched);
-            tokio::select! {
-                // Fails only when the feed is gone, and everything with it.
-                _ = heard.send(Heard::Withheld(watched)) => {}
-                () = stop.cancelled() => {}
+            let words = match watched.is_dropped_unconfirmed() {
+                true => vec![Heard::ListBegan(watched), Heard::ListEnded(watched)],
+                false => vec![Heard::Withheld(watched)],
+            };
+            for word in words {
+                tokio::select! {
+                    // Fails only when the feed is gone, and everything with it.
+                    _ = heard.send(word) => {}
+                    () = stop.cancelled() => return,
+                }
             }
         });
     }

@@ -150,7 +150,12 @@ where
                 let dispensable = self.watched.missed_without().is_some();
                 if listing && dispensable && matches!(code, 403 | 404) {
                     self.board.withheld(self.watched);
-                    self.say(Heard::Withheld(self.watched)).await?;
+                    // The list has begun: its end says that there is nothing.
+                    let word = match self.watched.is_dropped_unconfirmed() {
+                        true => Heard::ListEnded,
+                        false => Heard::Withheld,
+                    };
+                    self.say(word(self.watched)).await?;
                 }
                 if *refusals >= REFUSALS_MAX {
                     *refusals = 0;

@@ -225,6 +225,7 @@ impl<'a> Check<'a> {
                 ProxyProtocol::Off,
             )?,
             health_check: self.health_check(service)?,
+            selector: Box::default(),
             faults: Vec::new(),
         };
         self.slices(&object, &ports, backends);

@@ -134,6 +134,29 @@ slim! {
     /// core/v1 Namespace.
     NamespaceBody { metadata: Meta }
 
+    /// core/v1 Pod.
+    PodBody { metadata: Meta, spec: PodSpecBody, status: PodStatusBody }
+    /// `Pod.spec`.
+    PodSpecBody { readiness_gates: List<ReadinessGate> }
+    /// `Pod.spec.readinessGates[]`.
+    ReadinessGate { condition_type: String }
+    /// `Pod.status`.
+    PodStatusBody {
+        conditions: List<PodCondition>,
+        #[serde(rename = "podIP")]
+        pod_ip: String,
+        #[serde(rename = "podIPs")]
+        pod_ips: List<PodAddress>,
+    }
+    /// `Pod.status.conditions[]`.
+    PodCondition {
+        #[serde(rename = "type")]
+        condition_type: String,
+        status: String,
+    }
+    /// `Pod.status.podIPs[]`.
+    PodAddress { ip: String }
+
     /// core/v1 Node.
     NodeBody { metadata: Meta, spec: NodeSpecBody, status: NodeStatusBody }
     /// `Node.spec`.
@@ -238,6 +261,7 @@ kinds! {
     ServiceBody: "", "v1", "Service", "services";
     SliceBody: "discovery.k8s.io", "v1", "EndpointSlice", "endpointslices";
     NamespaceBody: "", "v1", "Namespace", "namespaces";
+    PodBody: "", "v1", "Pod", "pods";
     NodeBody: "", "v1", "Node", "nodes";
     IngressBody: "networking.k8s.io", "v1", "Ingress", "ingresses";
     SecretBody: "", "v1", "Secret", "secrets";

@@ -62,6 +62,16 @@ impl<B> Object<B> {
         self.meta.resource_version.as_deref().unwrap_or_default()
     }
 
+    pub(crate) fn uid(&self) -> Option<&str> {
+        self.meta.uid.as_deref()
+    }
+
+    /// Names and values, sorted by name.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        let labels = self.meta.labels.iter().flatten();
+        labels.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     pub(crate) fn label(&self, name: &str) -> Option<&str> {
         self.meta.labels.as_ref()?.get(name).map(String::as_str)
     }
@@ -77,6 +87,7 @@ impl<B> Object<B> {
 pub(crate) struct Meta {
     name: Lax<String>,
     namespace: Lax<String>,
+    uid: Lax<String>,
     resource_version: Lax<String>,
     creation_timestamp: Lax<String>,
     deletion_timestamp: Lax<String>,
@@ -103,6 +114,7 @@ impl<'de, B: Kind> Deserialize<'de> for Object<B> {
             meta: ObjectMeta {
                 name: meta.name.into_option(),
                 namespace: meta.namespace.into_option(),
+                uid: meta.uid.into_option(),
                 resource_version: meta.resource_version.into_option(),
                 labels: texts(meta.labels),
                 annotations: texts(meta.annotations),

@@ -9,6 +9,7 @@ mod ingress;
 mod l4;
 mod namespace;
 mod node;
+mod pod;
 mod ports;
 mod secret;
 mod service;
@@ -25,6 +26,7 @@ pub(crate) use annotations::{dns_name, is_usable_vip};
 pub(crate) use ingress::ingress;
 pub(crate) use namespace::namespace;
 pub(crate) use node::{block_affinity, cilium_node, node};
+pub(crate) use pod::pod;
 pub(crate) use secret::certificate;
 pub(crate) use service::service;
 pub(crate) use slice::{SERVICE_NAME_LABEL, slice};
@@ -49,6 +51,8 @@ pub(crate) struct Claims {
     pub(crate) ingress_class: String,
     /// The labels by which pools choose.
     pub(crate) labels: LabelKeys,
+    /// Pods may wait for the readiness gate.
+    pub(crate) readiness_gate: bool,
 }
 
 impl Claims {
@@ -58,6 +62,7 @@ impl Claims {
             unclassed: cluster.claim_unclassed,
             ingress_class: cluster.ingress_class.clone(),
             labels: cluster.labels.clone(),
+            readiness_gate: cluster.readiness_gate,
         }
     }
 }

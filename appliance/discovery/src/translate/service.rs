@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use haflinger_core::{Distribution, Exposure, Family, FamilyPolicy, FaultReason, ServiceSpec};
+use haflinger_core::{
+    Distribution, Exposure, Family, FamilyPolicy, FaultReason, LabelPairs, ServiceSpec,
+};
 use ipnet::IpNet;
 
 use super::annotations::Annotations;
@@ -53,6 +55,7 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
         distribution,
         proxy_protocol,
         health_check,
+        selector: pods(spec, claims),
         faults: faults.into_vec(),
     }
 }
@@ -130,6 +133,15 @@ fn wants_client_address(spec: &ServiceSpecBody, faults: &mut Faults) -> bool {
     let choices = [("Cluster", false), ("Local", true)];
     let field = &spec.external_traffic_policy;
     choice("externalTrafficPolicy", field, &choices, faults).unwrap_or_default()
+}
+
+/// `spec.selector`, where pods may wait for us: which services a pod waits for.
+fn pods(spec: &ServiceSpecBody, claims: &Claims) -> LabelPairs {
+    let labels = spec.selector.get().filter(|_| claims.readiness_gate).into_iter().flatten();
+    let pair = |(name, value): (&String, &Lax<String>)| {
+        (name.as_str().into(), value.text().unwrap_or_default().into())
+    };
+    labels.map(pair).collect()
 }
 
 /// `spec.selector`, the same text for the same pods.

@@ -16,6 +16,7 @@ use crate::objects::{
 mod addresses;
 mod l4;
 mod networks;
+mod pods;
 
 fn cluster() -> ClusterSettings {
     ClusterSettings {
@@ -27,6 +28,7 @@ fn cluster() -> ClusterSettings {
         deletions: crate::DeletionLimits::default(),
         labels: LabelKeys::default(),
         pod_routes: RouteOrigin::ALL.to_vec(),
+        readiness_gate: true,
     }
 }
 

@@ -3,13 +3,13 @@
 //! `None` means that the object says nothing to us; the feed then takes back what it said
 //! before.
 
-use haflinger_core::{CertificateRef, ObjectRef, RouteOrigin, SourceId, SourceUpdate};
+use haflinger_core::{CertificateRef, ObjectRef, PodRef, RouteOrigin, SourceId, SourceUpdate};
 
 use super::{Claims, SERVICE_NAME_LABEL};
 use crate::ledger::Watched;
 use crate::objects::{
-    AffinityBody, CiliumNodeBody, IngressBody, Kind, NamespaceBody, NodeBody, Object, SecretBody,
-    ServiceBody, SliceBody,
+    AffinityBody, CiliumNodeBody, IngressBody, Kind, NamespaceBody, NodeBody, Object, PodBody,
+    SecretBody, ServiceBody, SliceBody,
 };
 use crate::settings::ClusterSettings;
 
@@ -65,6 +65,18 @@ pub(crate) fn namespace(
         source: source.clone(),
         name: object.name().into(),
         spec: Some(Box::new(super::namespace(object, &claims.labels))),
+    })
+}
+
+/// A pod is told while it lacks nothing but our gate.
+pub(crate) fn pod(object: &Object<PodBody>, source: &SourceId, _: &Claims) -> Option<SourceUpdate> {
+    Some(SourceUpdate::Pod {
+        pod: PodRef {
+            source: source.clone(),
+            namespace: object.namespace().into(),
+            name: object.name().into(),
+        },
+        spec: Some(Box::new(super::pod(object)?)),
     })
 }
 
@@ -146,6 +158,7 @@ pub fn translate_object(
         Watched::Namespaces => read(json, cluster, namespace),
         Watched::BlockAffinities => read(json, cluster, block_affinity),
         Watched::CiliumNodes => read(json, cluster, cilium_node),
+        Watched::Pods => read(json, cluster, pod),
     }
 }
 

@@ -116,6 +116,7 @@ fn discovery(kubeconfig: &Path) -> haflinger_discovery::Settings {
             claim_unclassed: false,
             ingress_class: "haflinger".into(),
             pod_routes: Vec::new(),
+            readiness_gate: false,
             // Claims delete what they created, which in a cluster of few objects is most of them.
             deletions: haflinger_discovery::DeletionLimits {
                 percent_max: 100,

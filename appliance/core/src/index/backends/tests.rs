@@ -17,6 +17,7 @@ fn spec() -> ServiceSpec {
         distribution: Distribution::Even,
         proxy_protocol: crate::ProxyProtocol::Off,
         health_check: None,
+        selector: Box::default(),
         faults: vec![],
     }
 }
@@ -51,13 +52,13 @@ fn gather(
     failed: impl Fn(&SocketAddr) -> bool,
 ) -> Gathered {
     let gathering = Gathering { spec, zone: None, backends_max: BACKENDS_MAX };
-    gathering.gather(&port(), Family::V4, slices.iter(), failed)
+    gathering.gather(&port(), Family::V4, slices.iter(), failed, |_| false)
 }
 
 /// In the zone `here`.
 fn zoned(spec: &ServiceSpec, slices: &[BackendSlice]) -> Vec<(u8, BackendState, bool)> {
     let gathering = Gathering { spec, zone: Some("here"), backends_max: BACKENDS_MAX };
-    let gathered = gathering.gather(&port(), Family::V4, slices.iter(), |_| false);
+    let gathered = gathering.gather(&port(), Family::V4, slices.iter(), |_| false, |_| false);
     let last = |address: SocketAddr| match address.ip() {
         std::net::IpAddr::V4(v4) => v4.octets()[3],
         std::net::IpAddr::V6(_) => panic!("{address} is not of the slices"),
@@ -120,7 +121,7 @@ fn of_too_many_backends_the_first_by_the_order_of_slices_are_used() {
     let spec = spec();
     let used = |backends_max: usize| {
         let gathering = Gathering { spec: &spec, zone: None, backends_max };
-        let gathered = gathering.gather(&port(), Family::V4, slices.iter(), |_| false);
+        let gathered = gathering.gather(&port(), Family::V4, slices.iter(), |_| false, |_| false);
         (
             gathered.backends.iter().map(|b| b.address.ip().to_string()).collect::<Vec<_>>(),
             gathered.cut,
@@ -282,7 +283,7 @@ proptest! {
         };
         let spec = ServiceSpec { distribution, ..spec() };
         let gathering = Gathering { spec: &spec, zone, backends_max: BACKENDS_MAX };
-        let gathered = gathering.gather(&port(), Family::V4, slices.iter(), failed);
+        let gathered = gathering.gather(&port(), Family::V4, slices.iter(), failed, |_| false);
         let active: Vec<SocketAddr> = gathered
             .backends
             .iter()
