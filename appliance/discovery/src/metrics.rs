@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     synced: IntGaugeVec,
     state_bytes: IntGaugeVec,
     state_failures: IntCounterVec,
+    credentials_loaded: GaugeVec,
+    credentials_failures: IntCounterVec,
     pub(crate) inventory_valid: IntGauge,
     pub(crate) inventory_refusals: IntCounter,
 }
@@ -44,6 +46,8 @@ pub(crate) struct SourceMetrics {
     pub(crate) synced: IntGauge,
     pub(crate) state_bytes: IntGauge,
     pub(crate) state_failures: IntCounter,
+    pub(crate) credentials_loaded: Gauge,
+    pub(crate) credentials_failures: IntCounter,
 }
 
 const BY_KIND: [&str; 2] = ["source", "kind"];
@@ -61,24 +65,8 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
-        let last_event = GaugeVec::new(
-            Opts::new(
-                "haflinger_discovery_last_event_timestamp_seconds",
-                "When the source last said anything about a kind, bookmarks included (Unix time)",
-            ),
-            &BY_KIND,
-        )?;
-        registry.register(Box::new(last_event.clone()))?;
-        let inventory_valid = IntGauge::new(
-            "haflinger_discovery_inventory_valid",
-            "1 while the inventory file as it stands is in use, 0 while a former content is",
-        )?;
-        registry.register(Box::new(inventory_valid.clone()))?;
-        let inventory_refusals = IntCounter::new(
-            "haflinger_discovery_inventory_refusals_total",
-            "Contents of the inventory file that were refused",
-        )?;
-        registry.register(Box::new(inventory_refusals.clone()))?;
+        let time = |name: &str, text: &str, labels: &[&str]| times(registry, name, text, labels);
+        let (inventory_valid, inventory_refusals) = of_inventory(registry)?;
         Ok(Self {
             connected: gauge(
                 "haflinger_discovery_connected",
@@ -112,7 +100,11 @@ impl Metrics {
                  should look whether the cluster has lost its memory",
                 &BY_KIND,
             )?,
-            last_event,
+            last_event: time(
+                "haflinger_discovery_last_event_timestamp_seconds",
+                "When the source last said anything about a kind, bookmarks included (Unix time)",
+                &BY_KIND,
+            )?,
             synced: gauge(
                 "haflinger_discovery_synced",
                 "1 once every kind of a source has been listed in this run",
@@ -126,6 +118,16 @@ impl Metrics {
             state_failures: counter(
                 "haflinger_discovery_state_write_failures_total",
                 "Writes of the state file that failed and are tried again",
+                &BY_SOURCE,
+            )?,
+            credentials_loaded: time(
+                "haflinger_discovery_credentials_loaded_timestamp_seconds",
+                "When the credentials in use were read (Unix time)",
+                &BY_SOURCE,
+            )?,
+            credentials_failures: counter(
+                "haflinger_discovery_credentials_failures_total",
+                "States of the credentials that could not be used; the former ones went on",
                 &BY_SOURCE,
             )?,
             inventory_valid,
@@ -153,6 +155,8 @@ impl Metrics {
             synced: self.synced.with_label_values(&labels),
             state_bytes: self.state_bytes.with_label_values(&labels),
             state_failures: self.state_failures.with_label_values(&labels),
+            credentials_loaded: self.credentials_loaded.with_label_values(&labels),
+            credentials_failures: self.credentials_failures.with_label_values(&labels),
         }
     }
 
@@ -173,5 +177,33 @@ impl Metrics {
         let _ = self.synced.remove_label_values(&labels);
         let _ = self.state_bytes.remove_label_values(&labels);
         let _ = self.state_failures.remove_label_values(&labels);
+        let _ = self.credentials_loaded.remove_label_values(&labels);
+        let _ = self.credentials_failures.remove_label_values(&labels);
     }
+}
+
+/// A family of times.
+fn times(
+    registry: &Registry,
+    name: &str,
+    text: &str,
+    labels: &[&str],
+) -> Result<GaugeVec, prometheus::Error> {
+    let metric = GaugeVec::new(Opts::new(name, text), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn of_inventory(registry: &Registry) -> Result<(IntGauge, IntCounter), prometheus::Error> {
+    let valid = IntGauge::new(
+        "haflinger_discovery_inventory_valid",
+        "1 while the inventory file as it stands is in use, 0 while a former content is",
+    )?;
+    registry.register(Box::new(valid.clone()))?;
+    let refusals = IntCounter::new(
+        "haflinger_discovery_inventory_refusals_total",
+        "Contents of the inventory file that were refused",
+    )?;
+    registry.register(Box::new(refusals.clone()))?;
+    Ok((valid, refusals))
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use haflinger_core::SourceId;
+use haflinger_kubernetes::{CredentialsBoard, CredentialsStatus, Said};
 use serde::Serialize;
 
 use crate::ledger::Watched;
@@ -36,6 +37,9 @@ pub struct SourceStatus {
     /// none is, or while it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirmed_in_secs: Option<u64>,
+    /// What a cluster is spoken to with; absent for the inventory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsStatus>,
     /// By kind.
     pub kinds: BTreeMap<&'static str, KindStatus>,
 }
@@ -83,6 +87,7 @@ struct Told {
 pub(crate) struct Board {
     pub(crate) source: SourceId,
     told: Arc<Mutex<Told>>,
+    credentials: CredentialsBoard,
     kinds: [KindMetrics; Watched::ALL.len()],
     pub(crate) metrics: SourceMetrics,
 }
@@ -92,6 +97,7 @@ impl Board {
         Self {
             source: source.clone(),
             told: Arc::default(),
+            credentials: CredentialsBoard::default(),
             kinds: Watched::ALL.map(|kind| metrics.of_kind(source, kind)),
             metrics: metrics.of_source(source),
         }
@@ -195,6 +201,28 @@ impl Board {
         self.told().error = error;
     }
 
+    /// What became of the credentials of a cluster.
+    pub(crate) fn credentials(&self, said: Said) {
+        self.credentials.note(&said);
+        match said {
+            Said::Taken => {
+                let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.metrics.credentials_loaded.set(unix.as_secs_f64());
+                tracing::info!(source = %self.source, "credentials taken into use");
+            }
+            Said::Refused(error) => {
+                self.metrics.credentials_failures.inc();
+                tracing::warn!(
+                    source = %self.source, error,
+                    "credentials cannot be used; those in use, if any, stay so",
+                );
+            }
+            Said::Settled => {
+                tracing::info!(source = %self.source, "credentials are those in use again");
+            }
+        }
+    }
+
     pub(crate) fn status(&self, now: Instant, watched: &[Watched]) -> SourceStatus {
         let told = self.told();
         let of = |kind: &Watched| told.kinds[kind.index()].clone();
@@ -204,18 +232,22 @@ impl Board {
         let mut kinds: Vec<KindStatus> = watched.iter().map(|kind| of(kind)).collect();
         kinds.sort_by_key(KindStatus::is_sound);
         let first_error = kinds.into_iter().find_map(|kind| kind.last_error);
+        let in_cluster = self.source.cluster_name().is_some();
+        let credentials = in_cluster.then(|| self.credentials.status());
+        let unused = credentials.as_ref().and_then(|known| known.last_error.clone());
         SourceStatus {
             source: self.source.clone(),
             connected: watched.iter().all(|kind| of(kind).is_sound()),
             synced: told.synced,
             restored_from_disk: told.restored,
-            last_error: told.error.clone().or(first_error),
+            last_error: told.error.clone().or(unused).or(first_error),
             last_event_age_secs: told
                 .last_event
                 .map(|at| now.saturating_duration_since(at).as_secs()),
             confirmed_in_secs: told
                 .confirmed_at
                 .map(|at| at.saturating_duration_since(now).as_secs()),
+            credentials,
             kinds: watched.iter().map(|kind| (kind.as_str(), of(kind))).collect(),
         }
     }

@@ -1,12 +1,13 @@
 //! From a kubeconfig to a client.
 
-use std::error::Error as _;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
-use kube::{Client, Config};
+use kube::Client;
+use kube::config::KubeconfigError;
+
+use crate::credentials::Credentials;
+use crate::plugin::PluginError;
 
 /// A server that does not complete TCP and TLS within this time counts as away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,24 +40,33 @@ pub enum ConnectError {
         /// What is wrong with them.
         source: Box<kube::Error>,
     },
+    /// The file with the token cannot be read.
+    #[error("token file {} cannot be used", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// The program that hands out credentials gave none.
+    #[error("the exec plugin of kubeconfig {} gave no credentials", path.display())]
+    Plugin {
+        /// The kubeconfig file.
+        path: PathBuf,
+        /// What it did instead.
+        source: PluginError,
+    },
 }
 
 impl Access {
-    /// A client whose requests fail when the server is silent for `silence`. For watches that
-    /// must be longer than the watch's own timeout.
-    ///
-    /// # Errors
-    /// [`ConnectError`] when the kubeconfig cannot be used. An unreachable server is no error
-    /// here: the first request says so.
-    pub async fn connect(&self, silence: Duration) -> Result<Client, ConnectError> {
-        let refused = |source| ConnectError::Kubeconfig {
-            path: self.kubeconfig.clone(),
-            source: Box::new(source),
-        };
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).map_err(refused)?;
-        let options = KubeConfigOptions { context: self.context.clone(), ..Default::default() };
-        let mut config =
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(refused)?;
+    /// A client with these credentials, whose requests fail when the server is silent for
+    /// `silence`.
+    pub(crate) fn build(
+        &self,
+        read: &Credentials,
+        silence: Duration,
+    ) -> Result<Client, ConnectError> {
+        let mut config = read.config.clone();
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.read_timeout = Some(silence);
         // Otherwise the time for which a pooled connection lay idle counts as silence.
@@ -68,15 +78,22 @@ impl Access {
             source: Box::new(source),
         })
     }
+}
 
-    /// Changes when the kubeconfig file's content does: rotated credentials need a new client.
-    /// `None` while the file cannot be read; then the old client stays.
-    pub fn fingerprint(&self) -> Option<u64> {
-        let content = std::fs::read(&self.kubeconfig).ok()?;
-        let mut hasher = DefaultHasher::new();
-        content.hash(&mut hasher);
-        Some(hasher.finish())
+/// An error with its causes, for an operator.
+pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    // Layers repeat each other's text: only what is new is appended.
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = inner.source();
     }
+    text
 }
 
 /// One line for an operator: what failed, down to the first cause, with a remedy where the
@@ -92,43 +109,13 @@ pub fn describe(error: &kube::Error) -> String {
             let message = if status.message.is_empty() { &status.reason } else { &status.message };
             format!("the API server answered {}: {message}{remedy}", status.code)
         }
-        other => {
-            let mut text = other.to_string();
-            let mut cause = other.source();
-            // Layers repeat each other's text: only what is new is appended.
-            while let Some(inner) = cause {
-                let words = inner.to_string();
-                if !text.contains(&words) {
-                    text.push_str(": ");
-                    text.push_str(&words);
-                }
-                cause = inner.source();
-            }
-            text
-        }
+        other => explain(other),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn access(content: &str) -> (tempfile::TempDir, Access) {
-        let dir = tempfile::tempdir().unwrap();
-        let kubeconfig = dir.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, content).unwrap();
-        (dir, Access { kubeconfig, context: None })
-    }
-
-    #[test]
-    fn rotated_credentials_change_the_fingerprint() {
-        let (_dir, access) = access("a");
-        let before = access.fingerprint();
-        std::fs::write(&access.kubeconfig, "b").unwrap();
-        assert_ne!(before, access.fingerprint());
-        std::fs::remove_file(&access.kubeconfig).unwrap();
-        assert_eq!(access.fingerprint(), None);
-    }
 
     #[test]
     fn a_refusal_for_lack_of_rights_names_the_remedy() {

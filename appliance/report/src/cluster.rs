@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use haflinger_core::Snapshot;
-use haflinger_kubernetes::Pace;
+use haflinger_kubernetes::{Moved, Pace, Said, explain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,9 +16,6 @@ use crate::writer::Writer;
 /// Waits between attempts to read a kubeconfig that cannot be used.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-
-/// How often a changed kubeconfig is looked for. Tokens rotate by the hour.
-const ROTATION_CHECK: Duration = Duration::from_secs(10);
 
 /// No answer for this long is a failure. Requests here are small.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -34,25 +31,28 @@ pub(crate) async fn run(
 ) {
     let mut pace = Pace::new(RETRY_FIRST, RETRY_MAX);
     while !stop.is_cancelled() {
-        let fingerprint = settings.access().fingerprint();
-        match settings.access().connect(SILENCE_MAX).await {
-            Ok(client) => {
+        match settings.access().open(SILENCE_MAX).await {
+            Ok((client, mut keeper)) => {
                 pace.succeeded();
+                board.credentials(Said::Taken);
+                board.lease_error(None);
                 let turn = stop.child_token();
                 let writer =
                     Writer::new(settings.source(), client.clone(), &identity, board.clone());
                 let election = lease::stand(client, &settings, &identity, &leader, &board, &turn);
                 let writing = writer.run(snapshots.clone(), leader.subscribe(), &turn);
-                let rotation = async {
-                    until_rotated(&settings, fingerprint, &turn).await;
-                    turn.cancel();
+                let credentials = async {
+                    tokio::select! {
+                        Moved = keeper.follow(|said| board.credentials(said)) => turn.cancel(),
+                        () = turn.cancelled() => {}
+                    }
                 };
-                tokio::join!(election, writing, rotation);
+                tokio::join!(election, writing, credentials);
                 board.pending(0);
             }
             Err(error) => {
-                let detail = std::error::Error::source(&error).map(ToString::to_string);
-                let text = format!("{error}: {}", detail.unwrap_or_default());
+                let text = explain(&error);
+                board.credentials(Said::Refused(text.clone()));
                 let wait = pace.after_failure(rand::random());
                 tracing::warn!(cluster = %board.cluster, error = text, "no client for the cluster");
                 board.lease_error(Some(text));
@@ -61,28 +61,6 @@ pub(crate) async fn run(
                     () = stop.cancelled() => {}
                 }
             }
-        }
-    }
-}
-
-/// Ready when the kubeconfig holds something else, or the turn is over.
-async fn until_rotated(
-    settings: &ClusterSettings,
-    fingerprint: Option<u64>,
-    turn: &CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = turn.cancelled() => return,
-            () = tokio::time::sleep(ROTATION_CHECK) => {}
-        }
-        let access = settings.access();
-        let now = tokio::task::spawn_blocking(move || access.fingerprint()).await;
-        if let Ok(Some(now)) = now
-            && Some(now) != fingerprint
-        {
-            tracing::info!(cluster = settings.name, "kubeconfig changed; connecting anew");
-            return;
         }
     }
 }

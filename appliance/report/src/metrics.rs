@@ -1,6 +1,6 @@
 //! Metrics of report. Labels are bounded: configured clusters and a few results.
 
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// All families; cheap to clone.
 #[derive(Clone, Debug)]
@@ -10,6 +10,8 @@ pub(crate) struct Metrics {
     writes: IntCounterVec,
     events: IntCounterVec,
     lease_failures: IntCounterVec,
+    credentials_loaded: GaugeVec,
+    credentials_failures: IntCounterVec,
 }
 
 impl Metrics {
@@ -24,6 +26,14 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
+        let credentials_loaded = GaugeVec::new(
+            Opts::new(
+                "haflinger_report_credentials_loaded_timestamp_seconds",
+                "When the credentials in use were read (Unix time)",
+            ),
+            &["cluster"],
+        )?;
+        registry.register(Box::new(credentials_loaded.clone()))?;
         Ok(Self {
             leader: gauge("haflinger_report_leader", "1 while this host is the elected one")?,
             pending: gauge(
@@ -43,6 +53,12 @@ impl Metrics {
             lease_failures: counter(
                 "haflinger_report_lease_failures_total",
                 "Requests of the election that failed",
+                &["cluster"],
+            )?,
+            credentials_loaded,
+            credentials_failures: counter(
+                "haflinger_report_credentials_failures_total",
+                "States of the credentials that could not be used; the former ones went on",
                 &["cluster"],
             )?,
         })
@@ -68,6 +84,14 @@ impl Metrics {
         self.lease_failures.with_label_values(&[cluster]).inc();
     }
 
+    pub(crate) fn credentials_loaded(&self, cluster: &str, unix_secs: f64) {
+        self.credentials_loaded.with_label_values(&[cluster]).set(unix_secs);
+    }
+
+    pub(crate) fn credentials_failed(&self, cluster: &str) {
+        self.credentials_failures.with_label_values(&[cluster]).inc();
+    }
+
     /// A cluster is no longer configured. Removing a series that was never touched is an
     /// error of no interest.
     pub(crate) fn forget(&self, cluster: &str) {
@@ -80,6 +104,9 @@ impl Metrics {
         for result in ["told", "postponed", "failed"] {
             let _ = self.events.remove_label_values(&[cluster, result]);
         }
-        let _ = self.lease_failures.remove_label_values(&[cluster]);
+        for counter in [&self.lease_failures, &self.credentials_failures] {
+            let _ = counter.remove_label_values(&[cluster]);
+        }
+        let _ = self.credentials_loaded.remove_label_values(&[cluster]);
     }
 }

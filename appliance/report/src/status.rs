@@ -1,7 +1,9 @@
 //! What report says about itself.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use haflinger_kubernetes::{CredentialsBoard, CredentialsStatus, Said};
 use serde::Serialize;
 
 use crate::metrics::Metrics;
@@ -30,6 +32,8 @@ pub struct ClusterReport {
     pub lease_error: Option<String>,
     /// What went wrong last with a status or an event, until one works again.
     pub write_error: Option<String>,
+    /// What the cluster is spoken to with.
+    pub credentials: CredentialsStatus,
 }
 
 /// Where the tasks of one cluster say how they are; cheap to clone.
@@ -37,6 +41,7 @@ pub struct ClusterReport {
 pub(crate) struct Board {
     pub(crate) cluster: Arc<str>,
     told: Arc<Mutex<ClusterReport>>,
+    credentials: CredentialsBoard,
     pub(crate) metrics: Metrics,
 }
 
@@ -44,7 +49,12 @@ impl Board {
     pub(crate) fn new(cluster: &str, metrics: &Metrics) -> Self {
         let told = ClusterReport { cluster: cluster.to_owned(), ..ClusterReport::default() };
         metrics.leader(cluster).set(0);
-        Self { cluster: cluster.into(), told: Arc::new(Mutex::new(told)), metrics: metrics.clone() }
+        Self {
+            cluster: cluster.into(),
+            told: Arc::new(Mutex::new(told)),
+            credentials: CredentialsBoard::default(),
+            metrics: metrics.clone(),
+        }
     }
 
     /// Nothing panics while holding the lock; plain data stays usable anyway.
@@ -77,7 +87,29 @@ impl Board {
         self.told().write_error = error;
     }
 
+    /// What became of the credentials.
+    pub(crate) fn credentials(&self, said: Said) {
+        self.credentials.note(&said);
+        match said {
+            Said::Taken => {
+                let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.metrics.credentials_loaded(&self.cluster, unix.as_secs_f64());
+                tracing::info!(cluster = %self.cluster, "credentials taken into use");
+            }
+            Said::Refused(error) => {
+                self.metrics.credentials_failed(&self.cluster);
+                tracing::warn!(
+                    cluster = %self.cluster, error,
+                    "credentials cannot be used; those in use, if any, stay so",
+                );
+            }
+            Said::Settled => {
+                tracing::info!(cluster = %self.cluster, "credentials are those in use again");
+            }
+        }
+    }
+
     pub(crate) fn status(&self) -> ClusterReport {
-        self.told().clone()
+        ClusterReport { credentials: self.credentials.status(), ..self.told().clone() }
     }
 }

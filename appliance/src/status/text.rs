@@ -108,8 +108,8 @@ fn sources(status: &Status) -> Columns {
             (Some(holder), false) => format!("{holder} writes"),
             (None, false) => "nobody writes".to_owned(),
         };
-        let error = cluster.lease_error.clone().or_else(|| cluster.write_error.clone());
-        let error = error.unwrap_or_default();
+        let errors = [&cluster.lease_error, &cluster.write_error, &cluster.credentials.last_error];
+        let error = errors.into_iter().flatten().next().cloned().unwrap_or_default();
         let pending = format!("{} writes pending", cluster.pending);
         columns.row([format!("cluster/{}", cluster.cluster), writer, pending, error]);
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cluster task ── a watch for each kind ──Heard──> feed
-//!      ^ new settings, changed kubeconfig: all watches start again with a new client
+//!      ^ new settings, another server: all watches start again with a new client
+//!      ^ new credentials: the watches go on, and sign in with them from their next request on
 //! ```
 //!
 //! While the API is away the last state stands. Nothing is ever written to the API here.
@@ -13,7 +14,7 @@ mod watch;
 use std::time::Duration;
 
 use haflinger_core::{RouteOrigin, SourceId, SourceUpdate};
-use haflinger_kubernetes::{EDGE_READY_SELECTOR, Pace, describe};
+use haflinger_kubernetes::{EDGE_READY_SELECTOR, Keeper, Moved, Pace, Said, describe, explain};
 use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
@@ -33,9 +34,6 @@ use watch::{SILENCE_MAX, Watch};
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// How often a changed kubeconfig is looked for. Tokens rotate by the hour.
-const ROTATION_CHECK: Duration = Duration::from_secs(10);
-
 /// The first minor release whose streaming lists are on by default and stay on (1.34).
 const STREAMING_SINCE_MINOR: u32 = 34;
 
@@ -50,37 +48,40 @@ pub(crate) async fn run(
     let mut pace = Pace::new(RETRY_FIRST, RETRY_MAX);
     while !shutdown.is_cancelled() {
         let current = settings.borrow_and_update().clone();
-        let fingerprint = current.access().fingerprint();
-        match connect(&current).await {
-            Ok((client, streaming)) => {
-                pace.succeeded();
-                board.error(None);
+        match current.access().open(SILENCE_MAX).await {
+            Ok((client, mut keeper)) => {
+                board.credentials(Said::Taken);
                 let stop = shutdown.child_token();
-                let watches = Watches {
-                    client,
-                    streaming,
-                    claims: Claims::of(&current),
-                    pod_routes: current.pod_routes.clone(),
-                    source: current.source(),
-                    heard: heard.clone(),
-                    relists: relists.clone(),
-                    board: board.clone(),
-                    stop: stop.clone(),
+                let mut tasks = JoinSet::new();
+                let reason = tokio::select! {
+                    reason = until_changed(&mut settings, &current, &shutdown) => reason,
+                    reason = until_moved(&mut keeper, &board) => reason,
+                    () = async {
+                        let streaming = reach(&client, &board, &mut pace).await;
+                        let watches = Watches {
+                            client: client.clone(),
+                            streaming,
+                            claims: Claims::of(&current),
+                            pod_routes: current.pod_routes.clone(),
+                            source: current.source(),
+                            heard: heard.clone(),
+                            relists: relists.clone(),
+                            board: board.clone(),
+                            stop: stop.clone(),
+                        };
+                        watches.start(&mut tasks);
+                        std::future::pending().await
+                    } => "",
                 };
-                let mut tasks = watches.start();
-                let reason = until_changed(&mut settings, &current, fingerprint, &shutdown).await;
                 tracing::info!(source = %board.source, reason, "watches end");
                 stop.cancel();
                 while tasks.join_next().await.is_some() {}
                 board.disconnected();
             }
             Err(error) => {
-                let wait = pace.after_failure(rand::random());
-                tracing::warn!(
-                    source = %board.source, error, retry_ms = wait.as_millis(),
-                    "cluster cannot be reached; the last state stands",
-                );
-                board.error(Some(error));
+                let text = explain(&error);
+                board.credentials(Said::Refused(text.clone()));
+                let wait = failed(text, &board, &mut pace);
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     _ = settings.changed() => pace.succeeded(),
@@ -91,28 +92,42 @@ pub(crate) async fn run(
     }
 }
 
-/// A client that has reached its server once, and whether the server streams lists.
-async fn connect(settings: &ClusterSettings) -> Result<(Client, bool), String> {
-    let client = settings.access().connect(SILENCE_MAX).await.map_err(|error| {
-        let detail = std::error::Error::source(&error).map(ToString::to_string);
-        format!("{error}: {}", detail.unwrap_or_default())
-    })?;
-    let streaming = match client.apiserver_version().await {
-        Ok(version) => {
-            let minor = version.minor.trim_end_matches('+').parse().unwrap_or(0);
-            version.major == "1" && minor >= STREAMING_SINCE_MINOR
-        }
-        // The version may be withheld from us; the lists need not be.
-        Err(kube::Error::Api(status)) if status.code == 403 => false,
-        Err(error) => return Err(describe(&error)),
-    };
-    Ok((client, streaming))
+/// Says what failed; how long to wait before it is tried again.
+fn failed(error: String, board: &Board, pace: &mut Pace) -> Duration {
+    let wait = pace.after_failure(rand::random());
+    tracing::warn!(
+        source = %board.source, error, retry_ms = wait.as_millis(),
+        "cluster cannot be reached; the last state stands",
+    );
+    board.error(Some(error));
+    wait
+}
+
+/// Asks the server until it answers; whether it streams lists.
+async fn reach(client: &Client, board: &Board, pace: &mut Pace) -> bool {
+    loop {
+        let streaming = match client.apiserver_version().await {
+            Ok(version) => {
+                let minor = version.minor.trim_end_matches('+').parse().unwrap_or(0);
+                version.major == "1" && minor >= STREAMING_SINCE_MINOR
+            }
+            // The version may be withheld from us; the lists need not be.
+            Err(kube::Error::Api(status)) if status.code == 403 => false,
+            Err(error) => {
+                let wait = failed(describe(&error), board, pace);
+                tokio::time::sleep(wait).await;
+                continue;
+            }
+        };
+        pace.succeeded();
+        board.error(None);
+        return streaming;
+    }
 }
 
 async fn until_changed(
     settings: &mut channel::Receiver<ClusterSettings>,
     current: &ClusterSettings,
-    fingerprint: Option<u64>,
     shutdown: &CancellationToken,
 ) -> &'static str {
     loop {
@@ -124,17 +139,13 @@ async fn until_changed(
                 // The owner of the settings is gone, so the daemon is going.
                 Err(_) => return "settings ended",
             },
-            () = tokio::time::sleep(ROTATION_CHECK) => {
-                let access = current.access();
-                let now = tokio::task::spawn_blocking(move || access.fingerprint()).await;
-                if let Ok(Some(now)) = now
-                    && Some(now) != fingerprint
-                {
-                    return "kubeconfig changed";
-                }
-            }
         }
     }
+}
+
+async fn until_moved(keeper: &mut Keeper, board: &Board) -> &'static str {
+    let Moved = keeper.follow(|said| board.credentials(said)).await;
+    "the kubeconfig names another server"
 }
 
 struct Watches {
@@ -150,30 +161,28 @@ struct Watches {
 }
 
 impl Watches {
-    fn start(self) -> JoinSet<()> {
-        let mut tasks = JoinSet::new();
+    fn start(self, tasks: &mut JoinSet<()>) {
         let of_services = Some(Selector::Label(SERVICE_NAME_LABEL));
         let tls = Some(Selector::Field("type=kubernetes.io/tls"));
-        self.spawn(&mut tasks, Watched::Services, None, update::service);
-        self.spawn(&mut tasks, Watched::Slices, of_services, update::slice);
-        self.spawn(&mut tasks, Watched::Nodes, None, update::node);
-        self.spawn(&mut tasks, Watched::Ingresses, None, update::ingress);
-        self.spawn(&mut tasks, Watched::Certificates, tls, update::certificate);
+        self.spawn(tasks, Watched::Services, None, update::service);
+        self.spawn(tasks, Watched::Slices, of_services, update::slice);
+        self.spawn(tasks, Watched::Nodes, None, update::node);
+        self.spawn(tasks, Watched::Ingresses, None, update::ingress);
+        self.spawn(tasks, Watched::Certificates, tls, update::certificate);
         let gated = Some(Selector::Label(EDGE_READY_SELECTOR));
         self.board.wanted(Watched::Pods, self.claims.readiness_gate);
         if self.claims.readiness_gate {
-            self.spawn(&mut tasks, Watched::Pods, gated, update::pod);
+            self.spawn(tasks, Watched::Pods, gated, update::pod);
         } else {
-            self.leave_out(&mut tasks, Watched::Pods);
+            self.leave_out(tasks, Watched::Pods);
         }
         if self.claims.labels.namespaces.is_empty() {
-            self.leave_out(&mut tasks, Watched::Namespaces);
+            self.leave_out(tasks, Watched::Namespaces);
         } else {
-            self.spawn(&mut tasks, Watched::Namespaces, None, update::namespace);
+            self.spawn(tasks, Watched::Namespaces, None, update::namespace);
         }
-        self.spawn_optional(&mut tasks, Watched::BlockAffinities, update::block_affinity);
-        self.spawn_optional(&mut tasks, Watched::CiliumNodes, update::cilium_node);
-        tasks
+        self.spawn_optional(tasks, Watched::BlockAffinities, update::block_affinity);
+        self.spawn_optional(tasks, Watched::CiliumNodes, update::cilium_node);
     }
 
     /// A kind that the settings leave out is nothing to wait for. What is known of it from an
