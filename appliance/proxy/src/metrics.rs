@@ -95,6 +95,13 @@ impl Registrar<'_> {
         Ok(counter)
     }
 
+    fn durations(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+        let options = HistogramOpts::new(name, help).buckets(DURATION_BUCKETS.to_vec());
+        let histogram = Histogram::with_opts(options)?;
+        self.0.register(Box::new(histogram.clone()))?;
+        Ok(histogram)
+    }
+
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
         let gauge = IntGauge::new(name, help)?;
         self.0.register(Box::new(gauge.clone()))?;
@@ -106,14 +113,6 @@ impl Metrics {
     /// Registers everything.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let make = Registrar(registry);
-        let duration = Histogram::with_opts(
-            HistogramOpts::new(
-                "haflinger_proxy_request_duration_seconds",
-                "Time from a request's header to the end of its response.",
-            )
-            .buckets(DURATION_BUCKETS.to_vec()),
-        )?;
-        registry.register(Box::new(duration.clone()))?;
         let connections = IntGaugeVec::new(
             Opts::new("haflinger_proxy_connections", "Client connections open now."),
             &["listener"],
@@ -130,7 +129,10 @@ impl Metrics {
             &["stage"],
         )?;
         Ok(Self {
-            duration,
+            duration: make.durations(
+                "haflinger_proxy_request_duration_seconds",
+                "Time from a request's header to the end of its response.",
+            )?,
             connections,
             requests: make.counters(
                 "haflinger_proxy_requests_total",
