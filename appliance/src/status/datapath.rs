@@ -1,7 +1,7 @@
 //! The XDP data path in the status for people.
 
 use haflinger_xdp::XdpStatus;
-use haflinger_xdp::seeing::drops;
+use haflinger_xdp::seeing::{Reason, drops};
 
 use super::columns::Columns;
 use super::text::word;
@@ -61,7 +61,13 @@ fn dropped(xdp: &XdpStatus) -> Vec<String> {
     let mut counted: Vec<_> = counted.filter(|(count, _)| **count > 0).collect();
     counted.sort_by_key(|(count, _)| std::cmp::Reverse(**count));
     counted.truncate(DROPS_SHOWN);
-    counted.into_iter().map(|(count, reason)| format!("{count} {}", reason.name)).collect()
+    let rate = |name: &str| match xdp.reasons_per_second.get(name) {
+        Some(rate) => format!(" ({rate} a second)"),
+        None => String::new(),
+    };
+    let told =
+        |(count, reason): (&u64, &Reason)| format!("{count} {}{}", reason.name, rate(reason.name));
+    counted.into_iter().map(told).collect()
 }
 
 #[cfg(test)]
@@ -114,11 +120,12 @@ mod tests {
         xdp.capacities.established_flows = 2000;
         let counted = [("forwarded", 99), ("reset", 9), ("malformed", 1), ("no_route", 5)];
         xdp.reasons = counted.map(|(name, count)| (name.to_owned(), count)).into();
+        xdp.reasons_per_second = [("no_route".to_owned(), 2)].into();
         assert_eq!(
             text(&xdp),
             "\nXDP\n  eth0  native\n  eth1  not attached  there is no such interface\n  \
              flows: 3 opening (room for 1000), 34 others (room for 2000), 7 new a second\n  \
-             dropped since the program was loaded: 5 no_route, 1 malformed\n"
+             dropped since the program was loaded: 5 no_route (2 a second), 1 malformed\n"
         );
         xdp.ways_not_remembered = Some("it is too old".to_owned());
         let line = "  the kernel is asked for the way of every packet: it is too old\n";

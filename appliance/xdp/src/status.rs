@@ -52,6 +52,8 @@ pub struct XdpStatus {
     pub reasons: BTreeMap<String, u64>,
     /// The same a second, over the last five or so; those that did not come are left out.
     pub reasons_per_second: BTreeMap<String, u64>,
+    /// Whether packets are being traced.
+    pub tracing: bool,
     /// Services in the maps.
     pub services: Vec<ServiceReport>,
     /// Services that have no room there.
@@ -80,6 +82,7 @@ impl XdpStatus {
             next_hops: 0,
             reasons: BTreeMap::new(),
             reasons_per_second: BTreeMap::new(),
+            tracing: false,
             services: Vec::new(),
             refused: Vec::new(),
         };
@@ -103,6 +106,7 @@ impl XdpStatus {
         self.ways_not_remembered.clone_from(&engine.forgetful);
         self.next_hops = lock(&engine.neighbours).1.kept();
         let control = lock(&engine.control);
+        self.tracing = control.traces();
         self.fill = control.fill().into();
         self.sources = control.source_pools();
         self.refused = control.refusals();

@@ -7,6 +7,7 @@ mod held;
 mod modes;
 mod mtu;
 mod packets;
+mod seeing;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use super::sample::{SOON, same_pods};
 pub(super) const ALL: &[Scenario<Line>] = &[
     modes::SCENARIO,
     packets::SCENARIO,
+    seeing::SCENARIO,
     mtu::SCENARIO,
     checks::SCENARIO,
     held::SCENARIO,

@@ -169,15 +169,26 @@ impl Edge {
 
     /// What `haflinger status -o json` says.
     pub fn status(&self) -> Result<Value> {
+        self.ask(&["status"])
+    }
+
+    /// What a command of `haflinger` answers with `-o json`.
+    pub fn ask(&self, command: &[&str]) -> Result<Value> {
+        let output = self.question(command)?.output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "haflinger {}: {stderr}", command.join(" "));
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("read the answer to haflinger {}", command.join(" ")))
+    }
+
+    /// A command of `haflinger` that asks this daemon for JSON.
+    pub fn question(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = self.namespace.command(&binary()?.display().to_string())?;
         without_own_variables(&mut command);
         // By its socket, so that it can be asked with a bad file in place too.
         let socket = self.directory().join("run/admin.sock");
-        command.args(["status", "-o", "json", "--socket"]).arg(socket);
-        let output = command.output()?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "haflinger status: {stderr}");
-        serde_json::from_slice(&output.stdout).context("read the status")
+        command.args(arguments).args(["-o", "json", "--socket"]).arg(socket);
+        Ok(command)
     }
 
     /// Status and body of one GET on the daemon's HTTP port.

@@ -231,6 +231,11 @@ impl Control {
         self.write_settings();
     }
 
+    /// Whether packets are being traced.
+    pub(crate) fn traces(&self) -> bool {
+        self.settings.trace_one_in > 0
+    }
+
     fn write_settings(&mut self) {
         // An address that an earlier run found stands until a route names another.
         if let Some(own) = self.selves.v4() {
