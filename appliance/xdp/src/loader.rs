@@ -280,14 +280,19 @@ fn explain(error: &libbpf_rs::Error) -> LoadError {
             let last = &log[log.len().saturating_sub(LOG_LINES)..];
             LoadError::Rejected(format!("{error}\n{}", last.join("\n")))
         }
-        _ => {
-            let failed = lines.iter().find(|line| line.contains("failed to create")).copied();
-            match failed {
-                Some(line) => LoadError::Kernel { what: "a kind of map", detail: line.to_owned() },
-                None => other(error),
-            }
-        }
+        _ => lacking(&lines).unwrap_or_else(|| other(error)),
     }
+}
+
+/// What the kernel was built without, as libbpf tells it.
+fn lacking(lines: &[&str]) -> Option<LoadError> {
+    let said = |words: &str| lines.iter().find(|line| line.contains(words));
+    let (what, line) = match (said("kernel BTF"), said("failed to create")) {
+        (Some(line), _) => ("type information of its own (CONFIG_DEBUG_INFO_BTF)", line),
+        (None, Some(line)) => ("a kind of map", line),
+        (None, None) => return None,
+    };
+    Some(LoadError::Kernel { what, detail: line.trim().to_owned() })
 }
 
 /// Capabilities that loading, attaching and redirecting take, and where they stand in the mask.

@@ -48,6 +48,19 @@ fn a_restart_keeps_the_links_and_puts_the_new_program_into_them() {
     });
 }
 
+#[test]
+fn a_kernel_without_type_information_is_named() {
+    in_namespaces(|| async {
+        // As on a kernel that was built without it: seen by this thread alone.
+        run("mount -t tmpfs none /sys/kernel/btf");
+        let (running, fault) = Running::start(settings(), &[]).await;
+        let fault = fault.unwrap();
+        assert!(fault.contains("lacks type information of its own"), "{fault}");
+        run("umount /sys/kernel/btf");
+        running.stop().await;
+    });
+}
+
 /// Identifiers of the XDP links of this network namespace.
 fn links() -> Vec<String> {
     let shown =
