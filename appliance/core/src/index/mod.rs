@@ -19,10 +19,12 @@ mod forwarding;
 mod gates;
 mod http;
 mod network;
+mod reach;
 mod reports;
 mod routes;
 mod services;
 mod slices;
+mod stand_ins;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +38,8 @@ use self::forwarding::DataPath;
 use self::gates::Gates;
 use self::http::IngressEntry;
 use self::network::Hostnames;
+use self::reach::Reachability;
+pub use self::reach::{Fallback, REACH_MAX};
 use self::routes::PodNetworks;
 pub use self::services::Movement;
 use self::services::ServiceEntry;
@@ -65,6 +69,7 @@ pub struct Index {
     claims: Claims,
     networks: PodNetworks,
     gates: Gates,
+    reach: Reachability,
     hostnames: Hostnames,
     /// Ingresses served on each address.
     sites: BTreeMap<IpAddr, BTreeSet<ObjectRef>>,
@@ -128,6 +133,7 @@ impl Index {
             Update::Synced(source) => drop(self.synced.insert(source)),
             Update::Retired(source) => self.retire(&source),
             Update::Health { probe, healthy } => self.note_health(probe, healthy),
+            Update::Reach { address, asked, reached } => self.note_reach(address, asked, reached),
             Update::Bound { address, bound } => {
                 let changed = match bound {
                     true => self.bound.insert(address),
@@ -162,8 +168,11 @@ impl Index {
                 }
             }
             SourceUpdate::Node { source, name, spec } => {
-                let spec = spec.map(|spec| *spec);
-                let touched = self.networks.note_node((source, name), spec, &self.policy);
+                let (key, spec) = ((source, name), spec.map(|spec| *spec));
+                if !self.networks.leads_alike(&key, spec.as_ref()) {
+                    self.note_nodes(&key.0);
+                }
+                let touched = self.networks.note_node(key, spec, &self.policy);
                 self.publish_routes(touched);
             }
             SourceUpdate::PodNetwork { source, origin, name, spec } => {
@@ -208,7 +217,8 @@ impl Index {
         self.dirty.addresses.extend(&new.shared_http_addresses);
         self.dirty.vips.extend(self.published.vips.keys());
         let forwarding = |policy: &Policy| (policy.default_mode, policy.timeouts, policy.xdp);
-        if forwarding(old) != forwarding(new) || old.zone != new.zone {
+        let led = |policy: &Policy| (policy.zone.clone(), policy.fallback);
+        if forwarding(old) != forwarding(new) || led(old) != led(new) {
             self.dirty.services.extend(self.services.keys().cloned());
         }
         let gated = old.gated != new.gated;

@@ -69,6 +69,22 @@ impl PodNetworks {
         self.derive(&key, policy)
     }
 
+    /// The nodes of a cluster, by name.
+    pub(super) fn nodes<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a NodeSpec)> {
+        let first = (source.clone(), Arc::from(""));
+        let from = self.nodes.range(first..);
+        from.take_while(move |(key, _)| key.0 == *source).map(|(key, spec)| (&key.1, spec))
+    }
+
+    /// Whether a node, as it is and as it will be, takes packets for its ports alike.
+    pub(super) fn leads_alike(&self, key: &NodeKey, next: Option<&NodeSpec>) -> bool {
+        let led = |node: &NodeSpec| (node.addresses.clone(), node.not_ready, node.excluded);
+        self.nodes.get(key).map(led) == next.map(led)
+    }
+
     /// Notes an object of a pod network; returns the networks whose route may have changed.
     pub(super) fn note_object(
         &mut self,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::backends::{Gathering, backends_max};
 use super::forwarding::Reach;
+use super::reach::Asked;
 use super::slices::Slices;
 use super::{Index, Want, WantedPort, put};
 use crate::forwarding::{Change, ForwardingTable, Starts, TableSettings, TableView};
@@ -25,6 +26,8 @@ pub(super) struct ServiceEntry {
     targets: Box<[Target]>,
     pub(super) keys: Box<[ServiceKey]>,
     probes: Box<[ProbeKey]>,
+    /// Addresses of which it has to be known whether they are reached.
+    asked: Box<[SocketAddr]>,
     /// Ports of its addresses that another object serves.
     pub(super) taken: Box<[ServiceKey]>,
     pub(super) faults: Vec<SourceFault>,
@@ -142,7 +145,10 @@ impl Index {
                 if gathered.port_unmatched {
                     next.faults.push(unmatched(port));
                 }
-                self.update_target(&target, gathered.backends, now_secs);
+                let (backends, fault) =
+                    self.lead(&target, spec, port, gathered.backends, &mut next.asked);
+                next.faults.extend(fault);
+                self.update_target(&target, backends, now_secs);
                 next.targets.insert(target);
             }
         }
@@ -173,7 +179,10 @@ impl Index {
         for target in &next.targets {
             let Some(set) = self.published.targets.get(target) else { continue };
             let ways = self.ways_to(target, entry, spec, &next.keys);
-            let alive = |backend: &&Backend| !backend.reasons.contains(&StateReason::Terminated);
+            // What a node's port leads to, the node knows.
+            let never = [StateReason::Terminated, StateReason::NodePort];
+            let alive =
+                |backend: &&Backend| !backend.reasons.iter().any(|reason| never.contains(reason));
             for backend in set.backends.iter().filter(alive) {
                 let probe = ProbeKey { object: object.clone(), backend: backend.address };
                 probes.entry(probe).or_default().extend(&ways);
@@ -318,6 +327,7 @@ impl Index {
         for target in entry.targets.iter().filter(|known| !next.targets.contains(known)) {
             self.published.targets.remove(target);
             self.tables.remove(target);
+            self.reach.forget(target);
             self.dirty.changed = true;
         }
         for probe in entry.probes.iter().filter(|known| !next.probes.contains(known)) {
@@ -335,6 +345,7 @@ impl Index {
         }
         let sites = entry.users.iter().filter_map(|user| self.ingresses.get(user));
         self.dirty.vips.extend(sites.flat_map(|site| &site.addresses));
+        entry.asked = self.replace_asked(object, &entry.asked, next.asked);
         entry.keys = next.keys.into_iter().collect();
         entry.targets = next.targets.into_iter().collect();
         entry.probes = next.probes.into_iter().collect();
@@ -381,6 +392,7 @@ struct Derived {
     keys: BTreeSet<ServiceKey>,
     probes: BTreeSet<ProbeKey>,
     taken: BTreeSet<ServiceKey>,
+    asked: Asked,
     faults: Vec<SourceFault>,
 }
 

@@ -12,6 +12,7 @@ use crate::{
 
 mod contract;
 mod forwarding;
+mod reach;
 
 /// The first address.
 pub(super) const VIP: &str = "192.0.2.7";
@@ -40,6 +41,7 @@ pub(super) fn policy() -> Arc<Policy> {
         zone: None,
         pod_routes: BTreeMap::new(),
         gated: BTreeSet::new(),
+        fallback: true,
     })
 }
 
@@ -48,7 +50,13 @@ pub(super) fn object(name: &str) -> ObjectRef {
 }
 
 fn port(name: &str, port: u16) -> ServicePort {
-    ServicePort { name: name.into(), port, protocol: Protocol::Tcp, app_protocol: None }
+    ServicePort {
+        name: name.into(),
+        port,
+        protocol: Protocol::Tcp,
+        app_protocol: None,
+        node_port: None,
+    }
 }
 
 pub(super) fn service(recorded: &[&str]) -> ServiceSpec {
@@ -66,6 +74,8 @@ pub(super) fn service(recorded: &[&str]) -> ServiceSpec {
         algorithm: Algorithm::Hash,
         limits: ConnectionLimits::default(),
         timeouts: TimeoutRequest::default(),
+        destination: None,
+        local_traffic: false,
         publish_not_ready: false,
         distribution: crate::Distribution::Even,
         proxy_protocol: ProxyProtocol::Off,

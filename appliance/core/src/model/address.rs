@@ -40,6 +40,9 @@ pub struct Policy {
     pub pod_routes: BTreeMap<SourceId, Vec<RouteOrigin>>,
     /// Clusters whose pods may wait for the readiness gate.
     pub gated: BTreeSet<SourceId>,
+    /// Pods are probed, and nodes' ports stand in for those that cannot be reached, for services
+    /// that do not ask for anything else.
+    pub fallback: bool,
 }
 
 /// A virtual address that some object holds.
@@ -79,6 +82,13 @@ pub struct NodeSpec {
     pub annotated: Vec<(RouteOrigin, IpNet)>,
     /// Addresses of type InternalIP.
     pub addresses: Vec<IpAddr>,
+    /// Condition `Ready` is not true.
+    #[serde(default)]
+    pub not_ready: bool,
+    /// Label `node.kubernetes.io/exclude-from-external-load-balancers`: no packet is sent to its
+    /// ports. Its pods are served all the same.
+    #[serde(default)]
+    pub excluded: bool,
 }
 
 /// Pod networks of a node, as an object of the pods' own network says.

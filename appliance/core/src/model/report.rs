@@ -53,6 +53,8 @@ pub enum FaultReason {
     TooManyBackends,
     /// Backends do not see the client's address, although the object wants them to.
     ClientAddressHidden,
+    /// Pods cannot be reached from the host, or nodes' ports cannot stand in for them.
+    PodsUnreachable,
 }
 
 impl FaultReason {
@@ -81,6 +83,7 @@ impl FaultReason {
             Self::TooManyPorts => "TooManyPorts",
             Self::TooManyBackends => "TooManyBackends",
             Self::ClientAddressHidden => "ClientAddressHidden",
+            Self::PodsUnreachable => "PodsUnreachable",
         }
     }
 }

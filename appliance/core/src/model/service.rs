@@ -116,6 +116,9 @@ pub struct ServicePort {
     /// What is spoken on it (`appProtocol`): kept for layer 7, without meaning at layer 4.
     #[serde(default)]
     pub app_protocol: Option<Arc<str>>,
+    /// The port under which every node takes packets for it (`spec.ports[].nodePort`).
+    #[serde(default)]
+    pub node_port: Option<u16>,
 }
 
 /// A port of a service object that is not served, for the object's status.
@@ -153,6 +156,18 @@ pub enum FamilyPolicy {
     Possible,
 }
 
+/// Where packets for a service go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Destination {
+    /// To its pods, and to nodes' ports in the place of those that cannot be reached.
+    Auto,
+    /// To its pods, whether they can be reached or not.
+    Pods,
+    /// To nodes' ports.
+    Nodes,
+}
+
 /// A service object as its source describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
@@ -177,6 +192,12 @@ pub struct ServiceSpec {
     /// How long idle flows are kept.
     #[serde(default)]
     pub timeouts: TimeoutRequest,
+    /// Where packets go; `None`: as configured.
+    #[serde(default)]
+    pub destination: Option<Destination>,
+    /// `externalTrafficPolicy: Local`: a node's port leads to the node's own pods alone.
+    #[serde(default)]
+    pub local_traffic: bool,
     /// `publishNotReadyAddresses`: readiness is not looked at.
     pub publish_not_ready: bool,
     /// Which backends are preferred.
@@ -319,6 +340,10 @@ pub enum StateReason {
     /// Active all the same: for Kubernetes to call the pod ready, the readiness gate alone is
     /// missing, which waits for us.
     AwaitsGate,
+    /// Packets of this host do not reach it: nodes' ports stand in for it.
+    Unreachable,
+    /// A node's port, which stands in for pods.
+    NodePort,
 }
 
 /// A backend of a target as the data path uses it.

@@ -41,6 +41,9 @@ pub struct Snapshot {
     pub hostnames: OrdMap<Arc<str>, Arc<HostnameIntent>>,
     /// What objects should say about themselves.
     pub reports: OrdMap<ObjectRef, Arc<ObjectReport>>,
+    /// Addresses of pods and nodes of which it has to be known whether packets of this host reach
+    /// them, each with a number that no other question has.
+    pub reach: OrdMap<SocketAddr, u64>,
     /// Backends to check.
     pub probes: OrdMap<ProbeKey, Arc<HealthCheck>>,
     /// Pods whose readiness waits for the fleet.

@@ -1,6 +1,6 @@
 //! What sources say.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,15 @@ pub enum Update {
         probe: ProbeKey,
         /// `None` when the probe has ended: nothing is known any more.
         healthy: Option<bool>,
+    },
+    /// Whether packets of this host reach an address of [`Snapshot::reach`](super::Snapshot).
+    Reach {
+        /// Which.
+        address: SocketAddr,
+        /// The number under which it is asked there: an answer to an earlier one is late.
+        asked: u64,
+        /// Something there answers, be it by refusing.
+        reached: bool,
     },
     /// Whether this host has a VIP among its addresses.
     Bound {

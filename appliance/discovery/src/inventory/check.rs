@@ -212,6 +212,8 @@ impl<'a> Check<'a> {
             algorithm: self.algorithm(service)?,
             limits: self.connection_limits(service)?,
             timeouts: self.timeouts(service)?,
+            destination: None,
+            local_traffic: false,
             publish_not_ready: false,
             distribution: Distribution::Even,
             proxy_protocol: self.choice(
@@ -311,7 +313,7 @@ impl<'a> Check<'a> {
                 Some(target) => self.port(&at("target_port"), target)?,
                 None => port,
             };
-            ports.push((ServicePort { name: label, port, protocol, app_protocol: None }, target));
+            ports.push((ServicePort { name: label, port, protocol, app_protocol: None, node_port: None }, target));
         }
         Ok(ports)
     }

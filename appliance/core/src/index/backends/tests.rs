@@ -13,6 +13,8 @@ fn spec() -> ServiceSpec {
         algorithm: crate::Algorithm::Hash,
         limits: crate::ConnectionLimits::default(),
         timeouts: crate::TimeoutRequest::default(),
+        destination: None,
+        local_traffic: false,
         publish_not_ready: false,
         distribution: Distribution::Even,
         proxy_protocol: crate::ProxyProtocol::Off,
@@ -23,7 +25,13 @@ fn spec() -> ServiceSpec {
 }
 
 fn port() -> ServicePort {
-    ServicePort { name: "web".into(), port: 80, protocol: Protocol::Tcp, app_protocol: None }
+    ServicePort {
+        name: "web".into(),
+        port: 80,
+        protocol: Protocol::Tcp,
+        app_protocol: None,
+        node_port: None,
+    }
 }
 
 fn entry(last: u8, ready: bool, serving: bool, terminating: bool) -> SliceBackend {

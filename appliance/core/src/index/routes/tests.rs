@@ -173,6 +173,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             pod_networks,
             annotated: written.into_iter().map(|network| (origin, network)).collect(),
             addresses,
+            ..NodeSpec::default()
         },
     );
     let of_nodes = ((source(), node()), prop::option::weighted(0.8, spec));
