@@ -76,6 +76,7 @@ pub(crate) struct Fold {
     movement: Movement,
     modes: IntGaugeVec,
     pools: PoolGauges,
+    fallback: IntGaugeVec,
     services: OrdMap<ServiceKey, Arc<Service>>,
     problems: Problems,
 }
@@ -123,6 +124,15 @@ impl Fold {
                 &["mode"],
             )?,
             pools: PoolGauges::register(registry)?,
+            fallback: IntGaugeVec::new(
+                Opts::new(
+                    "haflinger_core_fallback",
+                    "How far nodes' ports stand in for pods that this host cannot reach: targets \
+                     (ports of services, by family) that they take flows of; addresses probed to \
+                     know; objects with pods that are not probed for want of room.",
+                ),
+                &["of"],
+            )?,
             services: OrdMap::new(),
             problems: Problems::register(registry)?,
         };
@@ -132,6 +142,7 @@ impl Fold {
         registry.register(Box::new(fold.publish_seconds.clone()))?;
         registry.register(Box::new(fold.buckets.clone()))?;
         registry.register(Box::new(fold.modes.clone()))?;
+        registry.register(Box::new(fold.fallback.clone()))?;
         for mode in ForwardingMode::ALL {
             fold.modes.with_label_values(&[mode.as_str()]).set(0);
         }
@@ -202,6 +213,7 @@ impl Fold {
             self.count_modes(&snapshot);
             self.problems.follow(&snapshot);
             self.pools.show(&snapshot.pools, self.index.effort());
+            self.count_fallback();
             snapshots.send_replace(snapshot);
         }
         timer.observe_duration();
@@ -223,6 +235,16 @@ impl Fold {
             }
         }
         self.services = snapshot.services.clone();
+    }
+
+    fn count_fallback(&self) {
+        let now = self.index.fallback();
+        for (of, count) in
+            [("targets", now.targets), ("addresses", now.asked), ("unprobed_objects", now.waiting)]
+        {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.fallback.with_label_values(&[of]).set(count);
+        }
     }
 
     fn count(&self, now: Movement) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use haflinger_bgp::model::{Community, HoldTime, RouterId};
 use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
-use haflinger_config::{Attach, Config, KeyAlgorithm, Peer, PodRoutes, Zone, ZonePolicy};
+use haflinger_config::{Attach, Config, Fallback, KeyAlgorithm, Peer, PodRoutes, Zone, ZonePolicy};
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::{
     FlowTimeouts, ForwardingMode, LabelRequirement, LabelSelector, LabelTest, Policy, Pool,
@@ -50,6 +50,7 @@ pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
             .filter(|cluster| cluster.readiness_gate)
             .map(|cluster| SourceId::cluster(&cluster.name))
             .collect(),
+        fallback: config.health.fallback == Fallback::Nodeport,
     }
 }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use crate::file::{Attach, ForwardingMode, KeyAlgorithm, LogFormat, PodRoutes, ZonePolicy};
+pub use crate::file::{
+    Attach, Fallback, ForwardingMode, KeyAlgorithm, LogFormat, PodRoutes, ZonePolicy,
+};
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -530,6 +532,8 @@ pub struct Proxy {
 pub struct Health {
     /// Probes at most under way at one time.
     pub concurrent_max: u32,
+    /// What stands in for pods that this host cannot reach.
+    pub fallback: Fallback,
 }
 
 /// Bounds and waits of the whole daemon.

@@ -617,12 +617,24 @@ pub struct Health {
     /// Probes at most under way at one time.
     #[schemars(range(min = 1, max = 65_536))]
     pub concurrent_max: u32,
+    /// What stands in for pods that this host cannot reach.
+    pub fallback: Fallback,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { concurrent_max: 1_024 }
+        Self { concurrent_max: 1_024, fallback: Fallback::Nodeport }
     }
+}
+
+/// What stands in for pods that this host cannot reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Fallback {
+    /// Ports of nodes.
+    Nodeport,
+    /// Nothing.
+    Off,
 }
 
 /// Bounds and waits of the whole daemon.

@@ -88,7 +88,7 @@ impl Watched {
     pub(crate) fn missed_without(self) -> Option<&'static str> {
         match self {
             Self::Services | Self::Slices | Self::Ingresses => None,
-            Self::Nodes => Some("routes to pods"),
+            Self::Nodes => Some("routes to pods, and nodes' ports in their place"),
             Self::Certificates => Some("HTTPS of Ingresses"),
             Self::Namespaces => Some("addresses of pools that choose by labels of namespaces"),
             Self::BlockAffinities => Some("routes to pods by Calico's block affinities"),

@@ -10,10 +10,14 @@
 //! a probe is what the updates say last; a slow receiver of updates never delays a probe. What
 //! this never does: decide by itself ([`haflinger_core::health`] does), or blame a backend for
 //! what this host lacks (descriptors, memory, ports).
+//!
+//! Beside them, on the same shape, the probes of [`ReachProber`] ask whether packets of this host
+//! reach pods at all.
 
 mod check;
 mod metrics;
 mod prober;
+mod reach;
 mod schedule;
 mod settings;
 mod status;
@@ -23,5 +27,6 @@ mod tunnel;
 mod tests;
 
 pub use prober::{Prober, ProberHandle};
+pub use reach::{ReachHandle, ReachProber, ReachStatus, UnreachedStatus};
 pub use settings::{Error, Settings};
 pub use status::{HealthStatus, ProbeStatus};

@@ -15,7 +15,7 @@ use haflinger_core::flow::FlowHashKey;
 use haflinger_core::{Snapshot, Update};
 use haflinger_discovery::{Discovery, DiscoveryHandle};
 use haflinger_dns::{DesiredRecords, Writer, WriterHandle};
-use haflinger_health::{Prober, ProberHandle};
+use haflinger_health::{Prober, ProberHandle, ReachHandle, ReachProber};
 use haflinger_netlink::{Reconciler, ReconcilerHandle};
 use haflinger_proxy::{Proxy, ProxyHandle};
 use haflinger_relay::{Relay, RelayHandle};
@@ -45,6 +45,7 @@ pub(crate) struct Handles {
     pub(crate) xdp: XdpHandle,
     pub(crate) proxy: ProxyHandle,
     pub(crate) prober: ProberHandle,
+    pub(crate) reach: ReachHandle,
 }
 
 /// A configuration in the words of each room.
@@ -166,6 +167,7 @@ struct Rooms {
     xdp: Xdp,
     proxy: Proxy,
     prober: Prober,
+    reach: ReachProber,
 }
 
 impl Rooms {
@@ -180,6 +182,7 @@ impl Rooms {
             xdp: Xdp::new(settings.xdp, registry).context("[xdp]")?,
             proxy: Proxy::new(settings.proxy, registry).context("[proxy]")?,
             prober: Prober::new(settings.prober, registry).context("[health]")?,
+            reach: ReachProber::new(registry).context("[health] fallback")?,
         })
     }
 
@@ -194,6 +197,7 @@ impl Rooms {
             xdp: self.xdp.handle(),
             proxy: self.proxy.handle(),
             prober: self.prober.handle(),
+            reach: self.reach.handle(),
         }
     }
 
@@ -218,6 +222,8 @@ impl Rooms {
         stages.data_path.spawn("xdp", |stop| self.xdp.run(seen, told, stop));
         let (seen, told) = (snapshots.clone(), updates.clone());
         stages.data_path.spawn("health", |stop| self.prober.run(seen, told, stop));
+        let (seen, told) = (snapshots.clone(), updates.clone());
+        stages.data_path.spawn("reach", |stop| self.reach.run(seen, told, stop));
         let seen = snapshots.clone();
         stages.outward.spawn("announcer", |stop| announcer.run(seen, stop));
         stages.outward.spawn("bgp", |stop| self.bgp.run(announced, stop));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use haflinger_core::{Algorithm, BackendState};
+use haflinger_core::{Algorithm, BackendState, StateReason};
 use haflinger_xdp::seeing::{
     Bucket, Clients, FlowView, Hop, Limit, ModeView, NewFlow, Refusal, Table, Why,
 };
@@ -174,7 +174,12 @@ fn backend_text(backend: &Hop) -> String {
         }
         None => String::new(),
     };
-    format!("{state}, weight {}{connections}", backend.weight)
+    let place = backend.reasons.iter().find_map(|reason| match reason {
+        StateReason::NodePort => Some(", a node's port (targets, or pods do not answer this host)"),
+        StateReason::Unreachable => Some(", does not answer this host"),
+        _ => None,
+    });
+    format!("{state}, weight {}{}{connections}", backend.weight, place.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -276,6 +281,14 @@ mod tests {
         assert!(text.contains(said), "{text}");
         let same = Why { flow_backend: Some(hop("web-1")), ..why() };
         assert!(!render(&same).contains("its backend"));
+    }
+
+    #[test]
+    fn a_node_s_port_in_the_place_of_a_pod_says_so() {
+        let port = Hop { reasons: vec![StateReason::NodePort], ..hop("node-1") };
+        let said =
+            "active, weight 100, a node's port (targets, or pods do not answer this host), 7";
+        assert!(backend_text(&port).starts_with(said), "{}", backend_text(&port));
     }
 
     #[test]

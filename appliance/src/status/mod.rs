@@ -79,6 +79,8 @@ struct Status {
     xdp: haflinger_xdp::XdpStatus,
     proxy: haflinger_proxy::ProxyStatus,
     health: haflinger_health::HealthStatus,
+    /// Which pods and nodes' ports packets of this host reach.
+    reach: haflinger_health::ReachStatus,
 }
 
 /// An L4 service.
@@ -94,8 +96,21 @@ struct ServiceStatus {
     limits: ConnectionLimits,
     timeouts: FlowTimeouts,
     announcement: Option<Announcement>,
+    fallback: FallbackStatus,
     table: TableStatus,
     backends: Vec<BackendStatus>,
+}
+
+/// How far nodes' ports take the flows of a service.
+#[derive(Serialize)]
+struct FallbackStatus {
+    /// Pods are probed, and nodes' ports may stand in for them. Not for ports without a
+    /// `nodePort`, where the configuration or the object does not want it, and beyond the bound.
+    possible: bool,
+    /// Pods that are not reached, and for which nodes' ports stand in.
+    unreachable: usize,
+    /// Nodes' ports that take flows.
+    node_ports: usize,
 }
 
 /// A forwarding table.
@@ -164,6 +179,7 @@ impl Exhibition {
             limits: service.limits,
             timeouts: service.timeouts,
             announcement: announcement(&snapshot, service.key.vip),
+            fallback: fallback(&snapshot, &service.backends),
             table: TableStatus {
                 generation: service.backends.table.generation(),
                 buckets: service.backends.table.bucket_count(),
@@ -202,6 +218,7 @@ impl Exhibition {
             xdp: self.handles.xdp.status(),
             proxy: self.handles.proxy.status(),
             health: self.handles.prober.status(),
+            reach: self.handles.reach.status(),
         }
     }
 }
@@ -251,6 +268,18 @@ impl Exhibit for Exhibition {
 
 fn announcement(snapshot: &Snapshot, vip: IpAddr) -> Option<Announcement> {
     snapshot.vips.get(&vip).map(|vip| vip.announcement)
+}
+
+fn fallback(snapshot: &Snapshot, set: &BackendSet) -> FallbackStatus {
+    let count = |reason| {
+        let backends = set.backends.iter();
+        backends.filter(|backend| backend.reasons.contains(&reason)).count()
+    };
+    FallbackStatus {
+        possible: set.backends.iter().any(|b| snapshot.reach.contains_key(&b.address)),
+        unreachable: count(StateReason::Unreachable),
+        node_ports: count(StateReason::NodePort),
+    }
 }
 
 fn backends(set: &BackendSet) -> Vec<BackendStatus> {

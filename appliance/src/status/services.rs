@@ -56,6 +56,21 @@ fn notes(service: &ServiceStatus) -> Vec<String> {
     if let Some(reason) = service.mode_reason.as_ref().filter(|reason| !reason.is_of_host()) {
         notes.push(format!("{} instead of {}: {reason}", service.mode, service.asked_mode));
     }
+    let (pods, ports) = (service.fallback.unreachable, service.fallback.node_ports);
+    if ports > 0 {
+        let counted = |count, one: &str, many: &str| match count {
+            1 => format!("1 {one}"),
+            _ => format!("{count} {many}"),
+        };
+        let ports = counted(ports, "node's port", "nodes' ports");
+        notes.push(match pods {
+            0 => format!("led to {ports}, as asked for"),
+            _ => {
+                let pods = counted(pods, "pod that does", "pods that do");
+                format!("led to {ports} in the place of {pods} not answer this host")
+            }
+        });
+    }
     match service.limits {
         ConnectionLimits { service: None, backend: None } => {}
         ConnectionLimits { service: Some(all), backend: None } => {
@@ -117,6 +132,8 @@ fn reasons(backend: &BackendStatus) -> String {
         StateReason::LastResort => Some("last resort"),
         StateReason::OtherZone => Some("another zone"),
         StateReason::AwaitsGate => Some("awaits its readiness gate"),
+        StateReason::Unreachable => Some("not reached"),
+        StateReason::NodePort => Some("node's port"),
         // What it is and its state say it.
         StateReason::Backup => None,
     });
@@ -130,7 +147,7 @@ mod tests {
 
     use haflinger_core::{FlowTimeouts, ForwardingMode, Protocol, ServiceKey};
 
-    use super::super::TableStatus;
+    use super::super::{FallbackStatus, TableStatus};
     use super::*;
 
     fn service() -> ServiceStatus {
@@ -144,6 +161,7 @@ mod tests {
             limits: ConnectionLimits::default(),
             timeouts: FlowTimeouts::default(),
             announcement: None,
+            fallback: FallbackStatus { possible: false, unreachable: 0, node_ports: 0 },
             table: TableStatus { generation: 1, buckets: 256 },
             backends: Vec::new(),
         }
@@ -202,6 +220,20 @@ mod tests {
         assert_eq!(limited(9, 0), ["at most 9 connections"]);
         assert_eq!(limited(0, 3), ["at most 3 connections to each backend"]);
         assert_eq!(limited(9, 3), ["at most 9 connections, 3 to each backend"]);
+    }
+
+    #[test]
+    fn what_stands_in_for_pods_is_shown() {
+        let led = |unreachable, node_ports| {
+            let fallback = FallbackStatus { possible: true, unreachable, node_ports };
+            notes(&ServiceStatus { fallback, ..service() })
+        };
+        assert!(led(0, 0).is_empty());
+        let two = "led to 2 nodes' ports in the place of 3 pods that do not answer this host";
+        assert_eq!(led(3, 2), [two]);
+        let one = "led to 1 node's port in the place of 1 pod that does not answer this host";
+        assert_eq!(led(1, 1), [one]);
+        assert_eq!(led(0, 2), ["led to 2 nodes' ports, as asked for"]);
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn network(context: &mut Context, at: &str, written: &str) -> Option<IpNet> {
 }
 
 pub(crate) fn health(file: &file::Health) -> Health {
-    Health { concurrent_max: file.concurrent_max }
+    Health { concurrent_max: file.concurrent_max, fallback: file.fallback }
 }
 
 pub(crate) fn limits(file: &file::Limits) -> Limits {

@@ -19,7 +19,7 @@ use super::services::ServiceEntry;
 use super::{Index, put};
 use crate::{
     Backend, BackendState, DataPaths, Family, GateProgress, GatedPod, LabelPairs, ObjectRef,
-    PodGate, PodRef, ProbeKey, ServiceSpec, SliceBackend, SourceId,
+    PodGate, PodRef, ProbeKey, ServiceSpec, SliceBackend, SourceId, StateReason,
 };
 
 /// A label of the pods of one namespace: source, namespace, name, value.
@@ -264,8 +264,12 @@ impl Index {
         })
     }
 
-    /// Whether a backend takes flows, or would if it were its turn.
+    /// Whether a backend takes flows, or would if it were its turn. Where a node's port stands in
+    /// for it, nothing more can be done for it here.
     fn is_used(&self, object: &ObjectRef, spec: &ServiceSpec, backend: &Backend) -> bool {
+        if backend.reasons.contains(&StateReason::Unreachable) {
+            return true;
+        }
         let probe = || ProbeKey { object: object.clone(), backend: backend.address };
         backend.state != BackendState::Down
             && (spec.health_check.is_none() || self.health.get(&probe()) == Some(&true))

@@ -247,10 +247,16 @@ impl Index {
 /// where nothing gets there, and must not hide why.
 pub(super) fn usable(backends: &[Backend]) -> impl Iterator<Item = &Backend> {
     let any_active = backends.iter().any(|backend| backend.state == BackendState::Active);
+    let would = [StateReason::AwaitsGate, StateReason::CheckFailed];
     backends.iter().filter(move |backend| match any_active {
         true => backend.state == BackendState::Active,
-        false => backend.reasons == [StateReason::CheckFailed],
+        false => backend.reasons.iter().all(|reason| would.contains(reason)),
     })
+}
+
+/// Whether a pod waits for its readiness gate: nodes' ports do not lead to it yet.
+pub(super) fn awaits_gate(backend: &Backend) -> bool {
+    backend.reasons.contains(&StateReason::AwaitsGate)
 }
 
 /// Without numbers of pods, which would make each change of them an event of its own.

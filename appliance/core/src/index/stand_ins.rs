@@ -13,7 +13,7 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 
 use super::Index;
-use super::reach::usable;
+use super::reach::{awaits_gate, usable};
 use crate::{
     Backend, BackendState, Family, MAX_WEIGHT, NodeSpec, ObjectRef, ServicePort, ServiceSpec,
     StateReason, Target, Weight,
@@ -28,6 +28,8 @@ const NODES_MAX: usize = 64;
 pub(super) enum NoStandIn {
     /// The service's port has none.
     NoPort,
+    /// Kubernetes calls none of the pods ready, so that no node leads to them.
+    NoPod,
     /// No node is eligible.
     NoNode,
     /// None of those that are is known to be reached.
@@ -38,6 +40,7 @@ impl fmt::Display for NoStandIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoPort => "it has no nodePort; allow allocateLoadBalancerNodePorts",
+            Self::NoPod => "the pods wait for their readiness gate",
             Self::NoNode => {
                 "no node is eligible; one needs an InternalIP of the family, no label \
                  node.kubernetes.io/exclude-from-external-load-balancers and, with \
@@ -72,7 +75,11 @@ impl Index {
         replaced: &BTreeSet<SocketAddr>,
     ) -> Result<StandIns, NoStandIn> {
         let node_port = port.node_port.ok_or(NoStandIn::NoPort)?;
-        let pods = usable(backends).filter(|pod| replaced.contains(&pod.address));
+        let replaced_pods = usable(backends).filter(|pod| replaced.contains(&pod.address));
+        let mut pods = replaced_pods.filter(|pod| !awaits_gate(pod)).peekable();
+        if pods.peek().is_none() {
+            return Err(NoStandIn::NoPod);
+        }
         let weights = Weights::of(pods, spec.local_traffic);
         let address_of = |node: &NodeSpec| {
             let mut addresses = node.addresses.iter();
@@ -161,7 +168,7 @@ impl StandIns {
                     self.nodes.iter().any(|(node, _)| pod.node.as_ref() == Some(node))
                 }
             };
-            has_stand_in && self.replaced.contains(&pod.address)
+            (has_stand_in || awaits_gate(pod)) && self.replaced.contains(&pod.address)
         };
         for pod in backends.iter_mut().filter(|pod| replaced(pod)) {
             // TCP flows of XDP live on, should the way come back in time.

@@ -313,7 +313,10 @@ impl<'a> Check<'a> {
                 Some(target) => self.port(&at("target_port"), target)?,
                 None => port,
             };
-            ports.push((ServicePort { name: label, port, protocol, app_protocol: None, node_port: None }, target));
+            ports.push((
+                ServicePort { name: label, port, protocol, app_protocol: None, node_port: None },
+                target,
+            ));
         }
         Ok(ports)
     }

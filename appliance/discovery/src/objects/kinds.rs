@@ -86,7 +86,13 @@ slim! {
         load_balancer_ip: String,
     }
     /// `Service.spec.ports[]`.
-    ServicePortBody { name: String, port: i64, protocol: String, app_protocol: String }
+    ServicePortBody {
+        name: String,
+        port: i64,
+        protocol: String,
+        app_protocol: String,
+        node_port: i64,
+    }
     /// `Service.spec.sessionAffinityConfig`.
     SessionAffinityConfig {
         #[serde(rename = "clientIP")]
@@ -167,7 +173,13 @@ slim! {
         pod_cidrs: List<String>,
     }
     /// `Node.status`.
-    NodeStatusBody { addresses: List<NodeAddress> }
+    NodeStatusBody { addresses: List<NodeAddress>, conditions: List<NodeCondition> }
+    /// `Node.status.conditions[]`.
+    NodeCondition {
+        status: String,
+        #[serde(rename = "type")]
+        condition_type: String,
+    }
     /// `Node.status.addresses[]`.
     NodeAddress {
         address: String,

@@ -36,6 +36,7 @@ names! {
     SHARING_KEY = "haflinger.dev/sharing-key";
     SHARING_NAMESPACES = "haflinger.dev/sharing-namespaces";
     MODE = "haflinger.dev/mode";
+    TARGETS = "haflinger.dev/targets";
     ALGORITHM = "haflinger.dev/algorithm";
     CONNECTIONS_MAX = "haflinger.dev/connections-max";
     BACKEND_CONNECTIONS_MAX = "haflinger.dev/backend-connections-max";

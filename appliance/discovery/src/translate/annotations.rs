@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use haflinger_core::{FaultReason, HealthCheck, HealthCheckKind, ProxyProtocol};
+use haflinger_core::{Destination, FaultReason, HealthCheck, HealthCheckKind, ProxyProtocol};
 
 use super::{Faults, quoted};
 use crate::objects::{Name, Object};
@@ -59,6 +59,19 @@ impl<B> Annotations<'_, B> {
     pub(super) fn refuse(&mut self, name: Name, value: &str, remedy: &str) {
         let message = format!("annotation {name}: {} cannot be used; {remedy}", quoted(value));
         self.faults.add(FaultReason::InvalidAnnotation, message);
+    }
+
+    /// `targets`: `auto`, `pods` or `nodes`.
+    pub(super) fn destination(&mut self) -> Option<Destination> {
+        match self.value(Name::TARGETS)?.as_str() {
+            "auto" => Some(Destination::Auto),
+            "pods" => Some(Destination::Pods),
+            "nodes" => Some(Destination::Nodes),
+            other => {
+                self.refuse(Name::TARGETS, other, "write \"auto\", \"pods\" or \"nodes\"");
+                None
+            }
+        }
     }
 
     /// `proxy-protocol`: `v1`, `v2` or `off`.

@@ -26,7 +26,10 @@ const CILIUM: [Name; 4] =
 /// The cluster's own network in OVN-Kubernetes's annotation; others are of pods with several interfaces.
 const OVN_NETWORK: &str = "default";
 
-/// A Node's pod networks and internal addresses.
+/// The label of nodes whose ports no external load balancer sends to, whatever its value.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// A Node's pod networks and internal addresses, and whether packets may be sent to its ports.
 pub(crate) fn node(object: &Object<NodeBody>) -> NodeSpec {
     let spec = object.body.spec.get();
     let mut networks: Vec<&str> = spec
@@ -35,7 +38,11 @@ pub(crate) fn node(object: &Object<NodeBody>) -> NodeSpec {
     if networks.is_empty() {
         networks.extend(spec.and_then(|spec| spec.pod_cidr.text()));
     }
-    let addresses = object.body.status.get().map(|status| status.addresses.elements());
+    let status = object.body.status.get();
+    let addresses = status.map(|status| status.addresses.elements());
+    let conditions = status.map(|status| status.conditions.elements()).unwrap_or_default();
+    let mut conditions = conditions.iter().filter_map(Lax::get);
+    let ready = conditions.find(|condition| condition.condition_type.text() == Some("Ready"));
     let cilium = parsed(CILIUM.into_iter().filter_map(|name| object.annotation(name)));
     let cilium = cilium.into_iter().map(|network| (RouteOrigin::Cilium, network));
     let ovn = ovn(object).into_iter().map(|network| (RouteOrigin::Ovn, network));
@@ -49,6 +56,8 @@ pub(crate) fn node(object: &Object<NodeBody>) -> NodeSpec {
             .filter(|address| address.address_type.text() == Some("InternalIP"))
             .filter_map(|address| address.address.text()?.parse().ok())
             .collect(),
+        not_ready: ready.and_then(|ready| ready.status.text()) != Some("True"),
+        excluded: object.label(EXCLUDED).is_some(),
     }
 }
 

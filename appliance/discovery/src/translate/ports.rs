@@ -81,7 +81,8 @@ impl Ports {
         }
         let name = body.name.text().unwrap_or_default().into();
         let app_protocol = body.app_protocol.text().map(Arc::from);
-        self.served.push(ServicePort { name, port, protocol, app_protocol });
+        let node_port = port_number(body.node_port.get().copied());
+        self.served.push(ServicePort { name, port, protocol, app_protocol, node_port });
     }
 
     fn refuse(&mut self, port: u16, protocol: &str, reason: FaultReason) {

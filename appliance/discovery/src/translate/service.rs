@@ -39,6 +39,7 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
     let algorithm = algorithm(spec, &mut annotations);
     let limits = annotations.connection_limits();
     let timeouts = annotations.timeouts();
+    let destination = annotations.destination();
     let proxy_protocol = annotations.proxy_protocol();
     let health_check = annotations.health_check();
     let exposure = claimed.then(|| exposure(object, spec, &families, &claims.labels, &mut faults));
@@ -51,6 +52,8 @@ pub(crate) fn service(object: &Object<ServiceBody>, claims: &Claims) -> ServiceS
         algorithm,
         limits,
         timeouts,
+        destination,
+        local_traffic: spec.external_traffic_policy.text() == Some("Local"),
         publish_not_ready: spec.publish_not_ready_addresses.get().copied().unwrap_or(false),
         distribution,
         proxy_protocol,
@@ -127,7 +130,7 @@ fn family_policy(spec: &ServiceSpecBody, faults: &mut Faults) -> FamilyPolicy {
     choice("ipFamilyPolicy", &spec.ip_family_policy, &choices, faults).unwrap_or_default()
 }
 
-/// `spec.externalTrafficPolicy`. Packets go to pods and to no other node on the way with either
+/// `spec.externalTrafficPolicy`. While packets go to pods, they pass no other node with either
 /// value; what `Local` still asks for is that pods see the client.
 fn wants_client_address(spec: &ServiceSpecBody, faults: &mut Faults) -> bool {
     let choices = [("Cluster", false), ("Local", true)];

@@ -104,6 +104,8 @@ mod services {
         assert_eq!(spec.ports[0].app_protocol.as_deref(), Some("kubernetes.io/h2c"));
         let ports: Vec<_> = spec.ports.iter().map(|p| (&*p.name, p.port, p.protocol)).collect();
         assert_eq!(ports, [("http", 80, Protocol::Tcp), ("dns", 53, Protocol::Udp)]);
+        let node_ports: Vec<_> = spec.ports.iter().map(|port| port.node_port).collect();
+        assert_eq!((node_ports, spec.local_traffic), (vec![Some(30000), None], true));
         let exposure = spec.exposure.unwrap();
         assert_eq!(exposure.families, [Family::V6, Family::V4]);
         assert_eq!(exposure.requested, [ip("192.0.2.7")]);

@@ -16,6 +16,19 @@ fn every_mode_is_read_and_none_leaves_it_to_the_configuration() {
 }
 
 #[test]
+fn where_packets_go_is_read_and_left_to_the_configuration_otherwise() {
+    for (text, destination) in
+        [("auto", Destination::Auto), ("pods", Destination::Pods), ("nodes", Destination::Nodes)]
+    {
+        let spec = annotated("targets", text);
+        assert_eq!((spec.destination, &*spec.faults), (Some(destination), &[][..]));
+    }
+    let spec = annotated("targets", "everywhere");
+    assert_eq!((spec.destination, spec.faults.len()), (None, 1));
+    assert_eq!(read_service(json!({}), json!({})).destination, None);
+}
+
+#[test]
 fn the_recorded_ip_mode_is_that_of_every_entry() {
     let recorded = |entries: Value| {
         let object = object::<ServiceBody>(json!({

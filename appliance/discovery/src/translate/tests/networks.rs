@@ -23,6 +23,26 @@ fn a_node_gives_its_pod_networks_and_internal_addresses() {
 }
 
 #[test]
+fn a_node_takes_packets_for_its_ports_while_it_is_ready_and_not_excluded() {
+    let read = |labels: Value, conditions: Value| {
+        let node = json!({"metadata": {"name": "n1", "labels": labels},
+                          "status": {"conditions": conditions}});
+        let node = super::super::node(&object::<NodeBody>(node));
+        (node.not_ready, node.excluded)
+    };
+    let ready = |status: &str| json!([{"type": "MemoryPressure", "status": "True"}, {"type": "Ready", "status": status}]);
+    assert_eq!(read(json!({"a": "b"}), ready("True")), (false, false));
+    for status in ["False", "Unknown", "true"] {
+        assert_eq!(read(json!({}), ready(status)), (true, false));
+    }
+    assert_eq!(read(json!({}), json!([7, {"type": "Ready"}])), (true, false));
+    for value in ["", "true", "false"] {
+        let label = json!({"node.kubernetes.io/exclude-from-external-load-balancers": value});
+        assert_eq!(read(label, ready("True")), (false, true), "{value:?}");
+    }
+}
+
+#[test]
 fn pod_networks_in_the_annotations_of_a_node_are_read_and_lose_the_bits_of_a_host() {
     let read = |annotations: Value| {
         let node = json!({"metadata": {"name": "n1", "annotations": annotations}});
