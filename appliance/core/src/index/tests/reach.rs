@@ -1,7 +1,10 @@
 //! When nodes' ports stand in for pods, which of them and for which, and that they give way again.
 
 use super::*;
-use crate::{BackendState, Destination, FaultReason, NodeSpec, Policy, StateReason, Weight};
+use crate::{
+    BackendState, Destination, FaultReason, GateProgress, GatedPod, LabelPairs, NodeSpec, PodRef,
+    Policy, StateReason, Weight,
+};
 
 const NODE_PORT: u16 = 30_080;
 
@@ -199,6 +202,33 @@ fn pods_that_are_not_ready_send_nobody_to_the_nodes() {
         cut_off(&mut index);
         assert_eq!(active(&index), []);
     }
+}
+
+#[test]
+fn a_pod_that_waits_for_its_gate_has_no_share_of_a_stand_in_and_its_gate_waits_for_none() {
+    let gated = Policy { gated: [cluster()].into(), ..(*policy()).clone() };
+    let labels: LabelPairs = [("app".into(), "web".into())].into_iter().collect();
+    let spec = GatedPod {
+        uid: "u".into(),
+        addresses: [pod(2).ip()].into(),
+        set: false,
+        labels: labels.clone(),
+    };
+    let name = PodRef { source: cluster(), namespace: "default".into(), name: "pod-2".into() };
+    let waits = SourceUpdate::Pod { pod: name.clone(), spec: Some(Box::new(spec)) };
+    let said = [(1, 1, true), (2, 2, false)];
+    let mut index = world(led_service(|spec| spec.selector = labels.clone()), &said);
+    hear(&mut index, [Update::Policy(Arc::new(gated)), Update::Source(waits)]);
+    assert_eq!(active(&index), taking(&ON_PODS));
+    cut_off(&mut index);
+    let on_nodes: Vec<_> = ON_NODES.iter().map(|(node, _)| (*node, 33)).collect();
+    assert_eq!(active(&index), taking(&on_nodes));
+    let progress = &index.current().gates.get(&name).unwrap().progress;
+    assert!(matches!(progress, GateProgress::Planned { .. }), "{progress:?}");
+    // Nobody else is left: nodes know of no pod.
+    hear(&mut index, [pods(&said[1..])]);
+    assert_eq!(active(&index), taking(&ON_PODS[1..]));
+    assert!(message(&index).contains("readiness gate"), "{}", message(&index));
 }
 
 #[test]
