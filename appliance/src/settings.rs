@@ -150,6 +150,7 @@ pub(crate) fn reporter(config: &Config) -> haflinger_report::Settings {
         // A leader that could not renew for so long stops writing well before the lease runs out.
         renew_deadline_secs: cluster.lease_duration.as_secs() * 2 / 3,
         retry_period_secs: cluster.lease_renew.as_secs(),
+        readiness_gate: cluster.readiness_gate,
     });
     haflinger_report::Settings { clusters: clusters.collect(), identity: config.host.name.clone() }
 }

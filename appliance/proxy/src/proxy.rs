@@ -62,6 +62,8 @@ struct State {
     tables: Mutex<Tables>,
     workers_started: usize,
     renew_engines: Notify,
+    /// Generation of the snapshot that the tables hold.
+    applied: watch::Sender<u64>,
 }
 
 impl State {
@@ -87,7 +89,13 @@ impl Proxy {
             .collect::<Result<Vec<_>, _>>()?;
         let tables = Mutex::new(Tables::new(metrics, TlsBase::new()?, LISTENERS_MAX));
         let renew_engines = Notify::new();
-        let state = Arc::new(State { shared, tables, workers_started, renew_engines });
+        let state = Arc::new(State {
+            shared,
+            tables,
+            workers_started,
+            renew_engines,
+            applied: watch::channel(0).0,
+        });
         Ok(Self { state, workers })
     }
 
@@ -116,7 +124,9 @@ impl Proxy {
                     // Without a publisher the last snapshot stands.
                     snapshots_end = changed.is_err();
                     let snapshot = snapshots.borrow_and_update().clone();
+                    let generation = snapshot.generation;
                     let effects = self.state.tables().apply(snapshot, Instant::now());
+                    self.state.applied.send_replace(generation);
                     self.carry_out(effects, &drains, &mut reports);
                     self.bind_due(&mut reports);
                 }
@@ -200,6 +210,11 @@ impl ProxyHandle {
             workers: self.state.workers_started,
             restart_needed: settings.workers.get() != self.state.workers_started,
         }
+    }
+
+    /// Generation of the snapshot that new requests are led by; 0 before the first.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.state.applied.subscribe()
     }
 
     /// Applies other settings to everything that begins from now on; requests in progress and,

@@ -8,6 +8,7 @@ use haflinger_kubernetes::{Moved, Pace, Said, explain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::gate::{Applied, Gate};
 use crate::lease;
 use crate::settings::ClusterSettings;
 use crate::status::Board;
@@ -25,6 +26,7 @@ pub(crate) async fn run(
     settings: ClusterSettings,
     identity: String,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    applied: Option<Applied>,
     leader: watch::Sender<bool>,
     board: Board,
     stop: CancellationToken,
@@ -39,15 +41,23 @@ pub(crate) async fn run(
                 let turn = stop.child_token();
                 let writer =
                     Writer::new(settings.source(), client.clone(), &identity, board.clone());
+                let gate = applied.clone().filter(|_| settings.readiness_gate).map(|applied| {
+                    Gate::new(&settings, client.clone(), &identity, applied, board.clone())
+                });
                 let election = lease::stand(client, &settings, &identity, &leader, &board, &turn);
                 let writing = writer.run(snapshots.clone(), leader.subscribe(), &turn);
+                let gating = async {
+                    if let Some(gate) = gate {
+                        gate.run(snapshots.clone(), leader.subscribe(), &turn, &stop).await;
+                    }
+                };
                 let credentials = async {
                     tokio::select! {
                         Moved = keeper.follow(|said| board.credentials(said)) => turn.cancel(),
                         () = turn.cancelled() => {}
                     }
                 };
-                tokio::join!(election, writing, credentials);
+                tokio::join!(election, writing, gating, credentials);
                 board.pending(0);
             }
             Err(error) => {

@@ -8,15 +8,18 @@
 //!
 //! ```text
 //! Reporter ── a task for each cluster ─┬─ lease  (election: pure; one Lease)
-//!                                      └─ writer (queue, plan, book: pure; 4 requests at most)
+//!                                      ├─ writer (queue, plan, book: pure; 4 requests at most)
+//!                                      └─ gate   (own, hosts: pure; a Lease for each host)
 //! ```
 //!
 //! Every task may be dropped at any await: requests are whole in themselves. Only a leader has
-//! something to finish: giving its Lease back.
+//! something to finish, giving its Lease back, and a host whose word the readiness gates of pods
+//! wait for: saying that it stops.
 
 mod book;
 mod cluster;
 mod election;
+mod gate;
 mod lease;
 mod metrics;
 mod object;
@@ -27,6 +30,7 @@ mod settings;
 mod status;
 mod writer;
 
+pub use gate::Applied;
 pub use reporter::{ReportError, Reporter, ReporterHandle};
 pub use settings::{ClusterSettings, Settings};
-pub use status::{ClusterReport, ReportStatus};
+pub use status::{ClusterReport, GateHost, GateReport, ReportStatus};

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster;
+use crate::gate::Applied;
 use crate::metrics::Metrics;
 use crate::settings::{ClusterSettings, Settings};
 use crate::status::{Board, ReportStatus};
@@ -47,6 +48,7 @@ pub struct Reporter {
     settings: watch::Receiver<Settings>,
     leader: watch::Sender<bool>,
     metrics: Metrics,
+    applied: Option<Applied>,
 }
 
 /// Status and settings of a running [`Reporter`].
@@ -102,7 +104,14 @@ impl Reporter {
         let (leader, _) = watch::channel(settings.clusters.is_empty());
         let (sender, receiver) = watch::channel(settings);
         let handle = ReporterHandle { settings: Arc::new(sender), boards: Arc::default() };
-        Ok(Self { handle, settings: receiver, leader, metrics })
+        Ok(Self { handle, settings: receiver, leader, metrics, applied: None })
+    }
+
+    /// Where the rooms say which snapshot they have taken over. Without it this host never says that
+    /// it is done with a pod, and no readiness gate waits for it.
+    #[must_use]
+    pub fn with_applied(self, applied: Applied) -> Self {
+        Self { applied: Some(applied), ..self }
     }
 
     /// A handle that outlives the move into [`Self::run`].
@@ -171,6 +180,7 @@ impl Reporter {
             settings.clone(),
             identity.to_owned(),
             snapshots.clone(),
+            self.applied.clone(),
             sender,
             board,
             stop.clone(),

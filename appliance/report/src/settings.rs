@@ -39,6 +39,8 @@ pub struct ClusterSettings {
     pub renew_deadline_secs: u64,
     /// Time between two attempts, in seconds; below the renew deadline (client-go: 2).
     pub retry_period_secs: u64,
+    /// Whether the readiness gates of pods wait for this host, and are set where it is elected.
+    pub readiness_gate: bool,
 }
 
 impl ClusterSettings {

@@ -34,6 +34,35 @@ pub struct ClusterReport {
     pub write_error: Option<String>,
     /// What the cluster is spoken to with.
     pub credentials: CredentialsStatus,
+    /// Readiness gates; absent where no pod may wait for this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateReport>,
+}
+
+/// Pods of one cluster whose readiness waits for the fleet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GateReport {
+    /// Pods that wait.
+    pub waiting: usize,
+    /// Of these, pods that this host is done with.
+    pub done: usize,
+    /// Of these, pods that its Lease has no room for.
+    pub unlisted: usize,
+    /// Hosts that are waited for, by the names of their Leases.
+    pub hosts: Vec<GateHost>,
+    /// One of the pods that this host does not use yet, and the Service that lacks it.
+    pub lacking: Option<String>,
+    /// What went wrong last, until it works again.
+    pub error: Option<String>,
+}
+
+/// A host that pods wait for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GateHost {
+    /// Its name.
+    pub host: String,
+    /// Pods that wait for it, as last read.
+    pub lacking: usize,
 }
 
 /// Where the tasks of one cluster say how they are; cheap to clone.
@@ -107,6 +136,12 @@ impl Board {
                 tracing::info!(cluster = %self.cluster, "credentials are those in use again");
             }
         }
+    }
+
+    /// How the gates are; `None`: nobody looks at them (any more).
+    pub(crate) fn gate(&self, gate: Option<GateReport>) {
+        self.metrics.gate(&self.cluster, gate.as_ref());
+        self.told().gate = gate;
     }
 
     pub(crate) fn status(&self) -> ClusterReport {

@@ -84,6 +84,7 @@ impl Host {
                 lease_duration_secs: 30,
                 renew_deadline_secs: 20,
                 retry_period_secs: 1,
+                readiness_gate: false,
             }],
         };
         let reporter = Reporter::new(settings, &Registry::new()).unwrap();

@@ -19,7 +19,7 @@ use haflinger_health::{Prober, ProberHandle, ReachHandle, ReachProber};
 use haflinger_netlink::{Reconciler, ReconcilerHandle};
 use haflinger_proxy::{Proxy, ProxyHandle};
 use haflinger_relay::{Relay, RelayHandle};
-use haflinger_report::{Reporter, ReporterHandle};
+use haflinger_report::{Applied, Reporter, ReporterHandle};
 use haflinger_xdp::{Xdp, XdpHandle};
 use prometheus::{IntGaugeVec, Opts, Registry};
 use rand::RngCore as _;
@@ -214,6 +214,12 @@ impl Rooms {
         let elected = self.reporter.leader();
         let leader = dns_writer(elected, settled.clone(), &mut stages.writers);
 
+        let applied = Applied {
+            xdp: self.xdp.handle().applied(),
+            relay: self.relay.handle().applied(),
+            proxy: self.proxy.handle().applied(),
+        };
+        let reporter = self.reporter.with_applied(applied);
         let (seen, told) = (snapshots.clone(), updates.clone());
         stages.data_path.spawn("proxy", |stop| self.proxy.run(seen, told, stop));
         let (seen, told) = (snapshots.clone(), updates.clone());
@@ -230,7 +236,7 @@ impl Rooms {
         let (seen, told) = (snapshots.clone(), updates.clone());
         stages.outward.spawn("netlink", |stop| self.netlink.run(seen, settled, told, stop));
         let seen = snapshots.clone();
-        stages.writers.spawn("report", |stop| self.reporter.run(seen, stop));
+        stages.writers.spawn("report", |stop| reporter.run(seen, stop));
         stages.writers.spawn("dns", |stop| self.dns.run(named, leader, stop));
         let told = updates.clone();
         stages.core.spawn("discovery", |stop| self.discovery.run(told, stop));

@@ -8,6 +8,7 @@ use haflinger_core::{Announcement, RouteOrigin, Snapshot};
 use haflinger_discovery::SourceStatus;
 use haflinger_health::HealthStatus;
 use haflinger_netlink::RouteState;
+use haflinger_report::GateReport;
 
 use super::Status;
 use super::columns::{Columns, span};
@@ -112,8 +113,30 @@ fn sources(status: &Status) -> Columns {
         let error = errors.into_iter().flatten().next().cloned().unwrap_or_default();
         let pending = format!("{} writes pending", cluster.pending);
         columns.row([format!("cluster/{}", cluster.cluster), writer, pending, error]);
+        if let Some(gate) = &cluster.gate {
+            columns.row(gates(gate));
+        }
     }
     columns
+}
+
+/// Pods whose readiness waits, and whom they wait for.
+fn gates(gate: &GateReport) -> [String; 4] {
+    let lacking = gate.hosts.iter().filter(|host| host.lacking > 0);
+    let lacking: Vec<String> =
+        lacking.map(|host| format!("{} for {}", host.lacking, host.host)).collect();
+    let wait = match (gate.waiting, lacking.is_empty()) {
+        (0, _) => "no pod waits".to_owned(),
+        (pods, true) => format!("{pods} pods wait to be set"),
+        (pods, false) => format!("{pods} pods wait: {}", lacking.join(", ")),
+    };
+    let lacks = gate.lacking.as_ref().map(|lacking| format!("not in use here: {lacking}"));
+    [
+        "  readiness gate".to_owned(),
+        format!("{} hosts", gate.hosts.len()),
+        wait,
+        gate.error.clone().or(lacks).unwrap_or_default(),
+    ]
 }
 
 /// Only backends that are not found healthy, and those about which nothing can be said.

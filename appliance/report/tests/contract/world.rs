@@ -144,6 +144,7 @@ fn report(kubeconfig: &Path, lease_namespace: &str) -> haflinger_report::Setting
             lease_duration_secs: 30,
             renew_deadline_secs: 20,
             retry_period_secs: 1,
+            readiness_gate: false,
         }],
     }
 }
