@@ -290,6 +290,33 @@ mod tests {
     }
 
     #[test]
+    fn pods_with_a_gate_go_as_they_are_said_to() {
+        let pod = |number: u8| Key::new(Watched::Pods, "shop", &number.to_string());
+        let mut ledger = ledger(0);
+        for number in 0..20 {
+            let said = SourceUpdate::Pod {
+                pod: haflinger_core::PodRef {
+                    source: SourceId::cluster("c"),
+                    namespace: "shop".into(),
+                    name: number.to_string().into(),
+                },
+                spec: Some(Box::new(haflinger_core::GatedPod {
+                    uid: "u".into(),
+                    addresses: Box::default(),
+                    set: true,
+                    labels: Box::default(),
+                })),
+            };
+            assert_eq!(Key::of(&said), pod(number));
+            ledger.heard(pod(number), Some(said));
+        }
+        assert!((0..10).all(|number| ledger.gone(pod(number), secs(1000)).is_some()));
+        ledger.list_began(Watched::Pods, secs(1001));
+        assert_eq!(ledger.list_ended(Watched::Pods, secs(1001)).len(), 10);
+        assert_eq!(ledger.holds().count(Watched::Pods), 0);
+    }
+
+    #[test]
     fn of_few_objects_some_may_always_go() {
         let mut ledger = ledger(2);
         assert_eq!(list(&mut ledger, [], secs(1000)), 2);

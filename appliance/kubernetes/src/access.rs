@@ -103,7 +103,7 @@ pub fn describe(error: &kube::Error) -> String {
         kube::Error::Api(status) => {
             let remedy = match status.code {
                 401 => "; renew the credentials in the kubeconfig",
-                403 => "; apply packaging/kubernetes/rbac.yaml",
+                403 => "; apply packaging/kubernetes/rbac.yaml, for readiness gates readiness.yaml",
                 _ => "",
             };
             let message = if status.message.is_empty() { &status.reason } else { &status.message };

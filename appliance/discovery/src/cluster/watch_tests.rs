@@ -93,11 +93,21 @@ pub(in crate::cluster) fn board() -> Board {
 
 /// Runs the watch until it has said `count` things, and returns them as text.
 async fn said(script: &Script, streaming: bool, count: usize) -> (Vec<String>, Board) {
+    said_as(Watched::Nodes, script, streaming, count).await
+}
+
+/// As [`said`], the nodes being told as another kind.
+async fn said_as(
+    watched: Watched,
+    script: &Script,
+    streaming: bool,
+    count: usize,
+) -> (Vec<String>, Board) {
     let (sender, mut receiver) = mpsc::channel(64);
     let board = board();
     let watch = Watch {
         api: Api::<Object<NodeBody>>::all(script.client()),
-        watched: Watched::Nodes,
+        watched,
         selector: None,
         streaming,
         translate: |object: &Object<NodeBody>| {
@@ -242,6 +252,15 @@ async fn missing_rights_for_nodes_are_said_and_do_not_hold_up_the_source() {
     let status = board.status(std::time::Instant::now(), &[Watched::Nodes]);
     let error = status.last_error.unwrap();
     assert!(error.contains("403") && error.contains("rbac.yaml"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_may_no_longer_be_read_are_given_up() {
+    let script = Script::new([(403, vec![refusal(403, "Forbidden")])]);
+    let (said, board) = said_as(Watched::Pods, &script, false, 3).await;
+    assert_eq!(said, ["began", "ended", "began"], "the end of a list without any");
+    let status = board.status(std::time::Instant::now(), &[Watched::Pods]);
+    assert!(status.kinds["pods"].disables.is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -159,6 +159,7 @@ slim! {
         #[serde(rename = "type")]
         condition_type: String,
         status: String,
+        reason: String,
     }
     /// `Pod.status.podIPs[]`.
     PodAddress { ip: String }

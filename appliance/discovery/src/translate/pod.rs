@@ -6,10 +6,15 @@ use haflinger_core::GatedPod;
 use haflinger_kubernetes::EDGE_READY;
 
 use crate::objects::lax::Lax;
-use crate::objects::{Object, PodBody, PodStatusBody};
+use crate::objects::{Object, PodBody, PodCondition, PodStatusBody};
 
 /// Addresses of one pod: the API allows one in each family.
 const ADDRESSES_MAX: usize = 2;
+
+/// Why a kubelet calls a pod unready whose containers are ready. Of a pod on a node that is lost
+/// nobody but the node's controller speaks: it takes `Ready` away, gives no reason, and leaves
+/// `ContainersReady` as it was.
+const WAITS_FOR_GATES: &str = "ReadinessGatesNotReady";
 
 /// A pod that has our readiness gate and lacks nothing else; `None` while it does.
 pub(crate) fn pod(object: &Object<PodBody>) -> Option<GatedPod> {
@@ -18,8 +23,12 @@ pub(crate) fn pod(object: &Object<PodBody>) -> Option<GatedPod> {
     let gates = spec.readiness_gates.elements().iter().filter_map(Lax::get);
     let gates: Vec<&str> = gates.filter_map(|gate| gate.condition_type.text()).collect();
     let mut others = gates.iter().filter(|gate| **gate != EDGE_READY);
+    let ready = condition(status, "Ready");
+    let by_kubelet = ready.is_some_and(|ready| {
+        ready.status.text() == Some("True") || ready.reason.text() == Some(WAITS_FOR_GATES)
+    });
     let lacks_nothing_else =
-        holds(status, "ContainersReady") && others.all(|gate| holds(status, gate));
+        by_kubelet && holds(status, "ContainersReady") && others.all(|gate| holds(status, gate));
     if !gates.contains(&EDGE_READY) || !lacks_nothing_else || object.deleting {
         return None;
     }
@@ -35,10 +44,13 @@ pub(crate) fn pod(object: &Object<PodBody>) -> Option<GatedPod> {
     })
 }
 
-fn holds(status: &PodStatusBody, condition: &str) -> bool {
+fn condition<'a>(status: &'a PodStatusBody, name: &str) -> Option<&'a PodCondition> {
     let mut conditions = status.conditions.elements().iter().filter_map(Lax::get);
-    let found = conditions.find(|known| known.condition_type.text() == Some(condition));
-    found.is_some_and(|known| known.status.text() == Some("True"))
+    conditions.find(|known| known.condition_type.text() == Some(name))
+}
+
+fn holds(status: &PodStatusBody, name: &str) -> bool {
+    condition(status, name).is_some_and(|known| known.status.text() == Some("True"))
 }
 
 fn addresses(status: &PodStatusBody) -> Box<[IpAddr]> {

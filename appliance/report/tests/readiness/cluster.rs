@@ -372,10 +372,13 @@ impl Kubelet {
         if holds(pod, "ContainersReady") && holds(pod, "Ready") == ready {
             return;
         }
-        let text = if ready { "True" } else { "False" };
+        let (text, reason) = match ready {
+            true => ("True", Value::Null),
+            false => ("False", json!("ReadinessGatesNotReady")),
+        };
         let mut status = json!({"phase": "Running", "conditions": [
             {"type": "ContainersReady", "status": "True"},
-            {"type": "Ready", "status": text},
+            {"type": "Ready", "status": text, "reason": reason},
         ]});
         let known = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
         if known.is_none() {

@@ -5,8 +5,11 @@ use crate::objects::PodBody;
 
 const GATE: &str = "haflinger.dev/edge-ready";
 
+/// These conditions, after what a kubelet says of a pod that waits for its gates.
 fn conditions(conditions: &[(&str, &str)]) -> Value {
-    conditions.iter().map(|(name, status)| json!({"type": name, "status": status})).collect()
+    let ready = json!({"type": "Ready", "status": "False", "reason": "ReadinessGatesNotReady"});
+    let others = conditions.iter().map(|(name, status)| json!({"type": name, "status": status}));
+    [ready].into_iter().chain(others).collect()
 }
 
 /// A pod that lacks nothing but our gate, with these parts in the place of its own.
@@ -18,7 +21,7 @@ fn with(parts: &[(&str, Value)]) -> Option<GatedPod> {
         },
         "spec": {"readinessGates": [{"conditionType": GATE}]},
         "status": {
-            "conditions": conditions(&[("Ready", "False"), ("ContainersReady", "True")]),
+            "conditions": conditions(&[("ContainersReady", "True")]),
             "podIP": "10.0.0.1",
             "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
         },
@@ -56,7 +59,7 @@ fn a_pod_that_lacks_more_or_has_no_such_gate_is_not_told() {
     for (at, value) in [
         ("/spec/readinessGates", others_alone),
         ("/spec/readinessGates", Value::Null),
-        ("/status/conditions", conditions(&[("Ready", "True")])),
+        ("/status/conditions", conditions(&[])),
         ("/status/conditions", conditions(&[("ContainersReady", "False")])),
         ("/status/conditions", json!("nonsense")),
         ("/metadata/uid", Value::Null),
@@ -73,6 +76,19 @@ fn a_pod_that_lacks_more_or_has_no_such_gate_is_not_told() {
         "deletionTimestamp": "2026-01-01T00:00:00Z",
     });
     assert_eq!(with(&[("/metadata", leaving)]), None);
+}
+
+#[test]
+fn a_pod_on_a_node_that_is_lost_is_not_told() {
+    let lost = |ready: Value| {
+        let mut said = conditions(&[("ContainersReady", "True"), (GATE, "True")]);
+        said[0] = ready;
+        with(&[("/status/conditions", said)])
+    };
+    assert!(lost(json!({"type": "Ready", "status": "True"})).unwrap().set);
+    // What the node's controller makes of it.
+    assert_eq!(lost(json!({"type": "Ready", "status": "False"})), None);
+    assert_eq!(lost(Value::Null), None);
 }
 
 #[test]
