@@ -140,7 +140,7 @@ impl Board {
 
     /// How the gates are; `None`: nobody looks at them (any more).
     pub(crate) fn gate(&self, gate: Option<GateReport>) {
-        self.metrics.gate(&self.cluster, gate.as_ref());
+        self.metrics.gate.show(&self.cluster, gate.as_ref());
         self.told().gate = gate;
     }
 

@@ -12,6 +12,7 @@
 //! else changes. Every request is whole in itself: the task may be dropped at any await.
 
 mod hosts;
+mod metrics;
 mod own;
 mod requests;
 
@@ -30,6 +31,7 @@ use crate::election::Timing;
 use crate::settings::ClusterSettings;
 use crate::status::{Board, GateHost, GateReport};
 use hosts::Fleet;
+pub(crate) use metrics::GateMetrics;
 use own::{Own, Reached};
 use requests::{Outcome, Requests};
 
@@ -163,7 +165,7 @@ impl Gate {
         self.show(error.clone());
         if let Some(error) = error {
             let wait = self.pace.after_failure(rand::random());
-            self.board.metrics.gate_failed(&self.board.cluster);
+            self.board.metrics.gate.failed(&self.board.cluster);
             tracing::warn!(
                 cluster = %self.board.cluster, error, retry_ms = wait.as_millis(),
                 "gate: pods wait, nothing else changes",
@@ -259,7 +261,7 @@ impl Gate {
             match outcome {
                 Ok(outcome) => self.was_set(uid, outcome),
                 Err(error) => {
-                    self.board.metrics.gate_set(&self.board.cluster, "failed");
+                    self.board.metrics.gate.set(&self.board.cluster, "failed");
                     failure = Some(error);
                 }
             }
@@ -271,12 +273,12 @@ impl Gate {
         let cluster = &self.board.cluster;
         match outcome {
             Outcome::Set => {
-                self.board.metrics.gate_set(cluster, "set");
+                self.board.metrics.gate.set(cluster, "set");
                 if let Some(since) = self.since.get(&uid) {
-                    self.board.metrics.gate_waited(cluster, since.elapsed());
+                    self.board.metrics.gate.waited(cluster, since.elapsed());
                 }
             }
-            Outcome::Gone => self.board.metrics.gate_set(cluster, "gone"),
+            Outcome::Gone => self.board.metrics.gate.set(cluster, "gone"),
         }
         self.set.insert(uid, Instant::now());
     }
