@@ -6,6 +6,7 @@ mod sample;
 
 mod bad_input;
 mod contract;
+mod deletions;
 mod hosts;
 mod ingress;
 mod inventory;
@@ -30,6 +31,7 @@ const ALL: &[Scenario] = &[
     last_pod::SCENARIO,
     record::SCENARIO,
     outages::SCENARIO,
+    deletions::SCENARIO,
     hosts::SCENARIO,
     bad_input::SCENARIO,
     inventory::SCENARIO,

@@ -183,11 +183,18 @@ impl Edge {
 
     /// A command of `haflinger` that asks this daemon for JSON.
     pub fn question(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.order(arguments)?;
+        command.args(["-o", "json"]);
+        Ok(command)
+    }
+
+    /// A command of `haflinger` to this daemon.
+    pub fn order(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = self.namespace.command(&binary()?.display().to_string())?;
         without_own_variables(&mut command);
         // By its socket, so that it can be asked with a bad file in place too.
         let socket = self.directory().join("run/admin.sock");
-        command.args(arguments).args(["-o", "json", "--socket"]).arg(socket);
+        command.args(arguments).arg("--socket").arg(socket);
         Ok(command)
     }
 
