@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::BUCKETS_MIN;
 use super::cow::CowArray;
 use super::slots::{NO_SLOT, Slot};
 
@@ -20,9 +21,12 @@ impl BucketHops {
     pub(super) const NONE: Self = Self { first: NO_SLOT, second: NO_SLOT };
 }
 
-/// All buckets of a table; 1 KiB a chunk is the balance between copying few bytes for a small
-/// change and few chunks for a large one.
-pub(super) type Buckets = CowArray<BucketHops, 256>;
+/// Buckets of one chunk: 512 bytes are the balance between copying few bytes for a small change and
+/// few chunks for a large one. No table has fewer.
+pub(super) const CHUNK: usize = BUCKETS_MIN as usize;
+
+/// All buckets of a table.
+pub(super) type Buckets = CowArray<BucketHops, CHUNK>;
 
 /// Ages of all buckets: the generation of the last change of each, 0 for never. Generations beyond
 /// 32 bits count as the last one, which costs order among the newest and nothing else.

@@ -41,9 +41,21 @@ pub use view::{Hops, TableView};
 /// get nothing and are counted in [`Change::refused`].
 pub const MEMBERS_MAX: usize = 1 << 14;
 
-/// Fewest buckets of a table that has members: with one or two members nothing is gained by
-/// more, and there may be 50,000 such services.
-pub const BUCKETS_MIN: u32 = 1 << 8;
+/// Fewest buckets of any table that has members.
+pub const BUCKETS_MIN: u32 = 1 << 7;
+
+/// Fewest buckets of a table whose members differ in weight, unless it is set otherwise: the
+/// lightest of two may have 0.4% of the flows.
+pub const FINE_BUCKETS_MIN: u32 = 1 << 8;
+
+/// A table doubles when it has fewer buckets than this for each member, where it may be
+/// [coarse](TableSettings::coarse). One member then has at most a sixteenth more flows than another,
+/// which is less than chance makes of a thousand flows.
+pub const COARSE_BUCKETS_PER_MEMBER_MIN: u32 = 16;
+
+/// From so many members on no table is coarse: few services have as many, and what is uneven there
+/// adds up.
+pub const COARSE_MEMBERS_MAX: usize = 64;
 
 /// Most buckets of a table: 4 MiB for readers, and still fair with 10,000 members.
 pub const BUCKETS_MAX: u32 = 1 << 20;

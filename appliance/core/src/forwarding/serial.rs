@@ -23,7 +23,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use super::ages::{Ages, BucketHops, Buckets, Stamps};
+use super::ages::{Ages, BucketHops, Buckets, CHUNK, Stamps};
 use super::member::Member;
 use super::shares;
 use super::slots::{NO_SLOT, SLOTS_MAX, Slot};
@@ -194,7 +194,7 @@ impl<M: Member> ForwardingTable<M> {
                 self.slots.hold_many(run.hops.second, run.length);
             }
         }
-        self.buckets = Buckets::from_fn(buckets as usize / 256, |at| all[at]);
+        self.buckets = Buckets::from_fn(buckets as usize / CHUNK, |at| all[at]);
         self.ages = Ages::from_list(ages);
         Ok(())
     }

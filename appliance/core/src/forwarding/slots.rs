@@ -38,7 +38,12 @@ impl<M: Member> Slots<M> {
         Self { names: Names::empty(), uses: Vec::new(), free: Vec::new(), former: BTreeMap::new() }
     }
 
-    /// Slots that [`Slots::take`] can still give out.
+    /// Room for exactly so many members that join a table that begins.
+    pub(super) fn reserve(&mut self, members: usize) {
+        self.uses.reserve_exact(members);
+    }
+
+    /// Slots that [`Slots::join`] can still give out.
     pub(super) fn available(&self) -> usize {
         self.free.len() + SLOTS_MAX - self.uses.len()
     }

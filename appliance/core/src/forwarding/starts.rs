@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ages::{BucketHops, Buckets};
+use super::ages::{BucketHops, Buckets, CHUNK};
 use super::slots::{NO_SLOT, Slot};
 
 /// Pictures that are kept; the numbers of backends and the weights of small services are few. More
@@ -22,7 +22,7 @@ pub struct Starts(BTreeMap<Vec<u32>, Buckets>);
 
 impl Starts {
     /// The first picture: members in order take consecutive runs of buckets. The sum of the shares
-    /// is a multiple of 256.
+    /// is a multiple of a chunk.
     pub(super) fn buckets(&mut self, shares: Vec<u32>) -> Buckets {
         if let Some(known) = self.0.get(&shares) {
             return known.clone();
@@ -30,7 +30,7 @@ impl Starts {
         let buckets = shares.iter().map(|share| *share as usize).sum::<usize>();
         let runs = (0 as Slot..).zip(&shares);
         let mut firsts = runs.flat_map(|(slot, share)| std::iter::repeat_n(slot, *share as usize));
-        let made = Buckets::from_fn(buckets / 256, |_| BucketHops {
+        let made = Buckets::from_fn(buckets / CHUNK, |_| BucketHops {
             first: firsts.next().unwrap_or(NO_SLOT),
             second: NO_SLOT,
         });

@@ -1,13 +1,16 @@
 //! The table itself: members and weights in, changes out.
 
-use super::ages::{Ages, BucketHops, Buckets, Queues, Stamps, sort_ascending};
+use super::ages::{Ages, BucketHops, Buckets, CHUNK, Queues, Stamps, sort_ascending};
 use super::member::Member;
 use super::plan::{self, Demand, Heir, Receivers};
 use super::shares::{self, Claimant};
 use super::slots::{NO_SLOT, Slot, Slots};
 use super::starts::Starts;
 use super::view::TableView;
-use super::{BUCKETS_MAX, BUCKETS_MIN, BUCKETS_PER_MEMBER_MIN, MEMBERS_MAX};
+use super::{
+    BUCKETS_MAX, BUCKETS_MIN, BUCKETS_PER_MEMBER_MIN, COARSE_BUCKETS_PER_MEMBER_MIN,
+    COARSE_MEMBERS_MAX, FINE_BUCKETS_MIN, MEMBERS_MAX,
+};
 use crate::{MAX_WEIGHT, Weight};
 
 /// Tables of at least this many buckets keep their queues between changes. Below, sorting anew
@@ -21,6 +24,10 @@ pub struct TableSettings {
     pub buckets_min: u32,
     /// Most buckets; rounded up likewise, and at least `buckets_min`.
     pub buckets_max: u32,
+    /// Up to [`COARSE_MEMBERS_MAX`] members of one weight share fewer buckets
+    /// ([`COARSE_BUCKETS_PER_MEMBER_MIN`]), whatever `buckets_min` says. Nearly every service is
+    /// such a one, and there may be 50,000 of them.
+    pub coarse: bool,
     /// Seconds within which a second move of a bucket puts flows at risk: about the life of a
     /// long flow.
     pub hold_secs: u32,
@@ -28,17 +35,31 @@ pub struct TableSettings {
 
 impl Default for TableSettings {
     fn default() -> Self {
-        Self { buckets_min: BUCKETS_MIN, buckets_max: BUCKETS_MAX, hold_secs: 3600 }
+        Self {
+            buckets_min: FINE_BUCKETS_MIN,
+            buckets_max: BUCKETS_MAX,
+            coarse: false,
+            hold_secs: 3600,
+        }
     }
 }
 
 impl TableSettings {
-    /// Buckets that a table of so many members should have.
-    fn buckets_for(&self, members: usize) -> u32 {
+    /// As the tables of services are.
+    pub fn of_services() -> Self {
+        Self { coarse: true, ..Self::default() }
+    }
+
+    /// Buckets that a table of these members should have.
+    fn buckets_for<M>(&self, members: &[(M, Weight)]) -> u32 {
         let round = |buckets: u32| buckets.clamp(BUCKETS_MIN, BUCKETS_MAX).next_power_of_two();
+        let even = || members.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        let count = u32::try_from(members.len().min(MEMBERS_MAX)).unwrap_or(u32::MAX);
+        if self.coarse && members.len() <= COARSE_MEMBERS_MAX && even() {
+            return round(count * COARSE_BUCKETS_PER_MEMBER_MIN).min(round(self.buckets_max));
+        }
         let (min, max) = (round(self.buckets_min), round(self.buckets_max));
-        let members = u32::try_from(members.min(MEMBERS_MAX)).unwrap_or(u32::MAX);
-        (members * BUCKETS_PER_MEMBER_MIN).next_power_of_two().clamp(min, max.max(min))
+        (count * BUCKETS_PER_MEMBER_MIN).next_power_of_two().clamp(min, max.max(min))
     }
 }
 
@@ -210,9 +231,11 @@ impl<M: Member> ForwardingTable<M> {
     /// From nothing: members in order take consecutive runs of buckets.
     fn start(&mut self, wanted: Vec<(M, Weight)>, starts: &mut Starts) -> Change {
         self.generation += 1;
-        let buckets = self.settings.buckets_for(wanted.len());
+        let buckets = self.settings.buckets_for(&wanted);
         let fresh = |weight| Claimant { weight, held: 0, inherited: 0 };
         let shares = shares::exact(buckets, wanted.iter().map(|(_, weight)| fresh(*weight)));
+        self.entries.reserve_exact(wanted.len());
+        self.slots.reserve(wanted.len());
         for ((member, weight), held) in wanted.into_iter().zip(&shares) {
             let slot = self.slots.join(member.clone());
             self.entries.push(Entry { member, weight, slot, held: *held });
@@ -226,7 +249,7 @@ impl<M: Member> ForwardingTable<M> {
     fn rebalance(&mut self, wanted: Vec<(M, Weight)>, dead: Option<Slot>, now_secs: u64) -> Change {
         self.generation += 1;
         let now = self.stamps.advance(now_secs, self.settings.hold_secs);
-        let doubled = if dead.is_none() { self.double_for(wanted.len()) } else { 0 };
+        let doubled = if dead.is_none() { self.double_for(&wanted) } else { 0 };
         let mut next = Roster::merge(std::mem::take(&mut self.entries), wanted);
         let cleared = self.take_slots(&mut next);
         let targets = next.targets(self.buckets.len());
@@ -258,9 +281,9 @@ impl<M: Member> ForwardingTable<M> {
         Change { moved, at_risk, cleared, doubled, ..self.change() }
     }
 
-    /// Doubles until the table is fine enough for so many members: every bucket becomes two with
+    /// Doubles until the table is fine enough for these members: every bucket becomes two with
     /// the same hops, and no flow moves. Returns how often.
-    fn double_for(&mut self, members: usize) -> u32 {
+    fn double_for(&mut self, members: &[(M, Weight)]) -> u32 {
         let (before, needed) = (self.buckets.len(), self.settings.buckets_for(members) as usize);
         if needed <= before {
             return 0;
@@ -268,7 +291,7 @@ impl<M: Member> ForwardingTable<M> {
         let copies = needed / before;
         let doubled = copies.ilog2();
         let old = self.buckets.clone();
-        self.buckets = Buckets::from_fn(needed / 256, |at| {
+        self.buckets = Buckets::from_fn(needed / CHUNK, |at| {
             old.get(at / copies).copied().unwrap_or(BucketHops::NONE)
         });
         self.ages.multiply(copies);

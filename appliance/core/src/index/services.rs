@@ -67,7 +67,10 @@ impl ServiceEntry {
 
 impl Index {
     pub(super) fn note_service(&mut self, object: ObjectRef, spec: Option<Box<ServiceSpec>>) {
-        let entry = self.services.entry(object.clone()).or_default();
+        let entry = self.services.entry(object);
+        // The name that is known already: whatever is kept shares it.
+        let object = entry.key().clone();
+        let entry = entry.or_default();
         let spec = spec.map(|spec| Arc::new(*spec));
         if entry.spec == spec {
             if entry.is_empty() {
@@ -89,7 +92,9 @@ impl Index {
 
     /// Brings one service object's targets, tables, probes and L4 services up to date.
     pub(super) fn publish_service(&mut self, object: &ObjectRef, now_secs: u64) {
-        let Some(mut entry) = self.services.remove(object) else { return };
+        // The entry stays in its place: a tree from which entries go and come back is half empty.
+        let Some(entry) = self.services.get_mut(object) else { return };
+        let mut entry = std::mem::take(entry);
         let mut next = Derived::default();
         if let Some(spec) = entry.spec.clone() {
             self.derive_targets(object, &entry, &spec, now_secs, &mut next);
@@ -104,8 +109,10 @@ impl Index {
         self.replace_derived(object, &mut entry, next);
         self.follow_pods(object, &entry);
         self.dirty.reports.insert(object.clone());
-        if !entry.is_empty() {
-            self.services.insert(object.clone(), entry);
+        if entry.is_empty() {
+            self.services.remove(object);
+        } else if let Some(place) = self.services.get_mut(object) {
+            *place = entry;
         }
     }
 
@@ -486,7 +493,7 @@ fn update_table(
     };
     let table = match tables.entry(target.clone()) {
         std::collections::btree_map::Entry::Vacant(vacant) => {
-            let mut table = ForwardingTable::with_settings(TableSettings::default());
+            let mut table = ForwardingTable::with_settings(TableSettings::of_services());
             table.update_sharing(starts, active(), now_secs);
             vacant.insert(Box::new(table))
         }

@@ -8,3 +8,4 @@ mod history;
 mod invariants;
 mod oracle;
 mod serial;
+mod sizes;
