@@ -1,4 +1,5 @@
-//! Short texts that thousands of objects repeat, kept once: namespaces, nodes, zones, port names.
+//! Short texts that thousands of objects repeat, kept once: namespaces, nodes, zones, port names;
+//! and lists that keep no room for more than they have.
 //!
 //! Purely a saving: whether a text is shared changes nothing that anybody can see.
 
@@ -33,13 +34,19 @@ impl SharedTexts {
     pub(crate) fn share_in(&mut self, update: &mut SourceUpdate) {
         match update {
             SourceUpdate::Service { object, spec } => {
-                self.share(&mut object.namespace);
+                self.share(object.namespace_mut());
                 let Some(spec) = spec else { return };
                 for port in &mut spec.ports {
                     self.share(&mut port.name);
                 }
                 for (name, _) in &mut spec.selector {
                     self.share(name);
+                }
+                spec.ports.shrink_to_fit();
+                spec.families.shrink_to_fit();
+                if let Some(exposure) = &mut spec.exposure {
+                    exposure.families.shrink_to_fit();
+                    exposure.recorded.shrink_to_fit();
                 }
             }
             SourceUpdate::Pod { pod, spec } => {
@@ -49,7 +56,7 @@ impl SharedTexts {
                 }
             }
             SourceUpdate::Slice { service, content, .. } => {
-                self.share(&mut service.namespace);
+                self.share(service.namespace_mut());
                 let Some(content) = content else { return };
                 for port in &mut content.ports {
                     self.share(&mut port.name);
@@ -59,6 +66,8 @@ impl SharedTexts {
                         self.share(text);
                     }
                 }
+                content.ports.shrink_to_fit();
+                content.backends.shrink_to_fit();
             }
             _ => {}
         }

@@ -109,15 +109,23 @@ struct Wanting {
     terms: Arc<Terms>,
 }
 
-/// What an object holds and waits for, by strength.
+/// What an object holds and waits for.
 #[derive(Debug, Default)]
 struct Standing {
-    held: [Vec<IpAddr>; 3],
-    /// Addresses that a stronger claim keeps from it.
-    refused: [Vec<IpAddr>; 3],
-    faults: [Vec<SourceFault>; 3],
+    /// By strength. Nearly every object has something in one way alone, and there are tens of
+    /// thousands of them.
+    ways: [Option<Box<Way>>; 3],
     /// Where it found no place.
-    waits: Vec<SpaceId>,
+    waits: Box<[SpaceId]>,
+}
+
+/// What an object holds and is refused by claims of one strength.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Way {
+    held: Vec<IpAddr>,
+    /// Addresses that a stronger claim keeps from it.
+    refused: Vec<IpAddr>,
+    faults: Vec<SourceFault>,
 }
 
 /// How one turn ends.
@@ -198,12 +206,7 @@ impl Claims {
             return;
         }
         for kind in [ObjectKind::Service, ObjectKind::Ingress] {
-            let first = ObjectRef {
-                source: source.clone(),
-                kind,
-                namespace: name.clone(),
-                name: "".into(),
-            };
+            let first = ObjectRef::first_of(source, kind, name);
             let there = self.wants.range(&first..).take_while(|(object, _)| {
                 (&object.source, object.kind, &object.namespace) == (source, kind, name)
             });
@@ -528,7 +531,8 @@ impl Claims {
 
     /// Puts a claim on an address. Weaker ones that cannot be there with it are evicted.
     fn place(&mut self, claim: Claim, address: IpAddr) {
-        let holders = self.holders.entry(address).or_default();
+        // Nearly always it stays the only one.
+        let holders = self.holders.entry(address).or_insert_with(|| Vec::with_capacity(1));
         if holders.iter().any(|held| held.turn == claim.turn) {
             return;
         }
@@ -545,7 +549,8 @@ impl Claims {
         self.grounds.set(address, holders.first().map(|held| &held.turn));
         for held in evicted {
             if let Some(standing) = self.standings.get_mut(&held.turn.object) {
-                standing.held[held.turn.strength as usize].retain(|other| *other != address);
+                let way = standing.ways[held.turn.strength as usize].as_mut();
+                way.into_iter().for_each(|way| way.held.retain(|other| *other != address));
             }
             self.leave_group_place(&held, address, false);
             self.queue.insert(held.turn);
@@ -638,11 +643,12 @@ impl Claims {
     /// Notes how a turn ended, and lets go of what it held before.
     fn conclude(&mut self, turn: &Turn, wanting: &Wanting, found: Found) {
         let Found { held, refused, faults, waits } = found;
-        let at = turn.strength as usize;
         let standing = self.standings.entry(turn.object.clone()).or_default();
-        standing.faults[at] = faults;
-        let held_before = std::mem::replace(&mut standing.held[at], held.clone());
-        let refused_before = std::mem::replace(&mut standing.refused[at], refused.clone());
+        let way = Way { held: held.clone(), refused: refused.clone(), faults };
+        let way = (way != Way::default()).then(|| Box::new(way));
+        let before = std::mem::replace(&mut standing.ways[turn.strength as usize], way);
+        let Way { held: held_before, refused: refused_before, .. } =
+            before.map_or_else(Way::default, |before| *before);
         for address in &refused {
             self.contenders.entry(*address).or_default().insert(turn.clone());
         }
@@ -671,7 +677,7 @@ impl Claims {
     /// Waits for a place in these pools alone.
     fn wait(&mut self, turn: &Turn, wanting: &Wanting, held: &[IpAddr], waits: Vec<SpaceId>) {
         let standing = self.standings.entry(turn.object.clone()).or_default();
-        let before = std::mem::replace(&mut standing.waits, waits.clone());
+        let before = std::mem::replace(&mut standing.waits, waits.as_slice().into());
         if let Some(group) = Group::of(&turn.object, &wanting.terms) {
             let is_pending = !held.is_empty() || !waits.is_empty();
             let sharers = self.groups.entry(group.clone()).or_default();
@@ -686,7 +692,7 @@ impl Claims {
         for id in &waits {
             self.grounds.space_mut(*id).waiting.insert(turn.clone());
         }
-        for id in before.into_iter().filter(|id| !waits.contains(id)) {
+        for id in before.iter().copied().filter(|id| !waits.contains(id)) {
             self.grounds.space_mut(id).waiting.remove(turn);
             self.wake_next(id);
         }
@@ -712,7 +718,8 @@ impl Claims {
     }
 
     fn held(&self, object: &ObjectRef, strength: Strength) -> &[IpAddr] {
-        self.standings.get(object).map_or(&[], |standing| &standing.held[strength as usize])
+        let way = self.standings.get(object).and_then(|of| of.ways[strength as usize].as_ref());
+        way.map_or(&[], |way| &way.held)
     }
 
     fn held_in(&self, object: &ObjectRef, strength: Strength, family: Family) -> Vec<IpAddr> {
@@ -727,7 +734,8 @@ impl Claims {
             outcome.desired.extend(self.desired_in(object, want, *family));
         }
         if let Some(standing) = self.standings.get(object) {
-            outcome.faults.extend(standing.faults.iter().flatten().cloned());
+            let ways = standing.ways.iter().flatten();
+            outcome.faults.extend(ways.flat_map(|way| way.faults.iter().cloned()));
         }
         outcome.served.sort_unstable();
         outcome.desired.sort_unstable();

@@ -162,9 +162,12 @@ impl Index {
         match update {
             SourceUpdate::Service { object, spec } => self.note_service(object, spec),
             SourceUpdate::Slice { service, slice, content } => {
-                let entry = self.services.entry(service.clone()).or_default();
+                let entry = self.services.entry(service);
+                // The name that is known already: whatever is kept shares it.
+                let object = entry.key().clone();
+                let entry = entry.or_default();
                 if entry.slices.note(slice, content) || entry.is_empty() {
-                    self.dirty.services.insert(service);
+                    self.dirty.services.insert(object);
                 }
             }
             SourceUpdate::Node { source, name, spec } => {

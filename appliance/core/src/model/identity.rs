@@ -1,7 +1,10 @@
 //! Names of things: sources, objects, targets and services.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -43,8 +46,15 @@ pub enum ObjectKind {
 }
 
 /// One object of one source. Ordered by source, kind, namespace and name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ObjectRef {
+///
+/// A clone is the same name in memory: of 50,000 services each is named in a dozen places.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ObjectRef(Arc<ObjectName>);
+
+/// What an [`ObjectRef`] consists of.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ObjectName {
     /// Where the object lives.
     pub source: SourceId,
     /// What it is.
@@ -58,17 +68,82 @@ pub struct ObjectRef {
 impl ObjectRef {
     /// The service `namespace/name` of `source`.
     pub fn service(source: &SourceId, namespace: &str, name: &str) -> Self {
-        Self {
-            source: source.clone(),
-            kind: ObjectKind::Service,
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self::new(source, ObjectKind::Service, namespace.into(), name)
     }
 
     /// The ingress `namespace/name` of `source`.
     pub fn ingress(source: &SourceId, namespace: &str, name: &str) -> Self {
-        Self { kind: ObjectKind::Ingress, ..Self::service(source, namespace, name) }
+        Self::new(source, ObjectKind::Ingress, namespace.into(), name)
+    }
+
+    /// Whatever comes first in `namespace` among the objects of `source` and `kind`.
+    pub fn first_of(source: &SourceId, kind: ObjectKind, namespace: &Arc<str>) -> Self {
+        Self::new(source, kind, namespace.clone(), "")
+    }
+
+    fn new(source: &SourceId, kind: ObjectKind, namespace: Arc<str>, name: &str) -> Self {
+        let source = source.clone();
+        Self(Arc::new(ObjectName { source, kind, namespace, name: name.into() }))
+    }
+
+    /// The text of its namespace, to be exchanged for an equal one that others hold too.
+    pub fn namespace_mut(&mut self) -> &mut Arc<str> {
+        &mut Arc::make_mut(&mut self.0).namespace
+    }
+}
+
+/// Texts that are the same in memory are not read: of two objects that are compared, nearly always
+/// those of the source, and often those of the namespace.
+fn compare(one: &Arc<str>, other: &Arc<str>) -> Ordering {
+    if Arc::ptr_eq(one, other) { Ordering::Equal } else { one.cmp(other) }
+}
+
+impl PartialOrd for ObjectName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ObjectName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare(&self.source.0, &other.source.0)
+            .then(self.kind.cmp(&other.kind))
+            .then_with(|| compare(&self.namespace, &other.namespace))
+            .then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+impl Deref for ObjectRef {
+    type Target = ObjectName;
+
+    fn deref(&self) -> &ObjectName {
+        &self.0
+    }
+}
+
+impl PartialEq for ObjectRef {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Eq for ObjectRef {}
+
+impl PartialOrd for ObjectRef {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ObjectRef {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+    }
+}
+
+impl Hash for ObjectRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 
@@ -169,9 +244,15 @@ impl fmt::Display for ObjectKind {
     }
 }
 
-impl fmt::Display for ObjectRef {
+impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}/{}", self.source, self.kind, self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&**self, f)
     }
 }
 
@@ -221,4 +302,4 @@ macro_rules! debug_as_display {
     )*};
 }
 
-debug_as_display!(SourceId, ObjectRef, CertificateRef, ServiceKey, Target);
+debug_as_display!(SourceId, ObjectName, ObjectRef, CertificateRef, ServiceKey, Target);
