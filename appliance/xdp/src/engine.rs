@@ -25,7 +25,7 @@ use crate::maps::Maps;
 use crate::neighbours::{Neighbours, kernel_release};
 use crate::netlink::{Link, Netlink};
 use crate::program::types;
-use crate::samples::{Picture, Samples};
+use crate::samples::Samples;
 use crate::settings::{AttachWish, Settings};
 use crate::sweep::Sweep;
 use crate::sys::{self, AttachMode};
@@ -188,20 +188,19 @@ impl Engine {
         lock(&self.interfaces).wanted.values().all(Result::is_ok)
     }
 
-    /// Gives back what is over, looks again at routes, and asks again for what was refused.
+    /// A second begins: gives back what is over, and asks again for what was refused. What takes
+    /// longer is left for [`Self::tend_on`].
     pub(crate) fn tend(&self) -> Vec<Update> {
         let mut control = lock(&self.control);
         let now = now_secs();
         control.reap(now);
-        control.look_again();
+        control.begin_second();
         let (hops, told) = (control.hops().collect(), control.retry());
         let exits = control.exits.smallest();
-        lock(&self.samples).take(now, || Picture {
-            services: control.totals().collect(),
-            reasons: self.reasons().map(|(name, counted)| (name, counted.packets)).collect(),
-        });
         drop(control);
-        self.sweep_part(now);
+        let reasons = || self.reasons().map(|(name, counted)| (name, counted.packets)).collect();
+        lock(&self.samples).begin(now, reasons);
+        lock(&self.sweep).begin_second(&self.maps.flows);
         self.check_sources_again(now);
         if lock(&self.audit).exits != exits {
             self.audit(exits);
@@ -212,11 +211,21 @@ impl Engine {
         told
     }
 
-    fn sweep_part(&self, now: u64) {
+    /// A part of what this second has to look at: routes, counters, flows. It is short, because
+    /// snapshots wait meanwhile. Whether there is more.
+    pub(crate) fn tend_on(&self) -> bool {
+        let mut control = lock(&self.control);
+        let routes = control.look_again();
+        let counters = lock(&self.samples).go_on(|after, reads| control.totals(after, reads));
+        drop(control);
+        routes | counters | self.sweep_part()
+    }
+
+    fn sweep_part(&self) -> bool {
         let began = std::time::Instant::now();
-        let now = u32::try_from(now).unwrap_or(u32::MAX);
+        let now = u32::try_from(now_secs()).unwrap_or(u32::MAX);
         let program = self.loaded.sweep.as_ref().map(|program| program.as_fd());
-        lock(&self.sweep).step(program, &self.maps.flows, now, || began.elapsed());
+        lock(&self.sweep).step(program, &self.maps.flows, now, || began.elapsed())
     }
 
     /// What the program counted under each reason, over all CPUs.

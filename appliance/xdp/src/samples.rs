@@ -5,17 +5,31 @@ use std::collections::{BTreeMap, HashMap};
 use haflinger_core::ServiceKey;
 
 use crate::control::Traffic;
+use crate::control::report::{READS_MAX, Totals};
 
 /// Seconds between pictures: long enough for a steady figure, short enough to see a change.
 const APART_SECS: u64 = 5;
 
+/// Backends that are read in one go, while a snapshot may wait: a millisecond.
+const READS_PER_PART: usize = 1_000;
+
 /// What was counted until a time.
 #[derive(Debug, Default)]
 pub(crate) struct Picture {
-    /// What went through each service.
+    /// What went through each service, as far as it was read.
     pub(crate) services: HashMap<ServiceKey, Traffic>,
     /// Packets by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
+}
+
+/// A picture that is being taken.
+#[derive(Debug)]
+struct Taking {
+    since: u64,
+    picture: Picture,
+    /// The service that was read last.
+    after: Option<ServiceKey>,
+    reads: usize,
 }
 
 /// The last two pictures.
@@ -23,14 +37,38 @@ pub(crate) struct Picture {
 pub(crate) struct Samples {
     before: Option<(u64, Picture)>,
     last: Option<(u64, Picture)>,
+    taking: Option<Taking>,
 }
 
 impl Samples {
-    /// Takes a picture when it is time.
-    pub(crate) fn take(&mut self, now: u64, picture: impl FnOnce() -> Picture) {
-        if self.last.as_ref().is_none_or(|(then, _)| now.saturating_sub(*then) >= APART_SECS) {
-            self.before = self.last.replace((now, picture()));
+    /// Begins a picture when it is time.
+    pub(crate) fn begin(&mut self, now: u64, reasons: impl FnOnce() -> BTreeMap<String, u64>) {
+        let is_time =
+            self.last.as_ref().is_none_or(|(then, _)| now.saturating_sub(*then) >= APART_SECS);
+        if is_time && self.taking.is_none() {
+            let picture = Picture { services: HashMap::new(), reasons: reasons() };
+            self.taking = Some(Taking { since: now, picture, after: None, reads: 0 });
         }
+    }
+
+    /// Goes on with a picture that has begun: `totals` reads the services behind one, as many as
+    /// it is told. Whether there is more to read.
+    pub(crate) fn go_on(
+        &mut self,
+        totals: impl FnOnce(Option<ServiceKey>, usize) -> Totals,
+    ) -> bool {
+        let Some(taking) = &mut self.taking else { return false };
+        let Totals { services, reads, next } = totals(taking.after, READS_PER_PART);
+        taking.picture.services.extend(services);
+        taking.reads += reads;
+        taking.after = next;
+        if next.is_some() && taking.reads < READS_MAX {
+            return true;
+        }
+        if let Some(Taking { since, picture, .. }) = self.taking.take() {
+            self.before = self.last.replace((since, picture));
+        }
+        false
     }
 
     /// What went through a service a second, between the pictures.
@@ -77,32 +115,51 @@ mod tests {
     #[test]
     fn a_rate_is_the_difference_over_the_time_between() {
         let key = ServiceKey { vip: [192, 0, 2, 1].into(), port: 80, protocol: Protocol::Tcp };
-        let picture = |bytes_in| Picture {
-            services: [(key, Traffic { bytes_in, ..Default::default() })].into(),
-            reasons: BTreeMap::new(),
+        let totals = |bytes_in| Totals {
+            services: vec![(key, Traffic { bytes_in, ..Default::default() })],
+            reads: 1,
+            next: None,
         };
         let mut samples = Samples::default();
-        samples.take(100, || picture(1_000));
-        assert_eq!(samples.rate(&key), None);
-        samples.take(102, || unreachable!("too early"));
-        samples.take(110, || picture(6_000));
-        assert_eq!(samples.rate(&key).map(|rate| rate.bytes_in), Some(500));
-        samples.take(120, || picture(10));
-        assert_eq!(samples.rate(&key).map(|rate| rate.bytes_in), Some(0));
+        let mut take = |now, bytes_in| {
+            samples.begin(now, BTreeMap::new);
+            assert!(!samples.go_on(|_, _| totals(bytes_in)));
+            samples.rate(&key).map(|rate| rate.bytes_in)
+        };
+        assert_eq!(take(100, 1_000), None);
+        assert_eq!(take(110, 6_000), Some(500));
+        assert_eq!(take(112, 7_000), Some(500), "too early");
+        assert_eq!(take(120, 10), Some(0));
     }
 
     #[test]
     fn a_reason_that_was_rare_is_not_shown_as_never_and_one_that_was_not_is_left_out() {
-        let picture = |drops: u64| Picture {
-            services: HashMap::new(),
-            reasons: [("no_route".to_owned(), drops), ("malformed".to_owned(), 7)].into(),
-        };
         let mut samples = Samples::default();
-        samples.take(100, || picture(0));
-        assert!(samples.reasons().is_empty(), "one picture tells no rate");
-        samples.take(105, || picture(3));
-        assert_eq!(samples.reasons(), [("no_route".to_owned(), 1)].into());
-        samples.take(110, || picture(5_003));
-        assert_eq!(samples.reasons(), [("no_route".to_owned(), 1_000)].into());
+        let mut take = |now, drops: u64| {
+            let reasons = [("no_route".to_owned(), drops), ("malformed".to_owned(), 7)];
+            samples.begin(now, || reasons.into());
+            samples.go_on(|_, _| Totals::default());
+            samples.reasons()
+        };
+        assert!(take(100, 0).is_empty(), "one picture tells no rate");
+        assert_eq!(take(105, 3), [("no_route".to_owned(), 1)].into());
+        assert_eq!(take(110, 5_003), [("no_route".to_owned(), 1_000)].into());
+    }
+
+    #[test]
+    fn a_picture_is_taken_in_parts_until_enough_is_read() {
+        let key = |port| ServiceKey { vip: [192, 0, 2, 1].into(), port, protocol: Protocol::Tcp };
+        let mut samples = Samples::default();
+        samples.begin(100, BTreeMap::new);
+        let mut parts = 0;
+        let mut next = |after: Option<ServiceKey>, reads| {
+            parts += 1;
+            let port = after.map_or(1, |after| after.port + 1);
+            Totals { services: vec![(key(port), Traffic::default())], reads, next: Some(key(port)) }
+        };
+        while samples.go_on(&mut next) {}
+        assert_eq!(parts, READS_MAX / READS_PER_PART);
+        let (_, last) = samples.last.expect("a picture");
+        assert_eq!(last.services.len(), parts, "each part goes on behind the one before");
     }
 }

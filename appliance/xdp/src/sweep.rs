@@ -18,6 +18,9 @@ const ROUND_SECS: u32 = 5;
 /// Records that one run looks at: what the program allows.
 const PART: u32 = 4096;
 
+/// Runs in one go, while a snapshot may wait: a millisecond.
+const RUNS_PER_PART: usize = 4;
+
 /// Phases of a flow, in the order of their numbers.
 pub(crate) const PHASES: [&str; 6] =
     ["opening", "answered", "established", "closing", "closed", "datagrams"];
@@ -26,6 +29,8 @@ pub(crate) const PHASES: [&str; 6] =
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     next: u32,
+    /// Records that are still looked at in this second.
+    left: u32,
     counting: [u64; PHASES.len()],
     spent: Duration,
     /// Live flows by phase, of the last whole round.
@@ -39,35 +44,44 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
-    /// One second's part. `elapsed` is a clock that only runs forward.
+    /// A second begins.
+    pub(crate) fn begin_second(&mut self, flows: &Mapped<types::flow>) {
+        self.left = flows.len().div_ceil(ROUND_SECS);
+    }
+
+    /// A part of this second's; whether more of it is left. `elapsed` is a clock that only runs
+    /// forward.
     pub(crate) fn step(
         &mut self,
         program: Option<BorrowedFd<'_>>,
         flows: &Mapped<types::flow>,
         now: u32,
         elapsed: impl Fn() -> Duration,
-    ) {
+    ) -> bool {
         let began = elapsed();
-        let mut left = flows.len().div_ceil(ROUND_SECS);
-        while left > 0 {
+        for _ in 0..RUNS_PER_PART {
             let first = self.next;
-            let count = PART.min(left).min(flows.len() - first);
+            let count = PART.min(self.left).min(flows.len() - first);
             match program.map(|program| run(program, first, count, now)) {
                 Some(Ok(ended)) => self.ended += u64::from(ended),
                 Some(Err(_)) => self.failed += 1,
                 None => {}
             }
             (first..first + count).for_each(|at| self.count(&flows.read(at)));
-            left -= count;
+            self.left -= count;
             self.next = first + count;
             if self.next == flows.len() {
-                self.next = 0;
+                (self.next, self.left) = (0, 0);
                 self.found = std::mem::take(&mut self.counting);
                 self.took = std::mem::take(&mut self.spent) + (elapsed().saturating_sub(began));
-                return;
+                return false;
+            }
+            if self.left == 0 {
+                break;
             }
         }
         self.spent += elapsed().saturating_sub(began);
+        self.left > 0
     }
 
     fn count(&mut self, flow: &types::flow) {
@@ -98,7 +112,8 @@ mod tests {
         let mut sweep = Sweep::default();
         for _ in 0..ROUND_SECS {
             assert_eq!(sweep.found, [0; 6]);
-            sweep.step(None, &flows, 0, || Duration::ZERO);
+            sweep.begin_second(&flows);
+            while sweep.step(None, &flows, 0, || Duration::ZERO) {}
         }
         assert_eq!(sweep.found, [500, 0, 500, 0, 0, 0]);
         assert_eq!(sweep.next, 0);

@@ -3,7 +3,8 @@
 //! ```text
 //!  run ── load, with retries ──> engine ──┬── snapshots: apply the difference
 //!                                         ├── links: attach what appears
-//!                                         ├── every second: give back, look again, retry
+//!                                         ├── every second: give back, retry; in short parts:
+//!                                         │   look at routes, counters and flows
 //!                                         └── settings: apply, or load anew
 //! ```
 //!
@@ -46,6 +47,9 @@ const ATTACH_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Least time between two looks at the links: a burst of events is one.
 const FOLLOW_WAIT_MIN: Duration = Duration::from_millis(200);
+
+/// Between the parts of what is looked at every second, in which snapshots are applied.
+const PART_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long an incomplete snapshot may keep the program from being attached: what it does not
 /// know is passed to the kernel, which has no more to answer with.
@@ -232,6 +236,7 @@ impl Xdp {
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let attach_anyway = Instant::now() + COMPLETE_WAIT;
         let mut retry = Retry::new();
+        let mut next_part = None;
         // What is said of services while no packet reaches the program: at most one word for each.
         let mut withheld = Vec::new();
         snapshots.mark_changed();
@@ -268,10 +273,16 @@ impl Xdp {
                     }
                 }
                 () = retry.due() => {}
+                () = at(next_part) => {
+                    let tending = engine.clone();
+                    let more = blocking(move || tending.tend_on()).await;
+                    next_part = more.then(|| Instant::now() + PART_PAUSE);
+                }
                 _ = second.tick() => {
                     let tending = engine.clone();
                     let told = blocking(move || tending.tend()).await;
                     tell(told, updates).await;
+                    next_part = Some(Instant::now());
                     if !retry.begun
                         && Instant::now() >= attach_anyway
                         && may_attach(&settings.borrow(), &withheld)
@@ -345,6 +356,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// When to look at the links again.
 struct Retry {
     /// Whether it was ever time.
@@ -366,10 +384,7 @@ impl Retry {
 
     /// Waits until it is time.
     async fn due(&self) {
-        match self.due {
-            Some(due) => tokio::time::sleep_until(due).await,
-            None => std::future::pending().await,
-        }
+        at(self.due).await;
     }
 
     fn is_due(&self) -> bool {

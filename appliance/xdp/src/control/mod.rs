@@ -23,7 +23,7 @@ pub(crate) mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -90,7 +90,7 @@ struct HeldBackend {
     /// Since when no bucket has it as first hop and the set does not have it.
     left: Option<u64>,
     /// How the kernel reaches it, as last asked.
-    route: Option<Route>,
+    route: Option<Arc<Route>>,
 }
 
 /// A service in the maps.
@@ -149,12 +149,23 @@ pub(crate) struct Control {
     applied: OrdMap<ServiceKey, Arc<Service>>,
     complete: bool,
     hops: BTreeMap<Hop, u64>,
+    /// Routes that backends have: those of one node's pods are the same.
+    routes: HashSet<Arc<Route>>,
     /// Ways out to backends of `dsr` services.
     pub(crate) exits: Exits,
     selves: Selves,
-    /// Backends whose routes are looked at again, the next one last.
-    round: Vec<(ServiceKey, SocketAddr)>,
+    round: Round,
     settings: types::settings,
+}
+
+/// Whose routes are looked at again, the next one last.
+#[derive(Debug, Default)]
+struct Round {
+    services: Vec<ServiceKey>,
+    /// Of the service before those.
+    backends: Vec<(ServiceKey, SocketAddr)>,
+    /// Routes that are still looked at in this second.
+    left: usize,
 }
 
 /// What packets may still hold, by the time at which it was taken away.
@@ -196,9 +207,10 @@ impl Control {
             applied: OrdMap::new(),
             complete: false,
             hops: BTreeMap::new(),
+            routes: HashSet::new(),
             exits: Exits::default(),
             selves: Selves::default(),
-            round: Vec::new(),
+            round: Round::default(),
             settings: types::settings::default(),
         };
         // Whoever traced before is gone.

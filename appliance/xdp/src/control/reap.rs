@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use haflinger_core::{ForwardingMode, ServiceKey};
 
@@ -12,8 +13,13 @@ use crate::program::types;
 /// Seconds in which the routes to all backends are looked at again.
 const ROUND_SECS: usize = 60;
 
-/// Routes that one second may ask for, whatever their number: 5 microseconds each.
-const ROUTES_PER_SECOND: usize = 10_000;
+/// Routes that one second may ask for, whatever their number: 5 microseconds each, so that this is
+/// one hundredth of a core. Packets ask for themselves; what waits is from where `nat` sends after
+/// the host's own addresses have changed.
+const ROUTES_PER_SECOND: usize = 2_000;
+
+/// Routes that are asked for in one go, while a snapshot may wait: a millisecond.
+const ROUTES_PER_PART: usize = 200;
 
 /// Rounds after which a next hop that no route names is forgotten.
 const HOP_ROUNDS: u64 = 2;
@@ -114,26 +120,54 @@ impl Control {
         }
     }
 
-    /// Looks again at the routes to some backends, so that all are seen in a minute: where `nat`
-    /// sends from and whose neighbour entry is kept may have changed.
-    pub(crate) fn look_again(&mut self) {
-        if self.round.is_empty() {
-            let rounds_old = |age: &mut u64| {
-                *age += 1;
-                *age <= HOP_ROUNDS
-            };
-            self.hops.retain(|_, age| rounds_old(age));
-            self.selves.begin_round();
-            self.exits.begin_round();
-            for (key, held) in &self.services {
-                self.round.extend(held.backends.keys().map(|address| (*key, *address)));
+    /// A second begins: so many routes are looked at again in it that all are seen in a minute, or
+    /// as soon as may be.
+    pub(crate) fn begin_second(&mut self) {
+        let all = self.backend_slots.taken() as usize;
+        self.round.left = all.div_ceil(ROUND_SECS).clamp(1, ROUTES_PER_SECOND);
+    }
+
+    /// Looks again at the routes to some backends: where `nat` sends from and whose neighbour entry
+    /// is kept may have changed. Whether more of this second's are left.
+    pub(crate) fn look_again(&mut self) -> bool {
+        for _ in 0..ROUTES_PER_PART.min(self.round.left) {
+            self.round.left -= 1;
+            match self.next_of_round() {
+                Some((key, address)) => self.look_again_at(&key, address),
+                None => self.round.left = 0,
             }
         }
-        let all: usize = self.round.len().max(self.backend_slots.taken() as usize);
-        let now = all.div_ceil(ROUND_SECS).clamp(1, ROUTES_PER_SECOND).min(self.round.len());
-        for (key, address) in self.round.split_off(self.round.len() - now) {
-            self.look_again_at(&key, address);
+        self.round.left > 0
+    }
+
+    /// The next backend of the round, or the first of another; `None` where there is none at all.
+    fn next_of_round(&mut self) -> Option<(ServiceKey, SocketAddr)> {
+        let mut begun = false;
+        loop {
+            if let Some(next) = self.round.backends.pop() {
+                return Some(next);
+            }
+            if let Some(key) = self.round.services.pop() {
+                let known = self.services.get(&key).into_iter();
+                let addresses = known.flat_map(|held| held.backends.keys());
+                self.round.backends.extend(addresses.map(|address| (key, *address)));
+            } else if !std::mem::replace(&mut begun, true) {
+                self.begin_round();
+            } else {
+                return None;
+            }
         }
+    }
+
+    fn begin_round(&mut self) {
+        self.hops.retain(|_, age| {
+            *age += 1;
+            *age <= HOP_ROUNDS
+        });
+        self.routes.retain(|route| Arc::strong_count(route) > 1);
+        self.selves.begin_round();
+        self.exits.begin_round();
+        self.round.services.extend(self.services.keys());
     }
 
     fn look_again_at(&mut self, key: &ServiceKey, address: SocketAddr) {
@@ -148,9 +182,9 @@ impl Control {
         if route.is_none() || backend.route == route {
             return;
         }
-        backend.route = route;
+        backend.route.clone_from(&route);
         let slot = backend.slot;
-        let (first, count) = self.source_range(address.ip(), route.as_ref());
+        let (first, count) = self.source_range(address.ip(), route.as_deref());
         let record = self.maps.backends.read(slot);
         let record = types::backend { sources_first: first, sources_count: count, ..record };
         self.maps.backends.write(slot, &record);

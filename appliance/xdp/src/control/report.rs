@@ -1,6 +1,7 @@
 //! What the control knows of services and backends, for status and metrics.
 
 use std::net::SocketAddr;
+use std::ops::Bound;
 
 use haflinger_core::{ForwardingMode, ServiceKey};
 use serde::Serialize;
@@ -85,10 +86,25 @@ impl Control {
         }
     }
 
-    /// What each service has seen, as far as it may be read.
-    pub(crate) fn totals(&self) -> impl Iterator<Item = (ServiceKey, Traffic)> {
-        let reports = self.report().into_iter();
-        reports.filter_map(|report| Some((report.service, report.traffic?)))
+    /// What services behind `after` have seen, in their order, until more than `reads` backends
+    /// were read. Those that left are passed over.
+    pub(crate) fn totals(&self, after: Option<ServiceKey>, reads: usize) -> Totals {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut totals = Totals::default();
+        for (key, _) in self.applied.range((from, Bound::Unbounded)) {
+            let Some(held) = self.services.get(key) else { continue };
+            totals.reads += held.backends.len();
+            let mut traffic = held.past;
+            for backend in held.backends.values() {
+                traffic.add(&self.traffic(backend.slot));
+            }
+            totals.services.push((*key, traffic));
+            if totals.reads > reads {
+                totals.next = Some(*key);
+                break;
+            }
+        }
+        totals
     }
 
     /// Services that have no room, and what there is too little of.
@@ -108,6 +124,16 @@ impl Control {
         });
         pools.collect()
     }
+}
+
+/// What some services have seen.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) services: Vec<(ServiceKey, Traffic)>,
+    /// Backends that were read.
+    pub(crate) reads: usize,
+    /// The last of these services, where others may follow.
+    pub(crate) next: Option<ServiceKey>,
 }
 
 /// A service that is relayed because the maps have no room.

@@ -116,7 +116,7 @@ impl Control {
             let (slot, route) = match entry {
                 Some(known) => {
                     known.left = None;
-                    (known.slot, known.route)
+                    (known.slot, known.route.clone())
                 }
                 None => {
                     // There is room: it was looked at.
@@ -125,11 +125,12 @@ impl Control {
                         tracing::warn!(%error, "the counters of a backend begin where others ended");
                     }
                     let route = self.route(backend.address.ip());
-                    held.backends.insert(backend.address, HeldBackend { slot, left: None, route });
+                    let new = HeldBackend { slot, left: None, route: route.clone() };
+                    held.backends.insert(backend.address, new);
                     (slot, route)
                 }
             };
-            let (first, count) = self.source_range(backend.address.ip(), route.as_ref());
+            let (first, count) = self.source_range(backend.address.ip(), route.as_deref());
             let record = types::backend {
                 address: words::address(backend.address.ip()),
                 port: backend.address.port().to_be(),
@@ -201,7 +202,7 @@ impl Control {
                 continue;
             }
             // What an earlier run left comes without its route.
-            if let Some(route) = backend.route.or_else(|| self.route(address.ip())) {
+            if let Some(route) = backend.route.clone().or_else(|| self.route(address.ip())) {
                 self.exits.note(&route, address.is_ipv4());
             }
         }
@@ -279,7 +280,7 @@ impl Control {
     }
 
     /// How the kernel reaches a backend now; notes the next hop.
-    pub(super) fn route(&mut self, backend: IpAddr) -> Option<Route> {
+    pub(super) fn route(&mut self, backend: IpAddr) -> Option<Arc<Route>> {
         let route = (self.router)(backend).ok()?;
         self.note_hop(&route);
         if let Some(own) = route.source
@@ -287,6 +288,11 @@ impl Control {
         {
             self.write_settings();
         }
+        if let Some(known) = self.routes.get(&route) {
+            return Some(known.clone());
+        }
+        let route = Arc::new(route);
+        self.routes.insert(route.clone());
         Some(route)
     }
 
@@ -307,10 +313,11 @@ impl Control {
         let mut backends = Vec::new();
         for held in self.services.values() {
             let known = held.backends.iter();
-            backends.extend(known.map(|(at, backend)| (at.ip(), backend.slot, backend.route)));
+            backends
+                .extend(known.map(|(at, backend)| (at.ip(), backend.slot, backend.route.clone())));
         }
         for (address, slot, route) in backends {
-            let (first, count) = self.source_range(address, route.as_ref());
+            let (first, count) = self.source_range(address, route.as_deref());
             let record = self.maps.backends.read(slot);
             let record = types::backend { sources_first: first, sources_count: count, ..record };
             self.maps.backends.write(slot, &record);

@@ -374,7 +374,8 @@ proptest! {
                 Step::Wait(seconds) => {
                     now += seconds;
                     control.reap(now);
-                    control.look_again();
+                    control.begin_second();
+                    while control.look_again() {}
                 }
                 Step::Restart => control = self::control(&maps, roomy),
                 Step::Flows(slot, connections) => {
@@ -440,7 +441,8 @@ proptest! {
         let told = control.apply(&snapshot(true, [service.clone()]), 100);
         for second in 0..10 {
             control.reap(101 + second);
-            control.look_again();
+            control.begin_second();
+            while control.look_again() {}
         }
         match refusals(&told).contains(&(80, true)) {
             true => prop_assert_eq!(led(&maps, &key(80)), None),
