@@ -20,13 +20,20 @@ use tokio_util::sync::CancellationToken;
 use crate::pools::PoolGauges;
 use crate::problems::Problems;
 
-/// Updates folded before a snapshot is published, however many more wait: bounds the time that
-/// actuators wait during a first list.
+/// Updates folded before anything else is looked at, however many more wait.
 const BATCH_MAX: usize = 4096;
 
 /// Time for which updates are gathered while the first lists are read: nobody waits for a single
 /// object of them, and every snapshot wakes every actuator.
 const LIST_GATHER: Duration = Duration::from_millis(20);
+
+/// As many updates in that time are a list on its way, of which a snapshot would show a part: its
+/// services without their slices. Then they are gathered on. Far fewer come from a cluster that
+/// has listed, while another one is away.
+const LIST_FLOOD: usize = 128;
+
+/// The longest time for which updates are gathered. A list that takes longer is served in parts.
+const LIST_GATHER_MAX: Duration = Duration::from_secs(1);
 
 /// How often the loop shows that it lives when nothing arrives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -101,7 +108,7 @@ impl Fold {
             publish_seconds: Histogram::with_opts(
                 HistogramOpts::new(
                     "haflinger_core_publish_seconds",
-                    "Time from taking a batch of updates to the published snapshot.",
+                    "Time that it takes to bring a snapshot up to date and to publish it.",
                 )
                 .buckets(vec![1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]),
             )?,
@@ -165,49 +172,44 @@ impl Fold {
     ) {
         let started = Instant::now();
         let mut batch = Vec::with_capacity(BATCH_MAX);
-        let mut published = None::<Instant>;
+        let mut gathering = Gathering::default();
         loop {
             self.pulse.beat();
-            batch.clear();
+            let due = gathering.due();
             tokio::select! {
+                // What has come is looked at before the time is.
+                biased;
                 () = shutdown.cancelled() => return,
                 received = updates.recv_many(&mut batch, BATCH_MAX) => {
                     if received == 0 {
                         return;
                     }
                 }
+                () = until(due) => {}
                 () = tokio::time::sleep(HEARTBEAT) => continue,
             }
-            let wait = match self.index.is_complete() {
-                true => *gather.borrow(),
-                false => LIST_GATHER.max(*gather.borrow()),
-            };
-            let left = published.map_or(Duration::ZERO, |at| wait.saturating_sub(at.elapsed()));
-            if !left.is_zero() && batch.len() < BATCH_MAX {
-                tokio::time::sleep(left).await;
-                while batch.len() < BATCH_MAX
-                    && let Ok(update) = updates.try_recv()
-                {
-                    batch.push(update);
-                }
-            }
             self.waiting.set(i64::try_from(updates.len()).unwrap_or(i64::MAX));
-            self.fold(&mut batch, started.elapsed().as_secs(), &snapshots);
-            published = Some(Instant::now());
+            let was_complete = self.index.is_complete();
+            gathering.note(batch.len(), Instant::now(), was_complete, *gather.borrow());
+            self.apply(&mut batch);
+            // The last list is what everybody waits for.
+            let completed = !was_complete && self.index.is_complete();
+            if completed || gathering.due().is_some_and(|due| due <= Instant::now()) {
+                self.publish(started.elapsed().as_secs(), &snapshots);
+                gathering.published(Instant::now());
+            }
         }
     }
 
-    fn fold(
-        &mut self,
-        batch: &mut Vec<Update>,
-        now_secs: u64,
-        snapshots: &watch::Sender<Arc<Snapshot>>,
-    ) {
-        let timer = self.publish_seconds.start_timer();
+    fn apply(&mut self, batch: &mut Vec<Update>) {
         self.updates_total.inc_by(batch.len() as u64);
         for update in batch.drain(..) {
             self.index.apply(update);
         }
+    }
+
+    fn publish(&mut self, now_secs: u64, snapshots: &watch::Sender<Arc<Snapshot>>) {
+        let timer = self.publish_seconds.start_timer();
         if let Some(snapshot) = self.index.publish(now_secs) {
             self.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
             self.count_modes(&snapshot);
@@ -258,5 +260,110 @@ impl Fold {
         ] {
             self.buckets.with_label_values(&[change]).inc_by(by);
         }
+    }
+}
+
+/// When what was folded is published. Time is an argument.
+#[derive(Default)]
+struct Gathering {
+    published: Option<Instant>,
+    /// Since when something waits, and until when.
+    waiting: Option<(Instant, Instant)>,
+    /// Updates since the time was set last.
+    came: usize,
+}
+
+impl Gathering {
+    /// Updates have come, while the first lists were complete or not; `gather` is configured.
+    fn note(&mut self, updates: usize, now: Instant, complete: bool, gather: Duration) {
+        if updates > 0 && self.waiting.is_none() {
+            let wait = if complete { gather } else { LIST_GATHER.max(gather) };
+            let due = self.published.map_or(now, |published| published + wait);
+            self.waiting = Some((now, due.max(now)));
+            self.came = 0;
+        }
+        self.came += updates;
+        if let Some((since, due)) = &mut self.waiting
+            && !complete
+            && *due <= now
+            && self.came >= LIST_FLOOD
+            && now.duration_since(*since) < LIST_GATHER_MAX
+        {
+            *due = now + LIST_GATHER;
+            self.came = 0;
+        }
+    }
+
+    /// When to publish; `None` while there is nothing.
+    fn due(&self) -> Option<Instant> {
+        self.waiting.map(|(_, due)| due)
+    }
+
+    fn published(&mut self, now: Instant) {
+        *self = Self { published: Some(now), ..Self::default() };
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_single_update_is_published_at_once() {
+        let (mut gathering, now) = (Gathering::default(), Instant::now());
+        assert_eq!(gathering.due(), None);
+        for complete in [false, true] {
+            gathering.note(1, now, complete, Duration::ZERO);
+            assert_eq!(gathering.due(), Some(now));
+            gathering = Gathering::default();
+        }
+    }
+
+    #[test]
+    fn updates_after_a_snapshot_are_gathered_for_as_long_as_is_configured() {
+        let (mut gathering, now) = (Gathering::default(), Instant::now());
+        gathering.published(now);
+        gathering.note(1, now + MS, true, 5 * MS);
+        assert_eq!(gathering.due(), Some(now + 5 * MS));
+        gathering.note(1000, now + 2 * MS, true, 5 * MS);
+        assert_eq!(gathering.due(), Some(now + 5 * MS));
+        gathering.published(now + 5 * MS);
+        gathering.note(1, now + 20 * MS, true, 5 * MS);
+        assert_eq!(gathering.due(), Some(now + 20 * MS));
+    }
+
+    #[test]
+    fn a_list_on_its_way_is_gathered_on_and_not_for_ever() {
+        let (mut gathering, mut now) = (Gathering::default(), Instant::now());
+        gathering.note(LIST_FLOOD, now, false, Duration::ZERO);
+        let mut longest = Duration::ZERO;
+        let began = now;
+        while gathering.due() > Some(now) {
+            now += MS;
+            longest = now - began;
+            gathering.note(LIST_FLOOD, now, false, Duration::ZERO);
+        }
+        assert!((LIST_GATHER_MAX..LIST_GATHER_MAX + LIST_GATHER).contains(&longest));
+    }
+
+    #[test]
+    fn changes_that_come_beside_a_source_that_is_away_wait_no_longer_than_a_moment() {
+        let (mut gathering, now) = (Gathering::default(), Instant::now());
+        gathering.published(now);
+        for ms in 0..20 {
+            gathering.note(2, now + ms * MS, false, Duration::ZERO);
+        }
+        assert_eq!(gathering.due(), Some(now + LIST_GATHER));
+        gathering.note(0, now + LIST_GATHER, false, Duration::ZERO);
+        assert_eq!(gathering.due(), Some(now + LIST_GATHER));
     }
 }
