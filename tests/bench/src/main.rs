@@ -35,7 +35,9 @@ const BENCHMARKS: &[Benchmark] = &[
     ("relay", relay::run),
     ("l4/program", l4::program::run),
     ("l4/paths", l4::paths::run),
-    ("scale", scale::run),
+    ("scale/10", |report| scale::run(report, 10)),
+    ("scale/1000", |report| scale::run(report, 1_000)),
+    ("scale/50000", |report| scale::run(report, 50_000)),
 ];
 
 fn main() -> Result<()> {
@@ -53,7 +55,7 @@ fn main() -> Result<()> {
     if only.as_deref() == Some(scale::UNDER_TEST) {
         return scale::under_test(arguments);
     }
-    // `l4` stands for all that begin with `l4/`.
+    // `l4` stands for all that begin with `l4/`, `scale` for all sizes.
     let wanted = |name: &str| {
         let rest = only.as_deref().map_or(Some(""), |only| name.strip_prefix(only));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || only.is_none())

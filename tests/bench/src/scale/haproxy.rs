@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use haflinger_tests::lab::{Namespace, Place};
+use rustix::process::{Resource, getrlimit};
+
+/// Descriptors that it needs beside one for each service.
+const OTHER_DESCRIPTORS: u64 = 4_000;
 
 /// A reload that takes longer is not waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +33,7 @@ pub(super) struct Haproxy<'a> {
 }
 
 impl<'a> Haproxy<'a> {
-    /// `None` where it is not installed.
+    /// `None` where it is not installed, or may not open as many files.
     pub(super) fn start(
         place: &Place,
         namespace: &'a Namespace,
@@ -37,6 +41,16 @@ impl<'a> Haproxy<'a> {
     ) -> Result<Option<Self>> {
         let version = Command::new("haproxy").arg("-v").stdout(Stdio::null()).status();
         if !version.is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED the comparison of a change: haproxy is not installed");
+            return Ok(None);
+        }
+        let needed = services as u64 + OTHER_DESCRIPTORS;
+        let allowed = getrlimit(Resource::Nofile).maximum;
+        if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
+            eprintln!(
+                "SKIPPED the comparison of a change: HAProxy needs {needed} open files for \
+                 {services} services, and {allowed} are allowed (ulimit -Hn)"
+            );
             return Ok(None);
         }
         // The addresses are on no interface.
