@@ -13,6 +13,7 @@ mod inventory;
 mod last_pod;
 mod options;
 mod outages;
+mod readiness;
 mod record;
 mod rollout;
 mod service;
@@ -28,6 +29,7 @@ const ALL: &[Scenario] = &[
     contract::SCENARIO,
     ingress::SCENARIO,
     rollout::SCENARIO,
+    readiness::SCENARIO,
     last_pod::SCENARIO,
     record::SCENARIO,
     outages::SCENARIO,

@@ -132,6 +132,12 @@ impl Api {
         self.request(Method::PATCH, path, "application/merge-patch+json", body).await
     }
 
+    /// Changes an object by a patch that merges lists by their elements' keys.
+    pub async fn merge_lists(&self, path: &str, patch: &Value) -> Result<Value> {
+        let body = Some(serde_json::to_vec(patch)?);
+        self.request(Method::PATCH, path, "application/strategic-merge-patch+json", body).await
+    }
+
     /// Deletes an object; one that is gone already is as good.
     pub async fn delete(&self, path: &str) -> Result<()> {
         absent_as_none(self.request(Method::DELETE, path, "", None).await).map(|_| ())

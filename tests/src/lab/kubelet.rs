@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::echo_ports;
 use super::sandbox::Sandbox;
-use super::status::{create_node, pod_status, renew_node};
+use super::status::{create_node, gates_hold, pod_status, renew_node};
 use super::topology::NODES;
 use super::{Api, Namespace, Place};
 
@@ -153,13 +153,15 @@ impl Rounds {
     /// Writes the pod's status when it changed.
     async fn report(&mut self, pod: &Value) -> Result<()> {
         let Some(sandbox) = self.sandboxes.get_mut(uid_of(pod)) else { return Ok(()) };
-        if sandbox.reported == Some(sandbox.ready) {
+        let gates = gates_hold(pod);
+        let told = (sandbox.ready, gates);
+        if sandbox.reported == Some(told) {
             return Ok(());
         }
-        let ready = sandbox.ready;
-        let status = pod_status(pod, sandbox);
-        self.api.merge(&format!("{}/status", path_of(pod)), &json!({"status": status})).await?;
-        sandbox.reported = Some(ready);
+        let status = json!({"status": pod_status(pod, sandbox, gates)});
+        // The conditions of gates are others' to write.
+        self.api.merge_lists(&format!("{}/status", path_of(pod)), &status).await?;
+        sandbox.reported = Some(told);
         Ok(())
     }
 

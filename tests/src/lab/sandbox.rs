@@ -24,8 +24,8 @@ pub(super) struct Sandbox {
     pub(super) addresses: [IpAddr; 2],
     /// What its readiness probe said last.
     pub(super) ready: bool,
-    /// The readiness that the API was told last.
-    pub(super) reported: Option<bool>,
+    /// What the API was told last: that readiness, and whether its readiness gates were set.
+    pub(super) reported: Option<(bool, bool)>,
     /// When its grace period ends.
     deadline: Option<Instant>,
     pod: String,

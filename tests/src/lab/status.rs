@@ -61,8 +61,17 @@ pub(super) async fn renew_node(api: &Api, index: usize) -> Result<()> {
     Ok(())
 }
 
-/// `status` of a pod that runs in `sandbox`.
-pub(super) fn pod_status(pod: &Value, sandbox: &Sandbox) -> Value {
+/// Whether every readiness gate of a pod is set.
+pub(super) fn gates_hold(pod: &Value) -> bool {
+    let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    list("/spec/readinessGates").all(|gate| {
+        let mut conditions = list("/status/conditions");
+        conditions.any(|known| known["type"] == gate["conditionType"] && known["status"] == "True")
+    })
+}
+
+/// `status` of a pod that runs in `sandbox`; `gates`: its readiness gates are set.
+pub(super) fn pod_status(pod: &Value, sandbox: &Sandbox, gates: bool) -> Value {
     let node = NODES[sandbox.node];
     let now = timestamp();
     let started = pod["status"]["startTime"].as_str().unwrap_or(&now);
@@ -71,6 +80,12 @@ pub(super) fn pod_status(pod: &Value, sandbox: &Sandbox) -> Value {
             "type": kind, "status": if holds { "True" } else { "False" },
             "lastTransitionTime": now,
         })
+    };
+    let mut ready = condition("Ready", sandbox.ready && gates);
+    // Lists are merged: a reason that is over has to be taken away.
+    ready["reason"] = match sandbox.ready && !gates {
+        true => "ReadinessGatesNotReady".into(),
+        false => Value::Null,
     };
     let containers = pod["spec"]["containers"].as_array().cloned().unwrap_or_default();
     let containers: Vec<Value> = containers
@@ -94,7 +109,7 @@ pub(super) fn pod_status(pod: &Value, sandbox: &Sandbox) -> Value {
             condition("PodScheduled", true),
             condition("Initialized", true),
             condition("ContainersReady", sandbox.ready),
-            condition("Ready", sandbox.ready),
+            ready,
         ],
         "containerStatuses": containers,
     })
