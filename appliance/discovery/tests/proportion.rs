@@ -170,10 +170,10 @@ fn a_changed_slice_touches_its_service_alone() {
 
 /// Beside what the relay or XDP, ledger and state file keep of it, 50,000 such services are to stay
 /// below 500 MB.
-const BYTES_EACH_MAX: usize = 7 << 10;
+const BYTES_EACH_MAX: usize = 5_632;
 
 /// A table that has changed has its own buckets and remembers when.
-const CHANGED_BYTES_EACH_MAX: usize = BYTES_EACH_MAX + (4 << 10);
+const CHANGED_BYTES_EACH_MAX: usize = BYTES_EACH_MAX + 1_536;
 
 #[test]
 fn a_small_service_costs_some_kilobytes_also_when_all_have_changed() {

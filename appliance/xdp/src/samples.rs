@@ -10,8 +10,8 @@ use crate::control::report::{READS_MAX, Totals};
 /// Seconds between pictures: long enough for a steady figure, short enough to see a change.
 const APART_SECS: u64 = 5;
 
-/// Backends that are read in one go, while a snapshot may wait: a millisecond.
-const READS_PER_PART: usize = 1_000;
+/// Backends that are read in one go, while a snapshot may wait: half a millisecond.
+const READS_PER_PART: usize = 500;
 
 /// What was counted until a time.
 #[derive(Debug, Default)]

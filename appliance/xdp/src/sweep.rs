@@ -18,8 +18,8 @@ const ROUND_SECS: u32 = 5;
 /// Records that one run looks at: what the program allows.
 const PART: u32 = 4096;
 
-/// Runs in one go, while a snapshot may wait: a millisecond.
-const RUNS_PER_PART: usize = 4;
+/// Runs in one go, while a snapshot may wait: half a millisecond.
+const RUNS_PER_PART: usize = 2;
 
 /// Phases of a flow, in the order of their numbers.
 pub(crate) const PHASES: [&str; 6] =

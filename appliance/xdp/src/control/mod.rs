@@ -52,6 +52,10 @@ const GRACE_SECS: u64 = 2;
 /// for (`gc_thresh3` is 1024).
 pub(crate) const HOPS_MAX: usize = 4096;
 
+/// Routes that are asked for while one snapshot is applied, where they can wait: 5 ms. The others
+/// are looked at in turn, as those that are known.
+const ROUTES_AT_ONCE: usize = 1_000;
+
 /// Asks the kernel how it reaches an address.
 pub(crate) type Router = Box<dyn FnMut(IpAddr) -> io::Result<Route> + Send>;
 
@@ -155,6 +159,8 @@ pub(crate) struct Control {
     pub(crate) exits: Exits,
     selves: Selves,
     round: Round,
+    /// Routes asked for since the last snapshot came.
+    asked: usize,
     settings: types::settings,
 }
 
@@ -211,6 +217,7 @@ impl Control {
             exits: Exits::default(),
             selves: Selves::default(),
             round: Round::default(),
+            asked: 0,
             settings: types::settings::default(),
         };
         // Whoever traced before is gone.
@@ -264,6 +271,7 @@ impl Control {
     /// Applies the difference between the maps and the snapshot; what the core is to be told.
     pub(crate) fn apply(&mut self, snapshot: &Snapshot, now: u64) -> Vec<Update> {
         let mut told = Vec::new();
+        self.asked = 0;
         let before = std::mem::replace(&mut self.applied, snapshot.services.clone());
         for item in before.diff(&snapshot.services) {
             match item {

@@ -18,8 +18,8 @@ const ROUND_SECS: usize = 60;
 /// the host's own addresses have changed.
 const ROUTES_PER_SECOND: usize = 2_000;
 
-/// Routes that are asked for in one go, while a snapshot may wait: a millisecond.
-const ROUTES_PER_PART: usize = 200;
+/// Routes that are asked for in one go, while a snapshot may wait: half a millisecond.
+const ROUTES_PER_PART: usize = 100;
 
 /// Rounds after which a next hop that no route names is forgotten.
 const HOP_ROUNDS: u64 = 2;

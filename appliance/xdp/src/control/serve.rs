@@ -7,7 +7,7 @@ use std::sync::Arc;
 use haflinger_core::{Backend, BackendState, ForwardingMode, Service, ServiceKey};
 use ipnet::IpNet;
 
-use super::{Control, GRACE_SECS, HOPS_MAX, Held, HeldBackend, Need};
+use super::{Control, GRACE_SECS, HOPS_MAX, Held, HeldBackend, Need, ROUTES_AT_ONCE};
 use crate::buddy::Region;
 use crate::netlink::Route;
 use crate::program::types;
@@ -124,7 +124,7 @@ impl Control {
                     if let Err(error) = self.maps.backend_counters.clear(slot) {
                         tracing::warn!(%error, "the counters of a backend begin where others ended");
                     }
-                    let route = self.route(backend.address.ip());
+                    let route = self.route_now(service.mode, backend.address.ip());
                     let new = HeldBackend { slot, left: None, route: route.clone() };
                     held.backends.insert(backend.address, new);
                     (slot, route)
@@ -277,6 +277,17 @@ impl Control {
         }
         self.waiting.insert(*key);
         self.services.insert(*key, held);
+    }
+
+    /// How the kernel reaches a new backend. Of very many at once, as at a start, only some are
+    /// asked for, where a packet needs no answer: where `nat` sends from is configured.
+    fn route_now(&mut self, mode: ForwardingMode, backend: IpAddr) -> Option<Arc<Route>> {
+        let can_wait = mode == ForwardingMode::Nat && self.sources.has_configured(backend);
+        if can_wait && self.asked >= ROUTES_AT_ONCE {
+            return None;
+        }
+        self.asked += 1;
+        self.route(backend)
     }
 
     /// How the kernel reaches a backend now; notes the next hop.

@@ -47,6 +47,11 @@ impl Sources {
         self.configured != settings.nat_addresses || self.ports != settings.nat_ports
     }
 
+    /// Whether addresses are configured of the backend's family.
+    pub(crate) fn has_configured(&self, backend: IpAddr) -> bool {
+        self.configured.iter().any(|address| address.is_ipv4() == backend.is_ipv4())
+    }
+
     /// The range for a backend; `own` is the address that this host would send from. `None` when
     /// there is none, or no room.
     pub(crate) fn range(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::forwarding::ForwardingTable;
@@ -14,7 +15,7 @@ use haflinger_core::{
 };
 use proptest::prelude::*;
 
-use super::{Control, GRACE_SECS};
+use super::{Control, GRACE_SECS, ROUTES_AT_ONCE};
 use crate::maps::Maps;
 use crate::netlink::Route;
 use crate::program::types;
@@ -108,6 +109,49 @@ impl Scripted {
 fn snapshot(complete: bool, services: impl IntoIterator<Item = Service>) -> Snapshot {
     let services = services.into_iter().map(|service| (service.key, Arc::new(service)));
     Snapshot { complete, services: services.collect(), ..Default::default() }
+}
+
+#[test]
+fn of_very_many_new_backends_those_that_can_wait_are_asked_for_later() {
+    let sizes = Capacities { backends: 4096, buckets: 1 << 18, ..ROOMY };
+    let maps = Arc::new(Maps::in_memory(&sizes));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let router = move |to| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        route(to)
+    };
+    let settings = Settings { nat_addresses: vec![[10, 9, 9, 1].into()], ..settings(sizes) };
+    let mut control = Control::new(maps.clone(), Box::new(router), &settings);
+    let members: BTreeSet<u8> = (1..=250).collect();
+    let services: Vec<Service> =
+        (80..85).map(|port| Scripted::new().service(port, &members)).collect();
+    control.apply(&snapshot(true, services.clone()), 100);
+    assert_eq!(asked.load(Ordering::Relaxed), ROUTES_AT_ONCE);
+    for service in &services {
+        assert_eq!(led(&maps, &service.key), Some(expected(service)));
+    }
+    let sources = (1..=1250).map(|slot| maps.backends.read(slot).sources_count);
+    assert!(sources.eq(std::iter::repeat_n(1, 1250)), "each has where to send from");
+    // In a minute every one of them is asked for.
+    for _ in 0..60 {
+        control.begin_second();
+        while control.look_again() {}
+    }
+    assert_eq!(control.hops().count(), 250);
+    let known = control.services.values().flat_map(|held| held.backends.values());
+    assert!(known.into_iter().all(|backend| backend.route.is_some()));
+    // Without addresses of the family, a packet needs the answer.
+    asked.store(0, Ordering::Relaxed);
+    let maps = Arc::new(Maps::in_memory(&sizes));
+    let counted = asked.clone();
+    let router = move |to| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        route(to)
+    };
+    let settings = Settings { nat_addresses: Vec::new(), ..settings };
+    Control::new(maps, Box::new(router), &settings).apply(&snapshot(true, services), 100);
+    assert_eq!(asked.load(Ordering::Relaxed), 1250);
 }
 
 /// Where the maps lead a packet for the service: the addresses of all first hops, by bucket.
