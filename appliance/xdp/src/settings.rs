@@ -41,7 +41,7 @@ pub struct Capacities {
     /// Backends of all services together, 1 to [`BACKENDS_MAX`].
     pub backends: u32,
     /// Buckets of all tables together, [`BUCKETS_MAX`] at most. A service takes 16 for each active
-    /// backend and 128 at least, as a power of two, or about 128 for each of more than 64 or of
+    /// backend and 256 at least, as a power of two, or about 128 for each of more than 64 or of
     /// different weights; while its table grows, both sizes.
     pub buckets: u32,
     /// Source ranges of all services together.
@@ -59,7 +59,7 @@ impl Default for Capacities {
             established_flows: 1 << 20,
             services: 65_536,
             backends: 262_144,
-            buckets: 1 << 23,
+            buckets: 1 << 24,
             source_ranges: 65_536,
             affinities: 1 << 18,
             fragments: 16_384,

@@ -127,7 +127,7 @@ impl Default for Xdp {
             new_flows_per_second: 250_000,
             services_max: 65_536,
             backends_max: 262_144,
-            buckets_max: 8_388_608,
+            buckets_max: 16_777_216,
             source_ranges_max: 65_536,
             affinity_entries_max: 65_536,
             fragments_max: 8_192,

@@ -21,8 +21,8 @@ impl BucketHops {
     pub(super) const NONE: Self = Self { first: NO_SLOT, second: NO_SLOT };
 }
 
-/// Buckets of one chunk: 512 bytes are the balance between copying few bytes for a small change and
-/// few chunks for a large one. No table has fewer.
+/// Buckets of one chunk: 1 KiB is the balance between copying few bytes for a small change and few
+/// chunks for a large one. No table has fewer.
 pub(super) const CHUNK: usize = BUCKETS_MIN as usize;
 
 /// All buckets of a table.

@@ -41,12 +41,9 @@ pub use view::{Hops, TableView};
 /// get nothing and are counted in [`Change::refused`].
 pub const MEMBERS_MAX: usize = 1 << 14;
 
-/// Fewest buckets of any table that has members.
-pub const BUCKETS_MIN: u32 = 1 << 7;
-
-/// Fewest buckets of a table whose members differ in weight, unless it is set otherwise: the
-/// lightest of two may have 0.4% of the flows.
-pub const FINE_BUCKETS_MIN: u32 = 1 << 8;
+/// Fewest buckets of a table that has members: with one or two members nothing is gained by
+/// more, and there may be 50,000 such services.
+pub const BUCKETS_MIN: u32 = 1 << 8;
 
 /// A table doubles when it has fewer buckets than this for each member, where it may be
 /// [coarse](TableSettings::coarse). One member then has at most a sixteenth more flows than another,

@@ -9,7 +9,7 @@ use super::starts::Starts;
 use super::view::TableView;
 use super::{
     BUCKETS_MAX, BUCKETS_MIN, BUCKETS_PER_MEMBER_MIN, COARSE_BUCKETS_PER_MEMBER_MIN,
-    COARSE_MEMBERS_MAX, FINE_BUCKETS_MIN, MEMBERS_MAX,
+    COARSE_MEMBERS_MAX, MEMBERS_MAX,
 };
 use crate::{MAX_WEIGHT, Weight};
 
@@ -35,12 +35,7 @@ pub struct TableSettings {
 
 impl Default for TableSettings {
     fn default() -> Self {
-        Self {
-            buckets_min: FINE_BUCKETS_MIN,
-            buckets_max: BUCKETS_MAX,
-            coarse: false,
-            hold_secs: 3600,
-        }
+        Self { buckets_min: BUCKETS_MIN, buckets_max: BUCKETS_MAX, coarse: false, hold_secs: 3600 }
     }
 }
 

@@ -297,10 +297,10 @@ fn moved_buckets_are_counted_and_repeated_moves_are_at_risk() {
     index.apply(set_slice("web", Some(slice(&[(1, true), (2, true)]))));
     index.publish(10);
     let grown = index.movement();
-    assert_eq!((grown.moved, grown.at_risk), (64, 0));
+    assert_eq!((grown.moved, grown.at_risk), (128, 0));
     index.apply(set_slice("web", Some(slice(&[(1, true)]))));
     index.publish(20);
-    assert_eq!((index.movement().moved, index.movement().at_risk), (128, 64));
+    assert_eq!((index.movement().moved, index.movement().at_risk), (256, 128));
 }
 
 #[test]

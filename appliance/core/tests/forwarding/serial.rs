@@ -101,7 +101,7 @@ fn errors_say_what_is_wrong() {
     assert_eq!(decode(&edited(4, 9)), Err(DecodeError::Version(9)));
     assert_eq!(decode(&good[..6]), Err(DecodeError::Truncated("head")));
     assert_eq!(decode(&edited(20, 9)), Err(DecodeError::Checksum));
-    assert_eq!(decode(&seal(edited(5, 6))), Err(DecodeError::Range("size")));
+    assert_eq!(decode(&seal(edited(5, 7))), Err(DecodeError::Range("size")));
     assert_eq!(decode(&seal(edited(5, 40))), Err(DecodeError::Range("size")));
     assert_eq!(
         decode(&seal(good[..good.len() - 4].to_vec())),
