@@ -173,7 +173,7 @@ fn a_changed_slice_touches_its_service_alone() {
 const BYTES_EACH_MAX: usize = 5_632;
 
 /// A table that has changed has its own buckets and remembers when.
-const CHANGED_BYTES_EACH_MAX: usize = BYTES_EACH_MAX + 1_536;
+const CHANGED_BYTES_EACH_MAX: usize = BYTES_EACH_MAX + 2_560;
 
 #[test]
 fn a_small_service_costs_some_kilobytes_also_when_all_have_changed() {
