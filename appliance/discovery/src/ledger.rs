@@ -87,7 +87,10 @@ impl Watched {
     /// goes on without it: then the source counts as synced all the same.
     pub(crate) fn missed_without(self) -> Option<&'static str> {
         match self {
-            Self::Services | Self::Slices | Self::Ingresses => None,
+            // Which addresses its objects hold is not known: nobody may be given one.
+            Self::Services => None,
+            Self::Slices => Some("backends of Services"),
+            Self::Ingresses => Some("Ingresses"),
             Self::Nodes => Some("routes to pods, and nodes' ports in their place"),
             Self::Certificates => Some("HTTPS of Ingresses"),
             Self::Namespaces => Some("addresses of pools that choose by labels of namespaces"),

@@ -22,6 +22,7 @@ mod inventory;
 mod ledger;
 mod metrics;
 mod objects;
+mod rights;
 mod settings;
 mod shared_texts;
 mod status;
@@ -29,8 +30,10 @@ mod store;
 mod translate;
 
 pub use discovery::{Discovery, DiscoveryError, DiscoveryHandle, UnknownSource};
+pub use haflinger_kubernetes::MissingRight;
 pub use inventory::{InventoryError, check as check_inventory};
 pub use ledger::Watched;
+pub use rights::RIGHTS;
 pub use settings::{ClusterSettings, DeletionLimits, INGRESS_CLASS_DEFAULT, LabelKeys, Settings};
 pub use status::{DiscoveryStatus, KindStatus, SourceStatus};
 pub use translate::update::translate_object;

@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     state_failures: IntCounterVec,
     credentials_loaded: GaugeVec,
     credentials_failures: IntCounterVec,
+    missing_rights: IntGaugeVec,
     pub(crate) inventory_valid: IntGauge,
     pub(crate) inventory_refusals: IntCounter,
 }
@@ -48,6 +49,7 @@ pub(crate) struct SourceMetrics {
     pub(crate) state_failures: IntCounter,
     pub(crate) credentials_loaded: Gauge,
     pub(crate) credentials_failures: IntCounter,
+    pub(crate) missing_rights: IntGauge,
 }
 
 const BY_KIND: [&str; 2] = ["source", "kind"];
@@ -130,6 +132,7 @@ impl Metrics {
                 "States of the credentials that could not be used; the former ones went on",
                 &BY_SOURCE,
             )?,
+            missing_rights: missing_rights(registry)?,
             inventory_valid,
             inventory_refusals,
         })
@@ -157,6 +160,7 @@ impl Metrics {
             state_failures: self.state_failures.with_label_values(&labels),
             credentials_loaded: self.credentials_loaded.with_label_values(&labels),
             credentials_failures: self.credentials_failures.with_label_values(&labels),
+            missing_rights: self.missing_rights.with_label_values(&labels),
         }
     }
 
@@ -179,7 +183,20 @@ impl Metrics {
         let _ = self.state_failures.remove_label_values(&labels);
         let _ = self.credentials_loaded.remove_label_values(&labels);
         let _ = self.credentials_failures.remove_label_values(&labels);
+        let _ = self.missing_rights.remove_label_values(&labels);
     }
+}
+
+fn missing_rights(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    let metric = IntGaugeVec::new(
+        Opts::new(
+            "haflinger_discovery_missing_rights",
+            "Rights that the cluster does not give discovery: the status says what is lost",
+        ),
+        &BY_SOURCE,
+    )?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
 }
 
 /// A family of times.

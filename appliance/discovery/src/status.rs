@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use haflinger_core::SourceId;
-use haflinger_kubernetes::{CredentialsBoard, CredentialsStatus, Said};
+use haflinger_kubernetes::{CredentialsBoard, CredentialsStatus, MissingRight, Said};
 use serde::Serialize;
 
 use crate::ledger::Watched;
@@ -40,6 +40,8 @@ pub struct SourceStatus {
     /// What a cluster is spoken to with; absent for the inventory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials: Option<CredentialsStatus>,
+    /// Rights that the cluster does not give us, and what is lost without each.
+    pub missing_rights: Vec<MissingRight>,
     /// By kind.
     pub kinds: BTreeMap<&'static str, KindStatus>,
 }
@@ -80,6 +82,7 @@ struct Told {
     error: Option<String>,
     last_event: Option<Instant>,
     confirmed_at: Option<Instant>,
+    missing_rights: Vec<MissingRight>,
 }
 
 /// Where the tasks of one source say how they are; cheap to clone.
@@ -201,6 +204,23 @@ impl Board {
         self.told().error = error;
     }
 
+    /// Whether a kind is wanted, and the cluster has it.
+    pub(crate) fn is_wanted(&self, kind: Watched) -> bool {
+        let told = self.told();
+        !told.unwanted[kind.index()] && !told.kinds[kind.index()].absent
+    }
+
+    /// Which rights are missing.
+    pub(crate) fn missing_rights(&self, missing: Vec<MissingRight>) {
+        self.metrics.missing_rights.set(i64::try_from(missing.len()).unwrap_or(i64::MAX));
+        let mut told = self.told();
+        if told.missing_rights != missing {
+            let rights: Vec<&str> = missing.iter().map(|missing| &*missing.right).collect();
+            tracing::warn!(source = %self.source, ?rights, "rights that are missing have changed");
+            told.missing_rights = missing;
+        }
+    }
+
     /// What became of the credentials of a cluster.
     pub(crate) fn credentials(&self, said: Said) {
         self.credentials.note(&said);
@@ -248,6 +268,7 @@ impl Board {
                 .confirmed_at
                 .map(|at| at.saturating_duration_since(now).as_secs()),
             credentials,
+            missing_rights: told.missing_rights.clone(),
             kinds: watched.iter().map(|kind| (kind.as_str(), of(kind))).collect(),
         }
     }

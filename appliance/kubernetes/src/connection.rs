@@ -111,6 +111,18 @@ struct Shared {
     inner: ArcSwap<Client>,
     /// The server has answered 401.
     refused: Notify,
+    /// The server has answered 403.
+    forbidden: Notify,
+}
+
+/// Tells when the server refuses something for want of rights.
+pub struct Forbidden(Arc<Shared>);
+
+impl Forbidden {
+    /// Waits until it has done so since it was last asked.
+    pub(crate) async fn noticed(&self) {
+        self.0.forbidden.notified().await;
+    }
 }
 
 /// Keeps the credentials of a client up to date while it is asked to ([`Keeper::follow`]).
@@ -159,8 +171,11 @@ impl Access {
         let read = credentials::read(self).await?;
         let inner = self.build(&read, silence)?;
         let namespace = inner.default_namespace().to_owned();
-        let shared =
-            Arc::new(Shared { inner: ArcSwap::from_pointee(inner), refused: Notify::new() });
+        let shared = Arc::new(Shared {
+            inner: ArcSwap::from_pointee(inner),
+            refused: Notify::new(),
+            forbidden: Notify::new(),
+        });
         let client = outer(&shared, namespace);
         let keeper = Keeper {
             access: self.clone(),
@@ -190,8 +205,10 @@ fn outer(shared: &Arc<Shared>, namespace: String) -> Client {
         async move {
             let inner = Client::clone(&shared.inner.load());
             let answer = inner.send(request).await?;
-            if answer.status() == StatusCode::UNAUTHORIZED {
-                shared.refused.notify_one();
+            match answer.status() {
+                StatusCode::UNAUTHORIZED => shared.refused.notify_one(),
+                StatusCode::FORBIDDEN => shared.forbidden.notify_one(),
+                _ => {}
             }
             Ok::<_, kube::Error>(answer)
         }
@@ -212,6 +229,11 @@ fn renewal(lifetime: Option<Duration>) -> Duration {
 }
 
 impl Keeper {
+    /// When the server refuses something for want of rights; for one to wait for it.
+    pub fn forbidden(&self) -> Forbidden {
+        Forbidden(self.shared.clone())
+    }
+
     /// Follows the credentials, and says what becomes of them. Returns when the client leads to
     /// a server that the kubeconfig no longer names. May be dropped at any await, and called again.
     pub async fn follow(&mut self, mut tell: impl FnMut(Said)) -> Moved {

@@ -11,9 +11,11 @@ mod credentials;
 mod gate;
 mod pace;
 mod plugin;
+mod rights;
 
 pub use access::{Access, ConnectError, describe, explain};
-pub use connection::{CredentialsBoard, CredentialsStatus, Keeper, Moved, Said};
+pub use connection::{CredentialsBoard, CredentialsStatus, Forbidden, Keeper, Moved, Said};
 pub use gate::{EDGE_READY, EDGE_READY_SELECTOR};
 pub use pace::Pace;
 pub use plugin::PluginError;
+pub use rights::{Inspection, MissingRight, Place, Right};

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use haflinger_core::Snapshot;
-use haflinger_kubernetes::{Moved, Pace, Said, explain};
+use haflinger_kubernetes::{Inspection, Moved, Pace, Said, explain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::gate::{Applied, Gate};
 use crate::lease;
+use crate::rights::rights_for;
 use crate::settings::ClusterSettings;
 use crate::status::Board;
 use crate::writer::Writer;
@@ -44,7 +45,9 @@ pub(crate) async fn run(
                 let gate = applied.clone().filter(|_| settings.readiness_gate).map(|applied| {
                     Gate::new(&settings, client.clone(), &identity, applied, board.clone())
                 });
-                let election = lease::stand(client, &settings, &identity, &leader, &board, &turn);
+                let forbidden = keeper.forbidden();
+                let election =
+                    lease::stand(client.clone(), &settings, &identity, &leader, &board, &turn);
                 let writing = writer.run(snapshots.clone(), leader.subscribe(), &turn);
                 let gating = async {
                     if let Some(gate) = gate {
@@ -57,7 +60,21 @@ pub(crate) async fn run(
                         () = turn.cancelled() => {}
                     }
                 };
-                tokio::join!(election, writing, gating, credentials);
+                let inspection = Inspection {
+                    client,
+                    forbidden,
+                    object: (settings.lease_namespace.clone(), settings.lease_name.clone()),
+                };
+                let rights = async {
+                    tokio::select! {
+                        () = inspection.run(
+                            || rights_for(&settings),
+                            |missing| board.missing_rights(missing),
+                        ) => {}
+                        () = turn.cancelled() => {}
+                    }
+                };
+                tokio::join!(election, writing, gating, credentials, rights);
                 board.pending(0);
             }
             Err(error) => {

@@ -26,11 +26,13 @@ mod object;
 mod plan;
 mod queue;
 mod reporter;
+mod rights;
 mod settings;
 mod status;
 mod writer;
 
 pub use gate::Applied;
 pub use reporter::{ReportError, Reporter, ReporterHandle};
+pub use rights::RIGHTS;
 pub use settings::{ClusterSettings, Settings};
 pub use status::{ClusterReport, GateHost, GateReport, ReportStatus};

@@ -15,6 +15,7 @@ pub(crate) struct Metrics {
     credentials_loaded: GaugeVec,
     credentials_failures: IntCounterVec,
     pub(crate) gate: GateMetrics,
+    missing_rights: IntGaugeVec,
 }
 
 impl Metrics {
@@ -58,6 +59,10 @@ impl Metrics {
                 "Requests of the election that failed",
                 &["cluster"],
             )?,
+            missing_rights: gauge(
+                "haflinger_report_missing_rights",
+                "Rights that the cluster does not give report: the status says what is lost",
+            )?,
             credentials_loaded,
             credentials_failures: counter(
                 "haflinger_report_credentials_failures_total",
@@ -92,6 +97,11 @@ impl Metrics {
         self.credentials_loaded.with_label_values(&[cluster]).set(unix_secs);
     }
 
+    pub(crate) fn missing_rights(&self, cluster: &str, missing: usize) {
+        let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+        self.missing_rights.with_label_values(&[cluster]).set(missing);
+    }
+
     pub(crate) fn credentials_failed(&self, cluster: &str) {
         self.credentials_failures.with_label_values(&[cluster]).inc();
     }
@@ -99,7 +109,7 @@ impl Metrics {
     /// A cluster is no longer configured. Removing a series that was never touched is an
     /// error of no interest.
     pub(crate) fn forget(&self, cluster: &str) {
-        for gauge in [&self.leader, &self.pending] {
+        for gauge in [&self.leader, &self.pending, &self.missing_rights] {
             let _ = gauge.remove_label_values(&[cluster]);
         }
         self.gate.forget(cluster);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use haflinger_kubernetes::{CredentialsBoard, CredentialsStatus, Said};
+use haflinger_kubernetes::{CredentialsBoard, CredentialsStatus, MissingRight, Said};
 use serde::Serialize;
 
 use crate::metrics::Metrics;
@@ -34,6 +34,8 @@ pub struct ClusterReport {
     pub write_error: Option<String>,
     /// What the cluster is spoken to with.
     pub credentials: CredentialsStatus,
+    /// Rights that the cluster does not give us, and what is lost without each.
+    pub missing_rights: Vec<MissingRight>,
     /// Readiness gates; absent where no pod may wait for this host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateReport>,
@@ -114,6 +116,17 @@ impl Board {
 
     pub(crate) fn write_error(&self, error: Option<String>) {
         self.told().write_error = error;
+    }
+
+    /// Which rights are missing.
+    pub(crate) fn missing_rights(&self, missing: Vec<MissingRight>) {
+        self.metrics.missing_rights(&self.cluster, missing.len());
+        let mut told = self.told();
+        if told.missing_rights != missing {
+            let rights: Vec<&str> = missing.iter().map(|missing| &*missing.right).collect();
+            tracing::warn!(cluster = %self.cluster, ?rights, "rights that are missing have changed");
+            told.missing_rights = missing;
+        }
     }
 
     /// What became of the credentials.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use haflinger_bgp::fsm::State;
 use haflinger_core::{Announcement, RouteOrigin, Snapshot};
-use haflinger_discovery::SourceStatus;
+use haflinger_discovery::{MissingRight, SourceStatus};
 use haflinger_health::HealthStatus;
 use haflinger_netlink::RouteState;
 use haflinger_report::GateReport;
@@ -102,6 +102,7 @@ fn sources(status: &Status) -> Columns {
                 kind.last_error.clone().unwrap_or_default(),
             ]);
         }
+        missing_rights(&mut columns, &source.missing_rights);
     }
     for cluster in &status.report.clusters {
         let writer = match (&cluster.holder, cluster.leader) {
@@ -116,6 +117,7 @@ fn sources(status: &Status) -> Columns {
         if let Some(gate) = &cluster.gate {
             columns.row(gates(gate));
         }
+        missing_rights(&mut columns, &cluster.missing_rights);
     }
     columns
 }
@@ -137,6 +139,18 @@ fn gates(gate: &GateReport) -> [String; 4] {
         wait,
         gate.error.clone().or(lacks).unwrap_or_default(),
     ]
+}
+
+/// What the account may not do, and what is lost without it.
+fn missing_rights(columns: &mut Columns, missing: &[MissingRight]) {
+    for missing in missing {
+        columns.row([
+            "  rights".to_owned(),
+            "missing".to_owned(),
+            format!("without: {}", missing.disables),
+            format!("{}: apply packaging/kubernetes/rbac.yaml", missing.right),
+        ]);
+    }
 }
 
 /// Only backends that are not found healthy, and those about which nothing can be said.

@@ -14,7 +14,9 @@ mod watch;
 use std::time::Duration;
 
 use haflinger_core::{RouteOrigin, SourceId, SourceUpdate};
-use haflinger_kubernetes::{EDGE_READY_SELECTOR, Keeper, Moved, Pace, Said, describe, explain};
+use haflinger_kubernetes::{
+    EDGE_READY_SELECTOR, Inspection, Keeper, Moved, Pace, Said, describe, explain,
+};
 use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::feed::{Heard, Relists};
 use crate::ledger::{Key, Watched};
 use crate::objects::{Kind, Object};
+use crate::rights::rights_for;
 use crate::settings::ClusterSettings;
 use crate::status::Board;
 use crate::translate::update::{self, Translate};
@@ -53,6 +56,12 @@ pub(crate) async fn run(
                 board.credentials(Said::Taken);
                 let stop = shutdown.child_token();
                 let mut tasks = JoinSet::new();
+                let inspection = Inspection {
+                    client: client.clone(),
+                    forbidden: keeper.forbidden(),
+                    // No right of discovery is for one object.
+                    object: Default::default(),
+                };
                 let reason = tokio::select! {
                     reason = until_changed(&mut settings, &current, &shutdown) => reason,
                     reason = until_moved(&mut keeper, &board) => reason,
@@ -70,8 +79,8 @@ pub(crate) async fn run(
                             stop: stop.clone(),
                         };
                         watches.start(&mut tasks);
-                        std::future::pending().await
-                    } => "",
+                        inspect(inspection, &board, &current).await;
+                    } => "inspection ended",
                 };
                 tracing::info!(source = %board.source, reason, "watches end");
                 stop.cancel();
@@ -141,6 +150,14 @@ async fn until_changed(
             },
         }
     }
+}
+
+/// Says which rights are missing, and never ends.
+async fn inspect(inspection: Inspection, board: &Board, settings: &ClusterSettings) {
+    let by_labels = !settings.labels.namespaces.is_empty();
+    let is_asked_for = |kind| by_labels || kind != Watched::Namespaces;
+    let rights = || rights_for(|kind| board.is_wanted(kind) && is_asked_for(kind));
+    inspection.run(rights, |missing| board.missing_rights(missing)).await;
 }
 
 async fn until_moved(keeper: &mut Keeper, board: &Board) -> &'static str {
