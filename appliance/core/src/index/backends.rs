@@ -43,8 +43,29 @@ pub(super) struct Gathering<'a> {
     pub(super) backends_max: usize,
 }
 
-/// A backend, and whether it is meant for the zone of this host; `None`: nothing is said.
-type Candidate = (Backend, Option<bool>);
+/// A backend that may be used.
+struct Candidate {
+    backend: Backend,
+    /// Whether it is meant for the zone of this host; `None`: nothing is said.
+    near: Option<bool>,
+    /// Its slice's, and behind those of its rank backups.
+    rank: (u16, bool),
+}
+
+/// A slice, and when its backends are used: 0 first, others while none of a lower rank can be.
+pub(super) struct Ranked<'a>(&'a BackendSlice, u16);
+
+impl<'a> From<&'a BackendSlice> for Ranked<'a> {
+    fn from(slice: &'a BackendSlice) -> Self {
+        Self(slice, 0)
+    }
+}
+
+impl<'a> From<(&'a BackendSlice, u16)> for Ranked<'a> {
+    fn from((slice, rank): (&'a BackendSlice, u16)) -> Self {
+        Self(slice, rank)
+    }
+}
 
 impl Gathering<'_> {
     /// Gathers the backends of a port. `failed` says whether our own check has taken a backend
@@ -53,7 +74,7 @@ impl Gathering<'_> {
         &self,
         port: &ServicePort,
         family: Family,
-        slices: impl Iterator<Item = &'a BackendSlice>,
+        slices: impl Iterator<Item: Into<Ranked<'a>>>,
         failed: impl Fn(&SocketAddr) -> bool,
         awaited: impl Fn(&SliceBackend) -> bool,
     ) -> Gathered {
@@ -61,7 +82,8 @@ impl Gathering<'_> {
         let (mut populated, mut matched) = (false, false);
         let mut left = self.backends_max;
         let mut cut = false;
-        for slice in slices.filter(|slice| slice.family == family) {
+        let slices = slices.map(Into::into).filter(|Ranked(slice, _)| slice.family == family);
+        for Ranked(slice, rank) in slices {
             populated |= !slice.backends.is_empty();
             let Some(backend_port) = matching_port(slice, &port.name, port.protocol) else {
                 continue;
@@ -71,13 +93,16 @@ impl Gathering<'_> {
             for entry in slice.backends.iter().take(left) {
                 let address = SocketAddr::new(entry.address, backend_port);
                 let gate = !entry.ready && awaited(entry);
-                let backend = assess(self.spec, entry, address, failed(&address), gate);
+                let mut backend = assess(self.spec, entry, address, failed(&address), gate);
+                backend.backup |= rank > 0;
+                let rank = (rank, entry.backup);
                 // A pod may stand in two slices while the controller moves it: the better state
                 // counts (EndpointSlice API, "Duplicate endpoints").
                 match merged.get(&address) {
-                    Some((known, _)) if known.state <= backend.state => {}
+                    Some(known) if known.backend.state <= backend.state => {}
                     _ => {
-                        merged.insert(address, (backend, self.is_near(entry)));
+                        let near = self.is_near(entry);
+                        merged.insert(address, Candidate { backend, near, rank });
                     }
                 }
             }
@@ -87,7 +112,7 @@ impl Gathering<'_> {
         hold_back_backups(&mut candidates);
         self.prefer_zone(&mut candidates);
         let mut backends: Vec<Backend> =
-            candidates.into_iter().map(|(backend, _)| backend).collect();
+            candidates.into_iter().map(|candidate| candidate.backend).collect();
         keep_last_resort(&mut backends);
         Gathered { backends, port_unmatched: populated && !matched, cut }
     }
@@ -105,18 +130,18 @@ impl Gathering<'_> {
     fn prefer_zone(&self, candidates: &mut [Candidate]) {
         let Some(zone) = self.zone else { return };
         let is_active = |backend: &Backend| backend.state == BackendState::Active;
-        let active = || candidates.iter().filter(|(backend, _)| is_active(backend));
+        let active = || candidates.iter().filter(|candidate| is_active(&candidate.backend));
         let in_zone = |backend: &Backend| backend.zone.as_deref() == Some(zone);
         // Only what is ready gets a hint.
         let awaits = |backend: &Backend| backend.reasons.contains(&StateReason::AwaitsGate);
-        let hinted = active().all(|(backend, near)| near.is_some() || awaits(backend));
-        let by_hint = hinted && active().any(|(_, near)| *near == Some(true));
+        let hinted = active().all(|known| known.near.is_some() || awaits(&known.backend));
+        let by_hint = hinted && active().any(|candidate| candidate.near == Some(true));
         let by_zone = self.spec.distribution == Distribution::SameZone
-            && active().any(|(backend, _)| in_zone(backend));
+            && active().any(|candidate| in_zone(&candidate.backend));
         if !by_hint && !by_zone {
             return;
         }
-        for (backend, near) in candidates {
+        for Candidate { backend, near, .. } in candidates {
             let preferred = match *near {
                 Some(near) if by_hint => near,
                 _ => in_zone(backend),
@@ -176,16 +201,15 @@ fn assess(
     }
 }
 
-/// While a primary is active, backups take no new flow. They keep those that they got while
-/// none was.
+/// While a backend of a lower rank is active, the others take no new flow. They keep those that
+/// they got while none was.
 fn hold_back_backups(candidates: &mut [Candidate]) {
-    let mut active = candidates.iter().filter(|(b, _)| b.state == BackendState::Active);
-    if active.all(|(backend, _)| backend.backup) {
-        return;
-    }
-    for (backend, _) in candidates {
-        if backend.backup && backend.state == BackendState::Active {
-            hold_back(backend, StateReason::Backup);
+    let is_active = |candidate: &Candidate| candidate.backend.state == BackendState::Active;
+    let active = candidates.iter().filter(|candidate| is_active(candidate));
+    let Some(first) = active.map(|candidate| candidate.rank).min() else { return };
+    for candidate in candidates.iter_mut().filter(|candidate| is_active(candidate)) {
+        if candidate.rank > first {
+            hold_back(&mut candidate.backend, StateReason::Backup);
         }
     }
 }

@@ -150,6 +150,8 @@ struct Sharers {
 pub(super) struct Claims {
     wants: BTreeMap<ObjectRef, Arc<Wanting>>,
     namespaces: BTreeMap<(SourceId, Arc<str>), Labels>,
+    /// Whose namespaces count for objects of several sources.
+    homes: BTreeMap<ObjectRef, SourceId>,
     grounds: Grounds,
     standings: BTreeMap<ObjectRef, Standing>,
     outcomes: BTreeMap<ObjectRef, Outcome>,
@@ -211,6 +213,23 @@ impl Claims {
                 (&object.source, object.kind, &object.namespace) == (source, kind, name)
             });
             self.queue.extend(there.map(|(object, wanting)| first_turn(object, &wanting.want)));
+        }
+        let housed =
+            self.homes.iter().filter(|(object, home)| *home == source && object.namespace == *name);
+        let housed = housed.filter_map(|(object, _)| Some((object, self.wants.get(object)?)));
+        self.queue.extend(housed.map(|(object, wanting)| first_turn(object, &wanting.want)));
+    }
+
+    /// Notes whose namespaces count for an object that is of several sources.
+    pub(super) fn house(&mut self, object: &ObjectRef, source: Option<&SourceId>) {
+        let before = match source {
+            Some(source) => self.homes.insert(object.clone(), source.clone()),
+            None => self.homes.remove(object),
+        };
+        if before.as_ref() != source
+            && let Some(wanting) = self.wants.get(object)
+        {
+            self.queue.insert(first_turn(object, &wanting.want));
         }
     }
 
@@ -394,7 +413,8 @@ impl Claims {
         if pool.selects.is_open() {
             return Some(true);
         }
-        let namespace = (object.source.clone(), object.namespace.clone());
+        let source = self.homes.get(object).unwrap_or(&object.source);
+        let namespace = (source.clone(), object.namespace.clone());
         let of_namespace = self.namespaces.get(&namespace);
         pool.selects.admits(&object.namespace, of_namespace, &want.labels)
     }

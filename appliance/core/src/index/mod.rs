@@ -23,6 +23,7 @@ mod reach;
 mod reports;
 mod routes;
 mod services;
+mod shared;
 mod slices;
 mod stand_ins;
 
@@ -43,6 +44,7 @@ pub use self::reach::{Fallback, REACH_MAX};
 use self::routes::PodNetworks;
 pub use self::services::Movement;
 use self::services::ServiceEntry;
+use self::shared::SharedServices;
 use crate::forwarding::{ForwardingTable, Starts};
 use crate::{
     AddressWish, CertificateRef, CertificateSpec, IpMode, ObjectRef, ObjectReport, PodRef, Policy,
@@ -70,6 +72,7 @@ pub struct Index {
     networks: PodNetworks,
     gates: Gates,
     reach: Reachability,
+    shared: SharedServices,
     hostnames: Hostnames,
     /// Ingresses served on each address.
     sites: BTreeMap<IpAddr, BTreeSet<ObjectRef>>,
@@ -87,6 +90,8 @@ struct CertificateEntry {
 /// What `publish` has to look at.
 #[derive(Default)]
 struct Dirty {
+    /// Services of several clusters.
+    shared: BTreeSet<ObjectRef>,
     services: BTreeSet<ObjectRef>,
     ingresses: BTreeSet<ObjectRef>,
     /// Listeners and announcement.
@@ -167,6 +172,7 @@ impl Index {
                 let object = entry.key().clone();
                 let entry = entry.or_default();
                 if entry.slices.note(slice, content) || entry.is_empty() {
+                    self.slices_changed(&object);
                     self.dirty.services.insert(object);
                 }
             }
@@ -270,6 +276,7 @@ impl Index {
     /// Brings everything touched up to date. Returns the new snapshot, or nothing when it would
     /// equal the one before.
     pub fn publish(&mut self, now_secs: u64) -> Option<Arc<Snapshot>> {
+        self.settle_shared();
         // Before that, an object not heard of yet may hold an address that we would give away.
         let may_propose = self.is_complete();
         for object in self.claims.settle(may_propose) {
@@ -300,7 +307,13 @@ impl Index {
             self.publish_certificate(&certificate);
         }
         for object in std::mem::take(&mut self.dirty.reports) {
-            self.publish_report(&object);
+            // What is shared is told at each of its objects.
+            let members = if object.source.is_shared() {
+                self.shared.members_of(&object)
+            } else {
+                vec![object]
+            };
+            members.iter().for_each(|object| self.publish_report(object));
         }
         let uses = self.claims.uses();
         if *self.published.pools != uses {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::Index;
 use super::services::ServiceEntry;
+use super::shared::Member;
 use crate::{
     Exposure, FaultReason, ForwardingMode, IpMode, ModeReason, ObjectRef, ObjectReport, PortStatus,
     Protocol, ProxyProtocol, Service, ServiceKey, ServiceSpec, SourceFault,
@@ -19,13 +20,27 @@ const STATUS_PORTS_MAX: usize = 256;
 
 impl Index {
     pub(super) fn service_report(&self, object: &ObjectRef) -> Option<ObjectReport> {
+        match self.shared.member(object) {
+            Some(_) => self.member_report(object),
+            None => self.report_for(object, None),
+        }
+    }
+
+    /// What an object should say about itself, or what a member should of the shared service.
+    pub(super) fn report_for(
+        &self,
+        object: &ObjectRef,
+        member: Option<&Member>,
+    ) -> Option<ObjectReport> {
         let entry = self.services.get(object)?;
         let spec = entry.spec.as_ref()?;
-        let exposure = spec.exposure.as_ref()?;
-        let ip_mode = self.ip_mode(spec, exposure);
+        let led = spec.exposure.as_ref()?;
+        let ip_mode = self.ip_mode(spec, led);
+        let own = member.map_or(spec, |member| &member.spec);
+        let exposure = own.exposure.as_ref()?;
         let mut report = self.claim_report(object, &exposure.recorded, &exposure.wish, ip_mode);
         for address in &mut report.desired {
-            address.ports = self.port_statuses(address.address, entry, spec);
+            address.ports = self.port_statuses(address.address, entry, own, member);
         }
         report.details_outdated = is_outdated(&report, ip_mode, exposure);
         report.faults.extend(spec.faults.iter().cloned());
@@ -33,7 +48,7 @@ impl Index {
         let services = entry.keys.iter().filter_map(|key| self.published.services.get(key));
         let relayed = services.clone().filter(|service| !service.mode.is_xdp());
         report.faults.extend(relayed.filter_map(|service| self.unserved_fault(&service.key)));
-        if exposure.wants_client_address && spec.proxy_protocol == ProxyProtocol::Off {
+        if led.wants_client_address && spec.proxy_protocol == ProxyProtocol::Off {
             report.faults.extend(services.map(|service| &**service).find_map(hidden_client));
         }
         Some(report)
@@ -46,13 +61,19 @@ impl Index {
         address: IpAddr,
         entry: &ServiceEntry,
         spec: &ServiceSpec,
+        member: Option<&Member>,
     ) -> Vec<PortStatus> {
         if spec.ports.len() + spec.refused_ports.len() > STATUS_PORTS_MAX {
             return Vec::new();
         }
         let served = spec.ports.iter().map(|port| {
+            let not_shared = member.is_some_and(|member| !member.is_served(port));
             let key = ServiceKey { vip: address, port: port.port, protocol: port.protocol };
-            let error = self.port_error(&key, entry).map(FaultReason::port_error);
+            let error = match not_shared {
+                true => Some(FaultReason::SharedDiffers),
+                false => self.port_error(&key, entry),
+            };
+            let error = error.map(FaultReason::port_error);
             PortStatus { port: port.port, protocol: written(port.protocol).into(), error }
         });
         let refused = spec.refused_ports.iter().map(|port| PortStatus {

@@ -13,7 +13,7 @@ use crate::forwarding::{Change, ForwardingTable, Starts, TableSettings, TableVie
 use crate::{
     Backend, BackendSet, BackendState, Exposure, Family, FamilyPolicy, FaultReason, ForwardingMode,
     HealthCheck, ObjectRef, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey, ServicePort,
-    ServiceSpec, SliceBackend, SourceFault, StateReason, Target,
+    ServiceSpec, SliceBackend, SourceFault, SourceId, StateReason, Target,
 };
 
 /// Everything known about one service object.
@@ -67,6 +67,12 @@ impl ServiceEntry {
 
 impl Index {
     pub(super) fn note_service(&mut self, object: ObjectRef, spec: Option<Box<ServiceSpec>>) {
+        let alone = self.share(&object, spec);
+        self.note_alone(object, alone);
+    }
+
+    /// Notes what an object says for itself.
+    pub(super) fn note_alone(&mut self, object: ObjectRef, spec: Option<Box<ServiceSpec>>) {
         let entry = self.services.entry(object);
         // The name that is known already: whatever is kept shares it.
         let object = entry.key().clone();
@@ -142,7 +148,10 @@ impl Index {
                     protocol: port.protocol,
                     family: *family,
                 };
-                let slices = entry.slices.values().map(|slice| &**slice);
+                let slices = entry
+                    .slices
+                    .iter()
+                    .map(|(name, slice)| (&**slice, self.shared.rank(object, name)));
                 let failed = |backend: &SocketAddr| self.check_failed(object, backend);
                 let awaited = |endpoint: &SliceBackend| {
                     may_wait && self.gates.lacks_only_the_gate(object, endpoint)
@@ -417,7 +426,7 @@ fn want(object: &ObjectRef, spec: &ServiceSpec, exposure: &Exposure) -> Want {
         sharing: exposure.wish.sharing.clone(),
         ports: spec.ports.iter().map(wanted).collect(),
         labels: exposure.wish.labels.clone(),
-        fixed: object.source.cluster_name().is_none(),
+        fixed: object.source == SourceId::inventory(),
     }
 }
 

@@ -38,6 +38,15 @@ impl Slices {
         self.0.iter().map(|(_, slice)| slice)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<BackendSlice>)> {
+        self.0.iter().map(|(name, slice)| (name, slice))
+    }
+
+    /// Takes these for all, sorted by name.
+    pub(super) fn replace(&mut self, slices: Vec<(Arc<str>, Arc<BackendSlice>)>) {
+        self.0 = slices;
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

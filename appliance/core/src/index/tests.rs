@@ -13,6 +13,7 @@ use crate::{
 mod contract;
 mod forwarding;
 mod reach;
+mod shared;
 
 /// The first address.
 pub(super) const VIP: &str = "192.0.2.7";

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Where an object comes from: one cluster (`cluster/NAME`) or the inventory file (`inventory`).
+/// Where an object comes from: one cluster (`cluster/NAME`) or the inventory file (`inventory`);
+/// `shared` for what is of several clusters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SourceId(Arc<str>);
@@ -23,6 +24,17 @@ impl SourceId {
     /// The inventory file.
     pub fn inventory() -> Self {
         Self("inventory".into())
+    }
+
+    /// What services of several clusters are of (`haflinger.dev/shared`): no source says
+    /// anything of it, the index makes it.
+    pub fn shared() -> Self {
+        Self("shared".into())
+    }
+
+    /// Whether it is [`SourceId::shared`].
+    pub fn is_shared(&self) -> bool {
+        &*self.0 == "shared"
     }
 
     /// The configured name, when this source is a cluster.
@@ -79,6 +91,11 @@ impl ObjectRef {
     /// Whatever comes first in `namespace` among the objects of `source` and `kind`.
     pub fn first_of(source: &SourceId, kind: ObjectKind, namespace: &Arc<str>) -> Self {
         Self::new(source, kind, namespace.clone(), "")
+    }
+
+    /// The object of the same kind, namespace and name in another source.
+    pub fn in_source(&self, source: &SourceId) -> Self {
+        Self::new(source, self.kind, self.namespace.clone(), &self.name)
     }
 
     fn new(source: &SourceId, kind: ObjectKind, namespace: Arc<str>, name: &str) -> Self {

@@ -55,6 +55,9 @@ pub enum FaultReason {
     ClientAddressHidden,
     /// Pods cannot be reached from the host, or nodes' ports cannot stand in for them.
     PodsUnreachable,
+    /// The object is one service with those of other clusters, and says something else than the one
+    /// that leads.
+    SharedDiffers,
 }
 
 impl FaultReason {
@@ -84,6 +87,7 @@ impl FaultReason {
             Self::TooManyBackends => "TooManyBackends",
             Self::ClientAddressHidden => "ClientAddressHidden",
             Self::PodsUnreachable => "PodsUnreachable",
+            Self::SharedDiffers => "SharedDiffers",
         }
     }
 }

@@ -252,6 +252,31 @@ pub struct Exposure {
     pub hostnames: Vec<Arc<str>>,
     /// Time to live of those records in seconds; the zone's default when absent.
     pub ttl_secs: Option<u32>,
+    /// It is one service with the objects of its namespace and name in other clusters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<ClusterShare>,
+}
+
+/// The weight of a cluster about which nothing else is known: its backends keep theirs.
+pub const CLUSTER_WEIGHT_DEFAULT: u16 = 100;
+
+/// Largest weight of a cluster.
+pub const CLUSTER_WEIGHT_MAX: u16 = 256;
+
+/// One cluster's part in a service of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterShare {
+    /// The weights of its backends are multiplied with a hundredth of this, 0 to
+    /// [`CLUSTER_WEIGHT_MAX`]; 0: they take no new flow.
+    pub weight: u16,
+    /// Lower is used first; others while no backend of a lower one can be.
+    pub priority: u16,
+}
+
+impl Default for ClusterShare {
+    fn default() -> Self {
+        Self { weight: CLUSTER_WEIGHT_DEFAULT, priority: 0 }
+    }
 }
 
 /// Backends of one service object from one slice, in one family.

@@ -35,6 +35,9 @@ names! {
     POOL = "haflinger.dev/pool";
     SHARING_KEY = "haflinger.dev/sharing-key";
     SHARING_NAMESPACES = "haflinger.dev/sharing-namespaces";
+    SHARED = "haflinger.dev/shared";
+    CLUSTER_WEIGHT = "haflinger.dev/cluster-weight";
+    CLUSTER_PRIORITY = "haflinger.dev/cluster-priority";
     MODE = "haflinger.dev/mode";
     TARGETS = "haflinger.dev/targets";
     ALGORITHM = "haflinger.dev/algorithm";

@@ -13,6 +13,7 @@ mod pod;
 mod ports;
 mod secret;
 mod service;
+mod shared;
 mod slice;
 #[cfg(test)]
 mod tests;

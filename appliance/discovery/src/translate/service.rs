@@ -169,6 +169,7 @@ fn exposure(
     let mode = annotations.mode();
     let hostnames = annotations.hostnames();
     let ttl_secs = annotations.ttl_secs();
+    let share = annotations.share();
     Exposure {
         families: families.to_vec(),
         family_policy: family_policy(spec, faults),
@@ -183,6 +184,7 @@ fn exposure(
         source_ranges,
         hostnames,
         ttl_secs,
+        share,
     }
 }
 

@@ -17,6 +17,7 @@ mod addresses;
 mod l4;
 mod networks;
 mod pods;
+mod shared;
 
 fn cluster() -> ClusterSettings {
     ClusterSettings {
