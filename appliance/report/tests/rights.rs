@@ -173,6 +173,7 @@ impl Product {
                 lease_duration_secs: 30,
                 renew_deadline_secs: 20,
                 retry_period_secs: 1,
+                readiness_gate: false,
             }],
         };
         let discovery = Discovery::new(discovery, &Registry::new()).unwrap();
