@@ -21,9 +21,10 @@ const WAYS: [&str; 9] = [
 ];
 
 /// Where it is read, how often, and what for.
-const READS: [(&str, usize, &str); 8] = [
+const READS: [(&str, usize, &str); 9] = [
     ("appliance/discovery/src/status.rs", 2, "metrics: last event, credentials loaded"),
     ("appliance/kubernetes/src/plugin.rs", 1, "how much is left of an exec credential's life"),
+    ("appliance/report/src/gate/requests.rs", 2, "renewTime, lastTransitionTime of a gate"),
     ("appliance/report/src/lease.rs", 1, "acquireTime and renewTime, which the election ignores"),
     ("appliance/report/src/object.rs", 2, "eventTime and lastObservedTime of events"),
     ("appliance/report/src/status.rs", 1, "metrics: credentials loaded"),
