@@ -17,6 +17,7 @@ mod readiness;
 mod record;
 mod rollout;
 mod service;
+mod unreachable;
 mod xdp;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ const ALL: &[Scenario] = &[
     rollout::SCENARIO,
     readiness::SCENARIO,
     last_pod::SCENARIO,
+    unreachable::SCENARIO,
     record::SCENARIO,
     outages::SCENARIO,
     deletions::SCENARIO,

@@ -166,6 +166,8 @@ impl Index {
                 let fault = (!wanted).then(|| led(port));
                 (stand_ins.put_in(backends, wanted), fault)
             }
+            // That will be known in a second, and is worth no event.
+            Err(NoStandIn::NotKnown) => (backends, None),
             Err(why) => (backends, Some(not_led(port, wanted, &why))),
         }
     }

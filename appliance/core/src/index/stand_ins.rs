@@ -32,7 +32,9 @@ pub(super) enum NoStandIn {
     NoPod,
     /// No node is eligible.
     NoNode,
-    /// None of those that are is known to be reached.
+    /// Of those that are, nothing is known yet, or of some.
+    NotKnown,
+    /// None of those that are is reached.
     NotReached,
 }
 
@@ -46,6 +48,7 @@ impl fmt::Display for NoStandIn {
                  node.kubernetes.io/exclude-from-external-load-balancers and, with \
                  externalTrafficPolicy Local, a ready pod"
             }
+            Self::NotKnown => "it is not known yet which of them answers",
             Self::NotReached => "none answers this host; let it through to the nodes",
         })
     }
@@ -136,7 +139,8 @@ impl StandIns {
         if self.nodes.iter().any(fits) {
             self.nodes.retain(fits);
         } else if !wanted {
-            return Err(NoStandIn::NotReached);
+            let unknown = self.nodes.iter().any(|(_, address)| reached(address).is_none());
+            return Err(if unknown { NoStandIn::NotKnown } else { NoStandIn::NotReached });
         }
         Ok(self)
     }
