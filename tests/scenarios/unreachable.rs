@@ -13,9 +13,10 @@
 //!    families, without a failure.
 //! 3. Status, fault and event say which Service it is, and what to do.
 //! 4. A node that is excluded from external load balancers is left out, until it is no more.
-//! 5. A Service that asks for pods alone is led to pods alone.
-//! 6. When the way is back, so are both hosts, by themselves.
-//! 7. Connections that were open before live on, and so do those through the nodes.
+//! 5. With `externalTrafficPolicy: Local` each node stands in for its own pods, and for no others.
+//! 6. A Service that asks for pods alone is led to pods alone.
+//! 7. When the way is back, so are both hosts, by themselves.
+//! 8. Connections that were open before live on, and so do those through the nodes.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +27,7 @@ use haflinger_tests::lab::echo_ports::LINE;
 use haflinger_tests::lab::manifests::{annotated, service};
 use haflinger_tests::lab::topology::{EDGES, NODES, pod_networks};
 use haflinger_tests::lab::{Client, Lab, Namespace, Plan, Report, eventually};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::grounds::Needs;
@@ -40,6 +42,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         "nodes' ports stand in for pods that are not",
         "status and event say so",
         "an excluded node is left out",
+        "with Local each node stands in for its own pods",
         "a Service may ask for pods alone",
         "both hosts return to the pods by themselves",
         "connections survive on both ways",
@@ -62,12 +65,15 @@ const TARGETS: &str = "haflinger.dev/targets";
 
 async fn claims(run: &mut Run) -> Result<()> {
     let sample = Sample::deploy_as(&run.lab, 2, on_nodes()).await?;
-    stand_for_kube_proxy(&run.lab, &sample).await?;
-    run.claim(1, async |lab| led(lab, &sample, 0).await).await;
+    for node in &run.lab.network.nodes {
+        load(&run.lab, node, TABLE)?;
+    }
+    lead_ports(&run.lab, &sample, false).await?;
+    run.claim(1, async |lab| led(lab, &sample, (0, 0)).await).await;
     let mut held = hold(&run.lab, &sample, "straight").await?;
     cut(&run.lab, true)?;
     run.claim(2, async |lab| {
-        led(lab, &sample, 2).await?;
+        led(lab, &sample, (2, 2)).await?;
         let report = exchanges(lab, &sample).await?;
         ensure!(report.peers.keys().all(|peer| is_of_node(peer)), "came by {:?}", report.peers);
         Ok(())
@@ -77,29 +83,51 @@ async fn claims(run: &mut Run) -> Result<()> {
     held.extend(hold(&run.lab, &sample, "by-nodes").await?);
     run.claim(4, async |lab| {
         exclude(lab, true).await?;
-        led(lab, &sample, 1).await?;
+        led(lab, &sample, (1, 2)).await?;
         exchanges(lab, &sample).await?;
         exclude(lab, false).await?;
-        led(lab, &sample, 2).await
+        led(lab, &sample, (2, 2)).await
     })
     .await;
     run.claim(5, async |lab| {
+        let local = |policy: &str| {
+            let mut service = on_nodes();
+            service["spec"]["externalTrafficPolicy"] = policy.into();
+            service
+        };
+        lead_ports(lab, &sample, true).await?;
+        exclude(lab, true).await?;
+        lab.cluster()?.api.apply(&local("Local")).await?;
+        led(lab, &sample, (1, 1)).await?;
+        exclude(lab, false).await?;
+        led(lab, &sample, (2, 2)).await?;
+        let report = exchanges(lab, &sample).await?;
+        // A node remembers UDP for two minutes, and what comes from the same port goes the same way.
+        let by_nodes = report.peers.iter().filter(|(peer, _)| is_of_node(peer));
+        let by_nodes: u64 = by_nodes.map(|(_, count)| count).sum();
+        ensure!(by_nodes < EXCHANGES / 4, "came by {:?}", report.peers);
+        lead_ports(lab, &sample, false).await?;
+        lab.cluster()?.api.apply(&local("Cluster")).await?;
+        led(lab, &sample, (2, 2)).await
+    })
+    .await;
+    run.claim(6, async |lab| {
         let api = &lab.cluster()?.api;
         api.apply(&annotated(on_nodes(), TARGETS, "pods")).await?;
-        led(lab, &sample, 0).await?;
+        led(lab, &sample, (0, 0)).await?;
         api.apply(&annotated(on_nodes(), TARGETS, "auto")).await?;
-        led(lab, &sample, 2).await
+        led(lab, &sample, (2, 2)).await
     })
     .await;
     cut(&run.lab, false)?;
-    run.claim(6, async |lab| {
-        led(lab, &sample, 0).await?;
+    run.claim(7, async |lab| {
+        led(lab, &sample, (0, 0)).await?;
         let report = exchanges(lab, &sample).await?;
         ensure!(!report.peers.keys().any(|peer| is_of_node(peer)), "came by {:?}", report.peers);
         Ok(())
     })
     .await;
-    run.claim(7, async |_| {
+    run.claim(8, async |_| {
         for client in held {
             let lines = client.progress()?.lines;
             eventually(PATIENCE, "the connection to go on", async || {
@@ -132,31 +160,43 @@ fn on_nodes() -> Value {
     service
 }
 
-/// Leads the node ports of both nodes to all pods, with the node's own address as the source.
-async fn stand_for_kube_proxy(lab: &Lab, sample: &Sample) -> Result<()> {
-    let [v4, v6] = pod_addresses(lab, sample).await?;
-    let mut chain = String::new();
-    for (protocol, port) in NODE_PORTS {
-        for (family, pods) in [("ip", &v4), ("ip6", &v6)] {
-            for (at, pod) in pods.iter().enumerate() {
-                let to = SocketAddr::new(*pod, LINE);
-                chain += &format!(
-                    "fib daddr type local {protocol} dport {port} numgen random mod {} == 0 \
-                     dnat {family} to {to}\n",
-                    pods.len() - at,
-                );
+/// Where rules are kept at a node.
+const TABLE: &str = "table inet lab {
+chain prerouting { type nat hook prerouting priority dstnat
+}
+chain postrouting { type nat hook postrouting priority srcnat
+}
+chain forward { type filter hook forward priority filter
+}
+}
+";
+
+/// Leads the node ports as kube-proxy does: from both nodes to all pods, with the node's own
+/// address as the source; or, for `local` traffic, to the node's own pods, which see who sends.
+async fn lead_ports(lab: &Lab, sample: &Sample, local: bool) -> Result<()> {
+    let all = pod_addresses(lab, sample).await?;
+    for (index, node) in lab.network.nodes.iter().enumerate() {
+        let mut rules =
+            "flush chain inet lab prerouting\nflush chain inet lab postrouting\n".to_owned();
+        if !local {
+            rules += "add rule inet lab postrouting ct status dnat masquerade\n";
+        }
+        let own: Vec<IpNet> =
+            pod_networks(index).iter().map(|network| network.parse()).collect::<Result<_, _>>()?;
+        let leads = |pod: &&IpAddr| !local || own.iter().any(|network| network.contains(*pod));
+        for (protocol, port) in NODE_PORTS {
+            for (family, pods) in [("ip", &all[0]), ("ip6", &all[1])] {
+                let pods: Vec<&IpAddr> = pods.iter().filter(leads).collect();
+                for (at, pod) in pods.iter().enumerate() {
+                    let (left, to) = (pods.len() - at, SocketAddr::new(**pod, LINE));
+                    rules += &format!(
+                        "add rule inet lab prerouting fib daddr type local {protocol} dport {port} \
+                         numgen random mod {left} == 0 dnat {family} to {to}\n",
+                    );
+                }
             }
         }
-    }
-    let table = format!(
-        "table inet lab {{\n\
-         chain prerouting {{ type nat hook prerouting priority dstnat\n{chain}}}\n\
-         chain postrouting {{ type nat hook postrouting priority srcnat\n\
-         ct status dnat masquerade\n}}\n\
-         chain forward {{ type filter hook forward priority filter\n}}\n}}\n"
-    );
-    for node in &lab.network.nodes {
-        load(lab, node, &table)?;
+        load(lab, node, &rules)?;
     }
     Ok(())
 }
@@ -203,8 +243,9 @@ async fn pod_addresses(lab: &Lab, sample: &Sample) -> Result<[Vec<IpAddr>; 2]> {
     Ok(found)
 }
 
-/// Waits until both hosts lead every port of the Service to as many nodes' ports.
-async fn led(lab: &Lab, sample: &Sample, nodes: u64) -> Result<()> {
+/// Waits until on both hosts so many nodes' ports stand in for so many pods, for every port of the
+/// Service.
+async fn led(lab: &Lab, sample: &Sample, (nodes, pods): (u64, u64)) -> Result<()> {
     for edge in &lab.edges {
         eventually(SOON, "the host to lead flows as it should", async || {
             let status = edge.status()?;
@@ -215,7 +256,6 @@ async fn led(lab: &Lab, sample: &Sample, nodes: u64) -> Result<()> {
                 .filter(|s| s["service"]["vip"].as_str().is_some_and(|vip| vips.contains(vip)));
             let fallbacks: Vec<&Value> = ours.map(|service| &service["fallback"]).collect();
             ensure!(fallbacks.len() == 4, "{}: {} services", edge.name(), fallbacks.len());
-            let pods = if nodes > 0 { 2 } else { 0 };
             for fallback in fallbacks {
                 let as_wanted = fallback["node_ports"] == nodes && fallback["unreachable"] == pods;
                 ensure!(as_wanted, "{}: {fallback}", edge.name());
@@ -250,7 +290,7 @@ fn is_of_node(peer: &str) -> bool {
     let Ok(peer) = peer.parse() else { return false };
     let is_bridge = (0..NODES.len())
         .flat_map(pod_networks)
-        .any(|network| network.parse().is_ok_and(|network: ipnet::IpNet| network.contains(&peer)));
+        .any(|network| network.parse().is_ok_and(|network: IpNet| network.contains(&peer)));
     is_bridge || NODES.iter().any(|node| node.addresses().contains(&peer))
 }
 
