@@ -89,28 +89,7 @@ async fn claims(run: &mut Run) -> Result<()> {
         led(lab, &sample, (2, 2)).await
     })
     .await;
-    run.claim(5, async |lab| {
-        let local = |policy: &str| {
-            let mut service = on_nodes();
-            service["spec"]["externalTrafficPolicy"] = policy.into();
-            service
-        };
-        lead_ports(lab, &sample, true).await?;
-        exclude(lab, true).await?;
-        lab.cluster()?.api.apply(&local("Local")).await?;
-        led(lab, &sample, (1, 1)).await?;
-        exclude(lab, false).await?;
-        led(lab, &sample, (2, 2)).await?;
-        let report = exchanges(lab, &sample).await?;
-        // A node remembers UDP for two minutes, and what comes from the same port goes the same way.
-        let by_nodes = report.peers.iter().filter(|(peer, _)| is_of_node(peer));
-        let by_nodes: u64 = by_nodes.map(|(_, count)| count).sum();
-        ensure!(by_nodes < EXCHANGES / 4, "came by {:?}", report.peers);
-        lead_ports(lab, &sample, false).await?;
-        lab.cluster()?.api.apply(&local("Cluster")).await?;
-        led(lab, &sample, (2, 2)).await
-    })
-    .await;
+    run.claim(5, async |lab| local_traffic(lab, &sample).await).await;
     run.claim(6, async |lab| {
         let api = &lab.cluster()?.api;
         api.apply(&annotated(on_nodes(), TARGETS, "pods")).await?;
@@ -127,24 +106,48 @@ async fn claims(run: &mut Run) -> Result<()> {
         Ok(())
     })
     .await;
-    run.claim(8, async |_| {
-        for client in held {
-            let lines = client.progress()?.lines;
-            eventually(PATIENCE, "the connection to go on", async || {
-                let progress = client.progress()?;
-                ensure!(progress.open == 1 && progress.lines > lines + 20, "{progress:?}");
-                Ok(())
-            })
-            .await?;
-            client.stop().await?.ensure_flawless()?;
-        }
-        Ok(())
-    })
-    .await;
+    run.claim(8, async |_| survive(held).await).await;
     for node in &run.lab.network.nodes {
         node.output("nft", &["delete", "table", "inet", "lab"])?;
     }
     sample.remove(&run.lab).await
+}
+
+async fn local_traffic(lab: &Lab, sample: &Sample) -> Result<()> {
+    let following = |policy: &str| {
+        let mut service = on_nodes();
+        service["spec"]["externalTrafficPolicy"] = policy.into();
+        service
+    };
+    lead_ports(lab, sample, true).await?;
+    exclude(lab, true).await?;
+    lab.cluster()?.api.apply(&following("Local")).await?;
+    led(lab, sample, (1, 1)).await?;
+    exclude(lab, false).await?;
+    led(lab, sample, (2, 2)).await?;
+    let report = exchanges(lab, sample).await?;
+    // A node remembers UDP for two minutes, and what comes from the same port goes the same way.
+    let by_nodes = report.peers.iter().filter(|(peer, _)| is_of_node(peer));
+    let by_nodes: u64 = by_nodes.map(|(_, count)| count).sum();
+    ensure!(by_nodes < EXCHANGES / 4, "came by {:?}", report.peers);
+    lead_ports(lab, sample, false).await?;
+    lab.cluster()?.api.apply(&following("Cluster")).await?;
+    led(lab, sample, (2, 2)).await
+}
+
+/// Waits until each connection has gone on for a while, and ends it.
+async fn survive(held: Vec<Client>) -> Result<()> {
+    for client in held {
+        let lines = client.progress()?.lines;
+        eventually(PATIENCE, "the connection to go on", async || {
+            let progress = client.progress()?;
+            ensure!(progress.open == 1 && progress.lines > lines + 20, "{progress:?}");
+            Ok(())
+        })
+        .await?;
+        client.stop().await?.ensure_flawless()?;
+    }
+    Ok(())
 }
 
 /// A Service with node ports, chosen here.
