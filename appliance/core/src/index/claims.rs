@@ -718,12 +718,11 @@ impl Claims {
         }
     }
 
-    /// A place that the one just woken did not take is the next one's.
+    /// A place that the one just woken did not take is the next one's, be it free or a weaker one's.
     fn wake_next(&mut self, id: SpaceId) {
         let space = self.grounds.space(id);
-        if space.has_free() {
-            self.queue.extend(space.waiting.first().cloned());
-        }
+        let next = space.waiting.first().filter(|next| space.may_place(next));
+        self.queue.extend(next.cloned());
     }
 
     /// Takes an object out of everything.

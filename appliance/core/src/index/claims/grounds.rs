@@ -185,8 +185,10 @@ impl Space {
         })
     }
 
-    pub(super) fn has_free(&self) -> bool {
-        self.used < self.size
+    /// Whether there is a place that is free, or held by proposals no stronger than `turn` alone.
+    pub(super) fn may_place(&self, turn: &Turn) -> bool {
+        let weakest = self.by_strength.last();
+        self.used < self.size || weakest.is_some_and(|(weakest, _)| weakest >= turn)
     }
 
     fn position(&self, address: IpAddr) -> Option<u128> {
@@ -275,8 +277,7 @@ impl Space {
     /// The first position from `start` on, round the space, that is free, or held by proposals
     /// no stronger than `turn` alone. Returns it with the number of positions looked at.
     pub(super) fn find(&self, start: u128, turn: &Turn) -> (Option<u128>, u64) {
-        let weakest = self.by_strength.last().map(|(weakest, _)| weakest);
-        if !self.has_free() && weakest.is_none_or(|weakest| weakest < turn) {
+        if !self.may_place(turn) {
             return (None, 1);
         }
         let mut looked_at = 0;

@@ -126,6 +126,26 @@ fn labels(entries: &[(&str, Option<&str>)]) -> Labels {
 }
 
 #[test]
+fn whoever_waits_gets_a_weaker_ones_place_though_the_first_in_line_has_gone_too() {
+    let mut settled = Settled::under(small());
+    settled.want("shop/c", Want { recorded: vec![ip("192.0.2.1")], ..shared(0, "k", 80) });
+    settled.want("shop/d", want(0));
+    settled.want("shop/a", shared(1, "k", 81));
+    settled.want("blog/a", want(1));
+    settled.want("blog/c", want(0));
+    settled.settle();
+    assert_eq!(settled.desired("shop/a"), ["192.0.2.1"], "beside shop/c");
+    assert_eq!(settled.desired("blog/c"), ["192.0.2.2"]);
+    assert_eq!(settled.reasons("shop/d"), [FaultReason::PoolFull]);
+    assert_eq!(settled.reasons("blog/a"), [FaultReason::PoolFull]);
+    settled.claims.want(&object("shop/c"), None);
+    settled.claims.want(&object("shop/d"), None);
+    settled.settle();
+    assert_eq!(settled.desired("blog/a"), ["192.0.2.1"]);
+    assert_eq!(settled.reasons("shop/a"), [FaultReason::PoolFull]);
+}
+
+#[test]
 fn a_free_address_is_proposed_and_not_served() {
     let mut settled = Settled::under(small());
     settled.want("a", want(1));
