@@ -112,24 +112,24 @@ impl Control {
         };
         let wanted = service.backends.backends.iter();
         for backend in wanted.filter(|backend| asked(backend.state) && !is_same(backend)) {
-            let entry = held.backends.get_mut(&backend.address);
-            let (slot, route) = match entry {
-                Some(known) => {
-                    known.left = None;
-                    (known.slot, known.route.clone())
-                }
+            let known = held.backends.get(&backend.address);
+            let slot = match known {
+                Some(known) => known.slot,
                 None => {
                     // There is room: it was looked at.
                     let Some(slot) = self.backend_slots.take() else { continue };
                     if let Err(error) = self.maps.backend_counters.clear(slot) {
                         tracing::warn!(%error, "the counters of a backend begin where others ended");
                     }
-                    let route = self.route_now(service.mode, backend.address.ip());
-                    let new = HeldBackend { slot, left: None, route: route.clone() };
-                    held.backends.insert(backend.address, new);
-                    (slot, route)
+                    slot
                 }
             };
+            // What an earlier run left comes without its route.
+            let route = known
+                .and_then(|known| known.route.clone())
+                .or_else(|| self.route_now(service.mode, backend.address.ip()));
+            let now_held = HeldBackend { slot, left: None, route: route.clone() };
+            held.backends.insert(backend.address, now_held);
             let (first, count) = self.source_range(backend.address.ip(), route.as_deref());
             let record = types::backend {
                 address: words::address(backend.address.ip()),
@@ -279,8 +279,9 @@ impl Control {
         self.services.insert(*key, held);
     }
 
-    /// How the kernel reaches a new backend. Of very many at once, as at a start, only some are
-    /// asked for, where a packet needs no answer: where `nat` sends from is configured.
+    /// How the kernel reaches a backend that is new, or new to this run. Of very many at once, as at a
+    /// start, only some are asked for, where a packet needs no answer: where `nat` sends from is
+    /// configured.
     fn route_now(&mut self, mode: ForwardingMode, backend: IpAddr) -> Option<Arc<Route>> {
         let can_wait = mode == ForwardingMode::Nat && self.sources.has_configured(backend);
         if can_wait && self.asked >= ROUTES_AT_ONCE {

@@ -299,6 +299,20 @@ fn a_restart_finds_everything_and_waits_for_a_complete_snapshot() {
 }
 
 #[test]
+fn after_a_restart_new_flows_have_where_to_send_from_at_once() {
+    let maps = Arc::new(Maps::in_memory(&ROOMY));
+    let mut scripted = Scripted::new();
+    let service = scripted.service(80, &[1, 2, 3].into());
+    control(&maps, ROOMY).apply(&snapshot(true, [service.clone()]), 100);
+    let sources = || (1..=3).map(|slot| maps.backends.read(slot)).map(|b| b.sources_count);
+    assert!(sources().eq([1, 1, 1]));
+    let mut control = control(&maps, ROOMY);
+    assert!(sources().eq([1, 1, 1]), "as the run before left it");
+    control.apply(&snapshot(true, [service]), 101);
+    assert!(sources().eq([1, 1, 1]), "before any route is looked at again");
+}
+
+#[test]
 fn source_ranges_follow_and_are_counted() {
     let maps = Arc::new(Maps::in_memory(&ROOMY));
     let mut control = control(&maps, ROOMY);
