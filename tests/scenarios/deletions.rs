@@ -18,7 +18,7 @@ use std::process::Output;
 use anyhow::{Context as _, Result, ensure};
 use haflinger_tests::lab::manifests::{core, deployments, service};
 use haflinger_tests::lab::topology::{CONTROL, EDGES};
-use haflinger_tests::lab::{Lab, Plan, eventually};
+use haflinger_tests::lab::{Edge, Lab, Plan, eventually};
 use serde_json::json;
 
 use super::grounds::Needs;
@@ -44,6 +44,10 @@ const MANY: usize = 24;
 const CLUSTER: &str = "cluster/lab";
 
 async fn claims(run: &mut Run) -> Result<()> {
+    let before = [run.lab.edges[0].read()?, run.lab.edges[1].read()?];
+    for edge in &run.lab.edges {
+        hold_all(edge)?;
+    }
     let sample = Sample::deploy(&run.lab, "deleted", 2).await?;
     sample.settled(&run.lab).await?;
     let many: Vec<String> = (0..MANY).map(|number| format!("mass-{number}")).collect();
@@ -76,15 +80,8 @@ async fn claims(run: &mut Run) -> Result<()> {
     })
     .await;
     run.claim(3, async |lab| {
-        for (index, edge) in lab.edges.iter().enumerate() {
-            let Output { status, stderr, .. } = edge.order(&["accept", CLUSTER])?.output()?;
-            ensure!(status.success(), "{}", String::from_utf8_lossy(&stderr));
-            eventually(SOON, "nothing to be held", async || {
-                let held = services(lab, index, "held")?;
-                ensure!(held == 0, "{held} deletions are held");
-                Ok(())
-            })
-            .await?;
+        for index in 0..EDGES.len() {
+            accept(lab, index).await?;
         }
         sample.routed(lab, 0).await?;
         routed(lab, assigned(lab, "meanwhile").await?[0], 2).await
@@ -92,7 +89,40 @@ async fn claims(run: &mut Run) -> Result<()> {
     .await;
     let api = &run.lab.cluster()?.api;
     api.delete(&core("services", "meanwhile")).await?;
-    api.delete(&deployments(&sample.name)).await
+    api.delete(&deployments(&sample.name)).await?;
+    for index in 0..EDGES.len() {
+        waiting(&run.lab, index).await?;
+        accept(&run.lab, index).await?;
+    }
+    for (edge, config) in run.lab.edges.iter().zip(&before) {
+        edge.write(config)?;
+    }
+    Ok(())
+}
+
+/// Has every deletion held: whether a host sees them one by one or has to list, and which ones are
+/// among the first, is chance.
+fn hold_all(edge: &Edge) -> Result<()> {
+    let mut config = edge.read()?;
+    let clusters = config.get_mut("cluster").and_then(toml::Value::as_array_mut);
+    for cluster in clusters.into_iter().flatten().filter_map(toml::Value::as_table_mut) {
+        for bound in ["deletes_max", "deletes_percent_max"] {
+            cluster.insert(bound.into(), 0.into());
+        }
+    }
+    edge.write(&config)
+}
+
+/// The operator accepts what a host holds.
+async fn accept(lab: &Lab, index: usize) -> Result<()> {
+    let Output { status, stderr, .. } = lab.edges[index].order(&["accept", CLUSTER])?.output()?;
+    ensure!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    eventually(SOON, "nothing to be held", async || {
+        let held = services(lab, index, "held")?;
+        ensure!(held == 0, "{held} deletions are held");
+        Ok(())
+    })
+    .await
 }
 
 /// Restarts the API without these Services, out of the hosts' sight: they do not see the deletions

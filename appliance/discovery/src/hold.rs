@@ -113,9 +113,13 @@ impl Holds {
         }
     }
 
-    /// Takes out everything of a kind: the operator says that it is meant.
+    /// Takes out everything of a kind: the operator says that it is meant. So is what was followed
+    /// before, which counts no longer.
     pub(crate) fn accept(&mut self, watched: Watched) -> Vec<Key> {
         let hold = self.of(watched);
+        if !hold.held.is_empty() {
+            hold.followed.clear();
+        }
         (hold.since, hold.asked) = (None, false);
         hold.held.drain().map(|(key, _)| key).collect()
     }
@@ -228,6 +232,17 @@ mod tests {
 
     fn held(ledger: &Ledger) -> usize {
         ledger.holds().count(NODES)
+    }
+
+    #[test]
+    fn after_the_operators_word_deletions_count_anew() {
+        let mut ledger = ledger(6);
+        for number in 0..4 {
+            ledger.gone(key(number), secs(1));
+        }
+        assert_eq!(held(&ledger), 2, "two are followed");
+        assert_eq!(ledger.accept().len(), 2);
+        assert!(ledger.gone(key(4), secs(2)).is_some(), "an ordinary one");
     }
 
     #[test]

@@ -298,6 +298,9 @@ fn write_secret(path: &std::path::Path, text: &str) -> Result<()> {
     file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
 }
 
+/// More than all scenarios of a minute delete together: none but one is about that.
+const DELETES_MAX: u32 = 1_000;
+
 fn configuration(place: &Place, index: usize, source: Source) -> Result<Table> {
     let host = EDGES[index];
     let directory = place.path(host.name);
@@ -307,6 +310,7 @@ fn configuration(place: &Place, index: usize, source: Source) -> Result<Table> {
         Source::Cluster => format!(
             "[[cluster]]\nname = \"lab\"\nkubeconfig = \"{}\"\n\
              lease_duration_secs = 5\nlease_renew_secs = 1\n\
+             deletes_max = {DELETES_MAX}\n\
              [routes]\nenabled = true\n{}",
             ControlPlane::haflinger_kubeconfig(place).display(),
             surroundings(host)
