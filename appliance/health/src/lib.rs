@@ -11,10 +11,11 @@
 //! this never does: decide by itself ([`haflinger_core::health`] does), or blame a backend for
 //! what this host lacks (descriptors, memory, ports).
 //!
-//! Beside them, on the same shape, the probes of [`ReachProber`] ask whether packets of this host
+//! Beside them, in a loop of the same make, the probes of [`ReachProber`] ask whether packets of this host
 //! reach pods at all.
 
 mod check;
+mod follow;
 mod metrics;
 mod prober;
 mod reach;

@@ -13,10 +13,11 @@ use imbl::ordmap::DiffItem;
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::{CheckError, probe};
+use crate::follow::{Probing, follow};
 use crate::metrics::{Metrics, health_label, kind_label};
 use crate::schedule::{Found, ProbeId, Schedule};
 use crate::status::{HealthStatus, ProbeStatus};
@@ -45,7 +46,7 @@ struct Shared {
 }
 
 /// What a probe's task hands back.
-struct Ended {
+pub(crate) struct Ended {
     id: ProbeId,
     asked: Arc<HealthCheck>,
     found: Result<(), CheckError>,
@@ -125,44 +126,27 @@ impl Prober {
     /// of snapshots goes away the last one stays in force; when the receiver of updates goes
     /// away there is nobody to probe for, and this returns.
     pub async fn run(
-        mut self,
-        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
         updates: mpsc::Sender<Update>,
         shutdown: CancellationToken,
     ) {
-        let first = Arc::clone(&snapshots.borrow_and_update());
-        self.apply(&first);
-        let mut sender_lives = true;
-        loop {
-            self.begin_due();
-            let next_start = self.next_start();
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return,
-                changed = snapshots.changed(), if sender_lives => match changed {
-                    Ok(()) => {
-                        let snapshot = Arc::clone(&snapshots.borrow_and_update());
-                        self.apply(&snapshot);
-                    }
-                    Err(_) => sender_lives = false,
-                },
-                place = updates.reserve(), if !self.unsent.is_empty() => match place {
-                    Ok(place) => self.send_one(place),
-                    Err(_) => return,
-                },
-                Some(ended) = self.in_flight.join_next() => {
-                    // A probe that was aborted has been removed already.
-                    if let Ok(ended) = ended {
-                        self.end(ended);
-                    }
-                    self.count_in_flight();
-                }
-                () = start(next_start) => {}
-            }
-        }
+        follow(self, snapshots, updates, shutdown).await;
     }
 
-    /// Applies the difference between what is probed and what should be.
+    fn has_place(&self) -> bool {
+        self.in_flight.len() < self.shared.settings.load().probes_in_flight_max as usize
+    }
+
+    fn count_in_flight(&self) {
+        let count = i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX);
+        self.shared.metrics.in_flight.set(count);
+    }
+}
+
+impl Probing for Prober {
+    type Ended = Ended;
+
     fn apply(&mut self, snapshot: &Snapshot) {
         let shared = Arc::clone(&self.shared);
         let mut schedule = shared.schedule();
@@ -198,7 +182,6 @@ impl Prober {
         }
     }
 
-    /// Begins probes that are due, as far as there are places.
     fn begin_due(&mut self) {
         let shared = Arc::clone(&self.shared);
         let now = shared.now();
@@ -218,14 +201,13 @@ impl Prober {
         self.count_in_flight();
     }
 
-    fn has_place(&self) -> bool {
-        self.in_flight.len() < self.shared.settings.load().probes_in_flight_max as usize
-    }
-
-    /// When to begin the next probe: `None` while nothing is due ever, or every place is taken.
     fn next_start(&self) -> Option<Instant> {
         let due = self.shared.schedule().next_due().filter(|_| self.has_place())?;
         Some(self.shared.started + due)
+    }
+
+    fn in_flight(&mut self) -> &mut JoinSet<Ended> {
+        &mut self.in_flight
     }
 
     fn end(&mut self, Ended { id, asked, found }: Ended) {
@@ -260,15 +242,14 @@ impl Prober {
         }
     }
 
+    fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     fn send_one(&mut self, place: mpsc::Permit<'_, Update>) {
         if let Some((probe, healthy)) = self.unsent.pop_first() {
             place.send(Update::Health { probe, healthy });
         }
-    }
-
-    fn count_in_flight(&self) {
-        let count = i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX);
-        self.shared.metrics.in_flight.set(count);
     }
 }
 
@@ -302,11 +283,4 @@ fn count_vips(
         }
     }
     changed
-}
-
-async fn start(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

@@ -12,13 +12,14 @@ use prometheus::Registry;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{Found, probe};
 use super::metrics::{Metrics, label, result_label};
 use super::schedule::{Pace, RATE_MAX, Schedule};
 use crate::Error;
+use crate::follow::{Probing, follow};
 
 /// Probes in flight: as many as begin in the second that a silent one lasts. Each costs a
 /// descriptor; further ones wait.
@@ -128,43 +129,18 @@ impl ReachProber {
     /// snapshots goes away the last one stays in force; when the receiver of updates goes away
     /// there is nobody to ask for, and this returns.
     pub async fn run(
-        mut self,
-        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
         updates: mpsc::Sender<Update>,
         shutdown: CancellationToken,
     ) {
-        let first = Arc::clone(&snapshots.borrow_and_update());
-        self.apply(&first);
-        let mut sender_lives = true;
-        loop {
-            self.begin_due();
-            let next_start = self.next_start();
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return,
-                changed = snapshots.changed(), if sender_lives => match changed {
-                    Ok(()) => {
-                        let snapshot = Arc::clone(&snapshots.borrow_and_update());
-                        self.apply(&snapshot);
-                    }
-                    Err(_) => sender_lives = false,
-                },
-                place = updates.reserve(), if !self.unsent.is_empty() => match place {
-                    Ok(place) => self.send_one(place),
-                    Err(_) => return,
-                },
-                Some(ended) = self.in_flight.join_next() => {
-                    // Nobody aborts a probe, and it has nothing to panic about.
-                    if let Ok((address, found)) = ended {
-                        self.end(address, found);
-                    }
-                }
-                () = start(next_start) => {}
-            }
-        }
+        follow(self, snapshots, updates, shutdown).await;
     }
+}
 
-    /// Applies the difference between what is asked and what should be.
+impl Probing for ReachProber {
+    type Ended = (SocketAddr, Found);
+
     fn apply(&mut self, snapshot: &Snapshot) {
         let shared = Arc::clone(&self.shared);
         let mut schedule = shared.schedule();
@@ -191,7 +167,6 @@ impl ReachProber {
         }
     }
 
-    /// Begins probes that are due, as far as there are places and their rate allows.
     fn begin_due(&mut self) {
         let shared = Arc::clone(&self.shared);
         let now = shared.now();
@@ -206,14 +181,17 @@ impl ReachProber {
         }
     }
 
-    /// When to begin the next probe: `None` while nothing is due ever, or every place is taken.
     fn next_start(&self) -> Option<Instant> {
         let has_place = self.in_flight.len() < IN_FLIGHT_MAX;
         let due = self.shared.schedule().next_due().filter(|_| has_place)?;
         Some(self.shared.started + self.pace.at(due))
     }
 
-    fn end(&mut self, address: SocketAddr, found: Found) {
+    fn in_flight(&mut self) -> &mut JoinSet<Self::Ended> {
+        &mut self.in_flight
+    }
+
+    fn end(&mut self, (address, found): Self::Ended) {
         let metrics = &self.shared.metrics;
         metrics.results.with_label_values(&[result_label(found)]).inc();
         let mut schedule = self.shared.schedule();
@@ -226,17 +204,14 @@ impl ReachProber {
         self.unsent.insert(address, (way.asked, reached));
     }
 
+    fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     fn send_one(&mut self, place: mpsc::Permit<'_, Update>) {
         if let Some((address, (asked, reached))) = self.unsent.pop_first() {
             place.send(Update::Reach { address, asked, reached });
         }
-    }
-}
-
-async fn start(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 
