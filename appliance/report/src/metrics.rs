@@ -4,6 +4,29 @@ use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry}
 
 use crate::gate::GateMetrics;
 
+/// Makes families of metrics and registers them.
+pub(crate) struct Families<'a>(pub(crate) &'a Registry);
+
+impl Families<'_> {
+    /// By cluster.
+    pub(crate) fn gauge(&self, name: &str, text: &str) -> Result<IntGaugeVec, prometheus::Error> {
+        let metric = IntGaugeVec::new(Opts::new(name, text), &["cluster"])?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    pub(crate) fn counter(
+        &self,
+        name: &str,
+        text: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        let metric = IntCounterVec::new(Opts::new(name, text), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
 /// All families; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -20,16 +43,9 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name: &str, text: &str| {
-            let metric = IntGaugeVec::new(Opts::new(name, text), &["cluster"])?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let counter = |name: &str, text: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, text), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
+        let families = Families(registry);
+        let gauge = |name, text| families.gauge(name, text);
+        let counter = |name, text, labels: &[&str]| families.counter(name, text, labels);
         let credentials_loaded = GaugeVec::new(
             Opts::new(
                 "haflinger_report_credentials_loaded_timestamp_seconds",
@@ -69,7 +85,7 @@ impl Metrics {
                 "States of the credentials that could not be used; the former ones went on",
                 &["cluster"],
             )?,
-            gate: GateMetrics::register(registry)?,
+            gate: GateMetrics::register(&families)?,
         })
     }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec};
 
+use crate::metrics::Families;
 use crate::status::GateReport;
 
 /// Bounds of the time that a pod waits, in seconds: a rollout's step takes some of them.
@@ -25,17 +26,9 @@ pub(crate) struct GateMetrics {
 }
 
 impl GateMetrics {
-    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name: &str, text: &str| {
-            let metric = IntGaugeVec::new(Opts::new(name, text), &["cluster"])?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let counter = |name: &str, text: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, text), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
+    pub(crate) fn register(families: &Families<'_>) -> Result<Self, prometheus::Error> {
+        let gauge = |name, text| families.gauge(name, text);
+        let counter = |name, text, labels: &[&str]| families.counter(name, text, labels);
         let wait = HistogramVec::new(
             HistogramOpts::new(
                 "haflinger_report_gate_wait_seconds",
@@ -45,7 +38,7 @@ impl GateMetrics {
             .buckets(WAITS.to_vec()),
             &["cluster"],
         )?;
-        registry.register(Box::new(wait.clone()))?;
+        families.0.register(Box::new(wait.clone()))?;
         Ok(Self {
             waiting: gauge(
                 "haflinger_report_gate_waiting_pods",
