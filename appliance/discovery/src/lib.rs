@@ -30,7 +30,7 @@ mod store;
 mod translate;
 
 pub use discovery::{Discovery, DiscoveryError, DiscoveryHandle, UnknownSource};
-pub use haflinger_kubernetes::MissingRight;
+pub use haflinger_kubernetes::{MissingRight, RIGHTS_REMEDY};
 pub use inventory::{InventoryError, check as check_inventory};
 pub use ledger::Watched;
 pub use rights::RIGHTS;

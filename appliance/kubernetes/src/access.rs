@@ -96,15 +96,19 @@ pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// What gives an account the rights that it lacks.
+pub const RIGHTS_REMEDY: &str =
+    "apply packaging/kubernetes/rbac.yaml, for readiness gates readiness.yaml";
+
 /// One line for an operator: what failed, down to the first cause, with a remedy where the
 /// cause is clear.
 pub fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => {
             let remedy = match status.code {
-                401 => "; renew the credentials in the kubeconfig",
-                403 => "; apply packaging/kubernetes/rbac.yaml, for readiness gates readiness.yaml",
-                _ => "",
+                401 => "; renew the credentials in the kubeconfig".to_owned(),
+                403 => format!("; {RIGHTS_REMEDY}"),
+                _ => String::new(),
             };
             let message = if status.message.is_empty() { &status.reason } else { &status.message };
             format!("the API server answered {}: {message}{remedy}", status.code)

@@ -13,7 +13,7 @@ mod pace;
 mod plugin;
 mod rights;
 
-pub use access::{Access, ConnectError, describe, explain};
+pub use access::{Access, ConnectError, RIGHTS_REMEDY, describe, explain};
 pub use connection::{CredentialsBoard, CredentialsStatus, Forbidden, Keeper, Moved, Said};
 pub use gate::{EDGE_READY, EDGE_READY_SELECTOR};
 pub use pace::Pace;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use haflinger_bgp::fsm::State;
 use haflinger_core::{Announcement, RouteOrigin, Snapshot};
-use haflinger_discovery::{MissingRight, SourceStatus};
+use haflinger_discovery::{MissingRight, RIGHTS_REMEDY, SourceStatus};
 use haflinger_health::HealthStatus;
 use haflinger_netlink::RouteState;
 use haflinger_report::GateReport;
@@ -148,7 +148,7 @@ fn missing_rights(columns: &mut Columns, missing: &[MissingRight]) {
             "  rights".to_owned(),
             "missing".to_owned(),
             format!("without: {}", missing.disables),
-            format!("{}: apply packaging/kubernetes/rbac.yaml", missing.right),
+            format!("{}: {RIGHTS_REMEDY}", missing.right),
         ]);
     }
 }
