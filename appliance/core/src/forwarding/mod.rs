@@ -50,8 +50,8 @@ pub const BUCKETS_MIN: u32 = 1 << 8;
 /// which is less than chance makes of a thousand flows.
 pub const COARSE_BUCKETS_PER_MEMBER_MIN: u32 = 16;
 
-/// From so many members on no table is coarse: few services have as many, and what is uneven there
-/// adds up.
+/// With more members than this no table is coarse: few services have as many, and what is uneven
+/// there adds up.
 pub const COARSE_MEMBERS_MAX: usize = 64;
 
 /// Most buckets of a table: 4 MiB for readers, and still fair with 10,000 members.
