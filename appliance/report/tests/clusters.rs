@@ -12,18 +12,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
+#[path = "../../discovery/tests/control_plane/mod.rs"]
+mod control_plane;
+mod fold;
+
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::index::Index;
-use haflinger_core::{
-    BackendState, FaultReason, ObjectRef, Policy, Pool, Snapshot, SourceId, Update,
-};
+use control_plane::{Server, free_port};
+use fold::fold;
+use haflinger_core::{BackendState, FaultReason, ObjectRef, Policy, Pool, Snapshot, SourceId};
 use haflinger_discovery::{DeletionLimits, Discovery, LabelKeys};
 use haflinger_report::Reporter;
 use k8s_openapi::api::core::v1::Service;
@@ -38,45 +38,6 @@ use tokio_util::sync::CancellationToken;
 
 /// A wait that is far longer than anything takes: only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// etcd and API server; dies with the test.
-struct Server(Child);
-
-impl Server {
-    fn start(binary: &Path, directory: &Path, port: u16) -> Self {
-        let mut child = Command::new(binary)
-            .arg("etcd+apiserver")
-            .args(["-port", &port.to_string(), "-dir"])
-            .arg(directory)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        assert!(ready.starts_with("READY"), "control plane said {ready:?}");
-        Self(child)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A port that is free together with the three after it.
-fn free_port() -> u16 {
-    loop {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let all =
-            (first..first.saturating_add(4)).all(|p| TcpListener::bind(("127.0.0.1", p)).is_ok());
-        if all {
-            return first;
-        }
-    }
-}
 
 struct Cluster {
     name: &'static str,
@@ -172,21 +133,14 @@ async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{what}: never"))
 }
 
-async fn fold(mut updates: mpsc::Receiver<Update>, snapshots: watch::Sender<Arc<Snapshot>>) {
-    let mut index = Index::new();
-    index.apply(Update::Policy(Arc::new(Policy {
+fn policy() -> Policy {
+    Policy {
         sources: ["a", "b"].map(SourceId::cluster).to_vec(),
         pools: vec![Pool::new(
             "all",
             vec![("198.51.100.1".parse().unwrap(), "198.51.100.250".parse().unwrap())],
         )],
         ..Policy::default()
-    })));
-    while let Some(update) = updates.recv().await {
-        index.apply(update);
-        if let Some(snapshot) = index.publish(0) {
-            snapshots.send_replace(snapshot);
-        }
     }
 }
 
@@ -233,7 +187,7 @@ impl Product {
         let (publish, snapshots) = watch::channel(Arc::default());
         let shutdown = CancellationToken::new();
         let tasks = vec![
-            tokio::spawn(fold(updates, publish)),
+            tokio::spawn(fold(policy(), updates, publish)),
             tokio::spawn(discovery.run(sender, shutdown.clone())),
             tokio::spawn(reporter.run(snapshots.clone(), shutdown.clone())),
         ];

@@ -11,13 +11,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
+mod fold;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::index::Index;
-use haflinger_core::{ObjectRef, Policy, Pool, RouteOrigin, Snapshot, SourceId, Update};
+use fold::fold;
+use haflinger_core::{ObjectRef, Policy, Pool, RouteOrigin, Snapshot, SourceId};
 use haflinger_discovery::{Discovery, DiscoveryHandle};
 use haflinger_report::{Reporter, ReporterHandle};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -123,22 +125,14 @@ struct World {
     _dir: tempfile::TempDir,
 }
 
-/// The fold of the daemon, without its metrics.
-async fn fold(mut updates: mpsc::Receiver<Update>, snapshots: watch::Sender<Arc<Snapshot>>) {
-    let mut index = Index::new();
-    index.apply(Update::Policy(Arc::new(Policy {
+fn policy() -> Policy {
+    Policy {
         sources: vec![SourceId::cluster("test")],
         pools: vec![Pool::new(
             "all",
             vec![("198.51.100.1".parse().unwrap(), "198.51.100.250".parse().unwrap())],
         )],
         ..Policy::default()
-    })));
-    while let Some(update) = updates.recv().await {
-        index.apply(update);
-        if let Some(snapshot) = index.publish(0) {
-            snapshots.send_replace(snapshot);
-        }
     }
 }
 
@@ -183,7 +177,7 @@ impl Product {
         let shutdown = CancellationToken::new();
         let (handle, report) = (discovery.handle(), reporter.handle());
         let tasks = vec![
-            tokio::spawn(fold(updates, publish)),
+            tokio::spawn(fold(policy(), updates, publish)),
             tokio::spawn(discovery.run(sender, shutdown.clone())),
             tokio::spawn(reporter.run(snapshots.clone(), shutdown.clone())),
         ];

@@ -11,6 +11,8 @@ mod addresses;
 mod backends;
 mod excess;
 mod fields;
+#[path = "../fold/mod.rs"]
+mod fold;
 mod leaving;
 mod world;
 

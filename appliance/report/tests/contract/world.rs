@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::index::Index;
 use haflinger_core::{
     FlowTimeouts, ForwardingMode, LabelRequirement, LabelSelector, LabelTest, ObjectRef,
-    ObjectReport, Policy, Pool, PoolSelector, Service as Served, Snapshot, SourceId, Update,
+    ObjectReport, Policy, Pool, PoolSelector, Service as Served, Snapshot, SourceId,
 };
 use haflinger_discovery::Discovery;
 use haflinger_report::Reporter;
@@ -27,6 +26,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use super::fold::fold;
 
 /// A wait that is far longer than anything takes: only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -87,23 +88,6 @@ fn policy(source: &SourceId) -> Policy {
         // There is no data path here: what is relayed counts as served.
         xdp: false,
         ..Policy::default()
-    }
-}
-
-/// The fold of the daemon, without its metrics.
-async fn fold(
-    policy: Policy,
-    mut updates: mpsc::Receiver<Update>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-) {
-    let mut index = Index::new();
-    index.apply(Update::Policy(Arc::new(policy)));
-    let mut batch = Vec::new();
-    while updates.recv_many(&mut batch, 512).await > 0 {
-        batch.drain(..).for_each(|update| index.apply(update));
-        if let Some(snapshot) = index.publish(0) {
-            snapshots.send_replace(snapshot);
-        }
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use haflinger_core::index::Index;
-use haflinger_core::{BackendState, Policy, Pool, Snapshot, SourceId, StateReason, Update};
+use haflinger_core::{BackendState, Policy, Pool, Snapshot, SourceId, StateReason};
 use haflinger_discovery::{Discovery, DiscoveryHandle, KindStatus};
 use haflinger_report::{Applied, GateReport, Reporter, ReporterHandle};
 use prometheus::Registry;
@@ -13,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::Cluster;
+use super::fold::fold;
 
 /// Generations are counted from 1, and never get there.
 const EVERYTHING: u64 = u64::MAX;
@@ -29,23 +29,6 @@ pub(crate) struct Host {
     tasks: Vec<JoinHandle<()>>,
     /// Of its own, so that it can end as a host does that loses its power.
     runtime: Option<Runtime>,
-}
-
-/// The fold of the daemon, without its metrics.
-async fn fold(
-    policy: Policy,
-    mut updates: mpsc::Receiver<Update>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-) {
-    let mut index = Index::new();
-    index.apply(Update::Policy(Arc::new(policy)));
-    let mut batch = Vec::new();
-    while updates.recv_many(&mut batch, 512).await > 0 {
-        batch.drain(..).for_each(|update| index.apply(update));
-        if let Some(snapshot) = index.publish(0) {
-            snapshots.send_replace(snapshot);
-        }
-    }
 }
 
 fn discovery(cluster: &Cluster) -> haflinger_discovery::Settings {

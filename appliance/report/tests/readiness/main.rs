@@ -16,6 +16,8 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail, and says so")]
 
 mod cluster;
+#[path = "../fold/mod.rs"]
+mod fold;
 mod host;
 
 use cluster::{Cluster, GATE, until, until_or};
