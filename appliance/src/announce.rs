@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use haflinger_core::{Announcement, HostnameIntent, ObjectKind, Snapshot};
+use haflinger_core::{Announcement, HostnameIntent, Snapshot};
 use haflinger_dns::{DesiredName, DesiredRecords, RecordName};
 use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
@@ -114,13 +114,9 @@ fn is_announceable(address: IpAddr) -> bool {
 
 fn desired(intent: &HostnameIntent) -> DesiredName {
     let object = &intent.object;
-    let kind = match object.kind {
-        ObjectKind::Service => "service",
-        ObjectKind::Ingress => "ingress",
-    };
     DesiredName {
         addresses: intent.addresses.iter().copied().collect(),
         ttl_secs: intent.ttl_secs,
-        resource: format!("{kind}/{}/{}", object.namespace, object.name).into(),
+        resource: format!("{}/{}/{}", object.kind, object.namespace, object.name).into(),
     }
 }

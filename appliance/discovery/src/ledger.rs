@@ -10,7 +10,10 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::{CertificateRef, ObjectRef, PodRef, RouteOrigin, SourceId, SourceUpdate};
+use haflinger_core::{
+    AuthorityKind, AuthorityRef, CertificateRef, ObjectKind, ObjectRef, PodRef, RouteOrigin,
+    SourceId, SourceUpdate,
+};
 use serde::Serialize;
 
 use crate::hold::Holds;
@@ -38,11 +41,35 @@ pub enum Watched {
     CiliumNodes,
     /// Pods with our readiness gate.
     Pods,
+    /// GatewayClasses of ours.
+    GatewayClasses,
+    /// Gateways.
+    Gateways,
+    /// ListenerSets.
+    ListenerSets,
+    /// HTTPRoutes.
+    HttpRoutes,
+    /// GRPCRoutes.
+    GrpcRoutes,
+    /// TLSRoutes.
+    TlsRoutes,
+    /// TCPRoutes.
+    TcpRoutes,
+    /// UDPRoutes.
+    UdpRoutes,
+    /// ReferenceGrants.
+    ReferenceGrants,
+    /// BackendTLSPolicies.
+    BackendTlsPolicies,
+    /// ConfigMaps with certificates of authorities.
+    AuthorityMaps,
+    /// Secrets with certificates of authorities.
+    AuthoritySecrets,
 }
 
 impl Watched {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 21] = [
         Self::Services,
         Self::Slices,
         Self::Nodes,
@@ -52,6 +79,18 @@ impl Watched {
         Self::BlockAffinities,
         Self::CiliumNodes,
         Self::Pods,
+        Self::GatewayClasses,
+        Self::Gateways,
+        Self::ListenerSets,
+        Self::HttpRoutes,
+        Self::GrpcRoutes,
+        Self::TlsRoutes,
+        Self::TcpRoutes,
+        Self::UdpRoutes,
+        Self::ReferenceGrants,
+        Self::BackendTlsPolicies,
+        Self::AuthorityMaps,
+        Self::AuthoritySecrets,
     ];
 
     /// The name in metrics and status.
@@ -66,21 +105,40 @@ impl Watched {
             Self::BlockAffinities => "block_affinities",
             Self::CiliumNodes => "cilium_nodes",
             Self::Pods => "pods",
+            Self::GatewayClasses => "gateway_classes",
+            Self::Gateways => "gateways",
+            Self::ListenerSets => "listener_sets",
+            Self::HttpRoutes => "http_routes",
+            Self::GrpcRoutes => "grpc_routes",
+            Self::TlsRoutes => "tls_routes",
+            Self::TcpRoutes => "tcp_routes",
+            Self::UdpRoutes => "udp_routes",
+            Self::ReferenceGrants => "reference_grants",
+            Self::BackendTlsPolicies => "backend_tls_policies",
+            Self::AuthorityMaps => "authority_maps",
+            Self::AuthoritySecrets => "authority_secrets",
         }
     }
 
-    pub(crate) fn index(self) -> usize {
-        match self {
-            Self::Services => 0,
-            Self::Slices => 1,
-            Self::Nodes => 2,
-            Self::Ingresses => 3,
-            Self::Certificates => 4,
-            Self::Namespaces => 5,
-            Self::BlockAffinities => 6,
-            Self::CiliumNodes => 7,
-            Self::Pods => 8,
+    /// The kinds of the Gateway API; Gateways for any other.
+    fn of_gateway_api(kind: ObjectKind) -> Self {
+        match kind {
+            ObjectKind::GatewayClass => Self::GatewayClasses,
+            ObjectKind::ListenerSet => Self::ListenerSets,
+            ObjectKind::HttpRoute => Self::HttpRoutes,
+            ObjectKind::GrpcRoute => Self::GrpcRoutes,
+            ObjectKind::TlsRoute => Self::TlsRoutes,
+            ObjectKind::TcpRoute => Self::TcpRoutes,
+            ObjectKind::UdpRoute => Self::UdpRoutes,
+            ObjectKind::ReferenceGrant => Self::ReferenceGrants,
+            ObjectKind::BackendTlsPolicy => Self::BackendTlsPolicies,
+            ObjectKind::Service | ObjectKind::Ingress | ObjectKind::Gateway => Self::Gateways,
         }
+    }
+
+    /// Its place in [`Self::ALL`].
+    pub(crate) fn index(self) -> usize {
+        self as usize
     }
 
     /// What is missing where a cluster does not let us read the kind, as far as everything else
@@ -97,6 +155,18 @@ impl Watched {
             Self::BlockAffinities => Some("routes to pods by Calico's block affinities"),
             Self::CiliumNodes => Some("routes to pods by CiliumNodes"),
             Self::Pods => Some("readiness gates of pods"),
+            Self::GatewayClasses | Self::Gateways => Some("Gateways"),
+            Self::ListenerSets => Some("listeners of ListenerSets"),
+            Self::HttpRoutes => Some("HTTPRoutes"),
+            Self::GrpcRoutes => Some("GRPCRoutes"),
+            Self::TlsRoutes => Some("TLSRoutes"),
+            Self::TcpRoutes => Some("TCPRoutes"),
+            Self::UdpRoutes => Some("UDPRoutes"),
+            Self::ReferenceGrants => Some("references of routes and Gateways across namespaces"),
+            Self::BackendTlsPolicies => Some("TLS to backends"),
+            Self::AuthorityMaps | Self::AuthoritySecrets => {
+                Some("certificates of clients, and TLS to backends")
+            }
         }
     }
 
@@ -156,6 +226,21 @@ impl Key {
             SourceUpdate::Certificate { certificate, .. } => {
                 Self::new(Watched::Certificates, &certificate.namespace, &certificate.name)
             }
+            SourceUpdate::GatewayClass { object, .. }
+            | SourceUpdate::Gateway { object, .. }
+            | SourceUpdate::ListenerSet { object, .. }
+            | SourceUpdate::Route { object, .. }
+            | SourceUpdate::ReferenceGrant { object, .. }
+            | SourceUpdate::BackendTlsPolicy { object, .. } => {
+                Self::new(Watched::of_gateway_api(object.kind), &object.namespace, &object.name)
+            }
+            SourceUpdate::Authority { authority, .. } => {
+                let watched = match authority.kind {
+                    AuthorityKind::ConfigMap => Watched::AuthorityMaps,
+                    AuthorityKind::Secret => Watched::AuthoritySecrets,
+                };
+                Self::new(watched, &authority.namespace, &authority.name)
+            }
         }
     }
 
@@ -204,7 +289,67 @@ impl Key {
                 },
                 material: None,
             },
+            Watched::AuthorityMaps => {
+                authority_gone(AuthorityKind::ConfigMap, source, namespace, name)
+            }
+            Watched::AuthoritySecrets => {
+                authority_gone(AuthorityKind::Secret, source, namespace, name)
+            }
+            Watched::GatewayClasses
+            | Watched::Gateways
+            | Watched::ListenerSets
+            | Watched::HttpRoutes
+            | Watched::GrpcRoutes
+            | Watched::TlsRoutes
+            | Watched::TcpRoutes
+            | Watched::UdpRoutes
+            | Watched::ReferenceGrants
+            | Watched::BackendTlsPolicies => {
+                gateway_api_gone(self.watched, source, namespace, name)
+            }
         }
+    }
+}
+
+fn authority_gone(
+    kind: AuthorityKind,
+    source: &SourceId,
+    namespace: &str,
+    name: &str,
+) -> SourceUpdate {
+    let (source, namespace, name) = (source.clone(), namespace.into(), name.into());
+    let authority = AuthorityRef { source, kind, namespace, name };
+    SourceUpdate::Authority { authority, material: None }
+}
+
+fn gateway_api_gone(
+    watched: Watched,
+    source: &SourceId,
+    namespace: &str,
+    name: &str,
+) -> SourceUpdate {
+    let object = |kind| ObjectRef::of_kind(source, kind, namespace, name);
+    let route = |kind| SourceUpdate::Route { object: object(kind), spec: None };
+    match watched {
+        Watched::GatewayClasses => {
+            SourceUpdate::GatewayClass { object: object(ObjectKind::GatewayClass), spec: None }
+        }
+        Watched::ListenerSets => {
+            SourceUpdate::ListenerSet { object: object(ObjectKind::ListenerSet), spec: None }
+        }
+        Watched::HttpRoutes => route(ObjectKind::HttpRoute),
+        Watched::GrpcRoutes => route(ObjectKind::GrpcRoute),
+        Watched::TlsRoutes => route(ObjectKind::TlsRoute),
+        Watched::TcpRoutes => route(ObjectKind::TcpRoute),
+        Watched::UdpRoutes => route(ObjectKind::UdpRoute),
+        Watched::ReferenceGrants => {
+            SourceUpdate::ReferenceGrant { object: object(ObjectKind::ReferenceGrant), spec: None }
+        }
+        Watched::BackendTlsPolicies => SourceUpdate::BackendTlsPolicy {
+            object: object(ObjectKind::BackendTlsPolicy),
+            spec: None,
+        },
+        _ => SourceUpdate::Gateway { object: object(ObjectKind::Gateway), spec: None },
     }
 }
 
@@ -393,6 +538,13 @@ pub(crate) fn is_gone(update: &SourceUpdate) -> bool {
         SourceUpdate::Pod { spec, .. } => spec.is_none(),
         SourceUpdate::Ingress { spec, .. } => spec.is_none(),
         SourceUpdate::Certificate { material, .. } => material.is_none(),
+        SourceUpdate::GatewayClass { spec, .. } => spec.is_none(),
+        SourceUpdate::Gateway { spec, .. } => spec.is_none(),
+        SourceUpdate::ListenerSet { spec, .. } => spec.is_none(),
+        SourceUpdate::Route { spec, .. } => spec.is_none(),
+        SourceUpdate::ReferenceGrant { spec, .. } => spec.is_none(),
+        SourceUpdate::BackendTlsPolicy { spec, .. } => spec.is_none(),
+        SourceUpdate::Authority { material, .. } => material.is_none(),
     }
 }
 

@@ -1,7 +1,7 @@
 use haflinger_core::forwarding::ForwardingTable;
 use haflinger_core::{
-    Backend, BackendSet, BackendState, Family, HttpListener, HttpRule, ObjectRef, PathMatch,
-    Protocol, SourceId, Target,
+    Backend, BackendSet, BackendState, Family, HostMatch, HttpListener, HttpRule, ObjectRef,
+    PathMatch, Protocol, SourceId, Target,
 };
 use http::Request;
 
@@ -37,24 +37,18 @@ fn backends(state: BackendState) -> Arc<BackendSet> {
 /// `/` has a backend, `/down` has none that is active, `/lost` has no target in the snapshot,
 /// `/missing` names no service.
 fn router() -> Router<Arc<TargetSlot>> {
-    let rule = |path: &str, to: Option<&str>| HttpRule {
-        host: Some("shop.example".into()),
-        path_match: PathMatch::Prefix,
-        path: path.into(),
-        target: to.map(target),
-        object: ObjectRef::ingress(&SourceId::inventory(), "default", "site"),
+    let rule = |path: &str, to: Option<&str>| {
+        let host = HostMatch::Exact("shop.example".into());
+        let object = ObjectRef::ingress(&SourceId::inventory(), "default", "site");
+        HttpRule::simple(host, PathMatch::Prefix(path.into()), to.map(target), object)
     };
-    let listener = HttpListener {
-        tls: false,
-        rules: vec![
-            rule("/", Some("shop")),
-            rule("/down", Some("down")),
-            rule("/lost", Some("lost")),
-            rule("/missing", None),
-        ],
-        default_target: None,
-        certificates: Vec::new(),
-    };
+    let rules = vec![
+        rule("/", Some("shop")),
+        rule("/down", Some("down")),
+        rule("/lost", Some("lost")),
+        rule("/missing", None),
+    ];
+    let listener = HttpListener::simple(None, rules);
     Router::compile(&listener, |target| {
         let set = match &*target.object.name {
             "shop" => Some(backends(BackendState::Active)),

@@ -144,8 +144,8 @@ pub(crate) struct NameTable {
 impl NameTable {
     /// Compiles what a listener lists; of two entries for one name the first wins. An entry
     /// without hosts serves the names of its certificate.
-    pub(crate) fn compile(
-        entries: &[IngressTls],
+    pub(crate) fn compile<'a>(
+        entries: impl Iterator<Item = &'a IngressTls>,
         mut slot: impl FnMut(&CertificateRef) -> Arc<CertificateSlot>,
     ) -> Self {
         let mut table = Self::default();

@@ -26,7 +26,7 @@ fn entry(name: &str, hosts: &[&str]) -> IngressTls {
 
 /// A table whose slots are filled with certificates for a name equal to their own.
 fn table(entries: &[IngressTls], filled: &[&str]) -> NameTable {
-    NameTable::compile(entries, |certificate| {
+    NameTable::compile(entries.iter(), |certificate| {
         let slot = CertificateSlot::default();
         if filled.contains(&&*certificate.name) {
             slot.store(Some(Certificate::load(&spec(&[&certificate.name])).unwrap()));

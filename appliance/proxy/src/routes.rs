@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use haflinger_core::{HttpListener, PathMatch, Target};
+use haflinger_core::{HostMatch, HttpListener, PathMatch, Target};
 
 /// What a listener answers on a host and path. `T` is what a target was resolved to.
 #[derive(Debug)]
@@ -21,7 +21,6 @@ pub(crate) struct Router<T> {
     /// Keyed by the suffix behind `*.`.
     wildcard_hosts: HashMap<Box<str>, Paths<T>>,
     any_host: Paths<T>,
-    default: Option<T>,
 }
 
 /// What a rule says: where to, or that the service it names does not exist.
@@ -64,28 +63,29 @@ impl<T: Clone> Router<T> {
             exact_hosts: HashMap::new(),
             wildcard_hosts: HashMap::new(),
             any_host: Paths::default(),
-            default: listener.default_target.as_ref().map(&mut resolve),
         };
-        for rule in &listener.rules {
-            let route = rule.target.as_ref().map_or(Route::Missing, |t| Route::To(resolve(t)));
+        for rule in listener.rules() {
+            let to = rule.action.backends.iter().find_map(|backend| backend.to.as_ref().ok());
+            let route = to.map_or(Route::Missing, |to| Route::To(resolve(&to.target)));
             let paths = match &rule.host {
-                None => &mut router.any_host,
-                Some(host) => match host.strip_prefix("*.") {
-                    Some(suffix) => router.wildcard_hosts.entry(suffix.into()).or_default(),
-                    None => router.exact_hosts.entry(host.clone()).or_default(),
-                },
-            };
-            match rule.path_match {
-                PathMatch::Exact => {
-                    paths.exact.entry(rule.path.as_ref().into()).or_insert(route);
+                HostMatch::Any => &mut router.any_host,
+                HostMatch::OneLabel(suffix) | HostMatch::Suffix(suffix) => {
+                    router.wildcard_hosts.entry(suffix.as_ref().into()).or_default()
                 }
-                PathMatch::Prefix => {
+                HostMatch::Exact(host) => router.exact_hosts.entry(host.clone()).or_default(),
+            };
+            match &rule.matches.path {
+                PathMatch::Exact(path) => {
+                    paths.exact.entry(path.as_ref().into()).or_insert(route);
+                }
+                PathMatch::Prefix(path) => {
                     let mut node = &mut paths.prefixes;
-                    for element in elements(&rule.path) {
+                    for element in elements(path) {
                         node = node.children.entry(element.into()).or_default();
                     }
                     node.route.get_or_insert(route);
                 }
+                PathMatch::Regex(_) => {}
             }
         }
         router
@@ -104,7 +104,6 @@ impl<T: Clone> Router<T> {
             .flatten()
             .find_map(|paths| paths.find(path))
             .cloned()
-            .or_else(|| self.default.clone().map(Route::To))
     }
 }
 

@@ -1,4 +1,4 @@
-use haflinger_core::{Family, HttpRule, ObjectRef, Protocol, SourceId};
+use haflinger_core::{Family, HttpRule, ObjectRef, PathType, Protocol, SourceId};
 use proptest::prelude::*;
 
 use super::*;
@@ -8,27 +8,16 @@ fn target(name: &str) -> Target {
     Target { object, port: 80, protocol: Protocol::Tcp, family: Family::V4 }
 }
 
-fn rule(host: Option<&str>, path_match: PathMatch, path: &str, to: Option<&str>) -> HttpRule {
-    HttpRule {
-        host: host.map(Into::into),
-        path_match,
-        path: path.into(),
-        target: to.map(target),
-        object: ObjectRef::ingress(&SourceId::inventory(), "default", "site"),
-    }
+fn rule(host: Option<&str>, path_type: PathType, path: &str, to: Option<&str>) -> HttpRule {
+    let host = HostMatch::of_ingress(host.map(Into::into).as_ref());
+    let object = ObjectRef::ingress(&SourceId::inventory(), "default", "site");
+    HttpRule::simple(host, path_type.with(path.into()), to.map(target), object)
 }
 
-fn listener(rules: Vec<HttpRule>, default: Option<&str>) -> HttpListener {
-    HttpListener {
-        tls: false,
-        rules,
-        default_target: default.map(target),
-        certificates: Vec::new(),
-    }
-}
-
-fn router(rules: Vec<HttpRule>, default: Option<&str>) -> Router<String> {
-    Router::compile(&listener(rules, default), |target| target.object.name.to_string())
+fn router(mut rules: Vec<HttpRule>, default: Option<&str>) -> Router<String> {
+    rules.extend(default.map(|name| rule(None, PathType::Prefix, "/", Some(name))));
+    let listener = HttpListener::simple(None, rules);
+    Router::compile(&listener, |target| target.object.name.to_string())
 }
 
 fn to(name: &str) -> Option<Route<String>> {
@@ -39,9 +28,9 @@ fn to(name: &str) -> Option<Route<String>> {
 fn the_most_specific_host_wins() {
     let router = router(
         vec![
-            rule(None, PathMatch::Prefix, "/", Some("any")),
-            rule(Some("*.example"), PathMatch::Prefix, "/", Some("wildcard")),
-            rule(Some("shop.example"), PathMatch::Prefix, "/", Some("exact")),
+            rule(None, PathType::Prefix, "/", Some("any")),
+            rule(Some("*.example"), PathType::Prefix, "/", Some("wildcard")),
+            rule(Some("shop.example"), PathType::Prefix, "/", Some("exact")),
         ],
         None,
     );
@@ -56,10 +45,10 @@ fn the_most_specific_host_wins() {
 fn an_exact_path_wins_over_prefixes_and_a_long_prefix_over_a_short_one() {
     let router = router(
         vec![
-            rule(None, PathMatch::Prefix, "/", Some("root")),
-            rule(None, PathMatch::Prefix, "/a/b", Some("long")),
-            rule(None, PathMatch::Prefix, "/a", Some("short")),
-            rule(None, PathMatch::Exact, "/a/b", Some("exact")),
+            rule(None, PathType::Prefix, "/", Some("root")),
+            rule(None, PathType::Prefix, "/a/b", Some("long")),
+            rule(None, PathType::Prefix, "/a", Some("short")),
+            rule(None, PathType::Exact, "/a/b", Some("exact")),
         ],
         None,
     );
@@ -73,7 +62,7 @@ fn an_exact_path_wins_over_prefixes_and_a_long_prefix_over_a_short_one() {
 
 #[test]
 fn a_final_slash_of_a_prefix_does_not_count() {
-    let router = router(vec![rule(None, PathMatch::Prefix, "/a/", Some("a"))], None);
+    let router = router(vec![rule(None, PathType::Prefix, "/a/", Some("a"))], None);
     for path in ["/a", "/a/", "/a/b"] {
         assert_eq!(router.find(None, path), to("a"), "{path}");
     }
@@ -84,8 +73,8 @@ fn a_final_slash_of_a_prefix_does_not_count() {
 fn a_path_that_the_host_lacks_falls_through_to_less_specific_hosts() {
     let router = router(
         vec![
-            rule(Some("shop.example"), PathMatch::Prefix, "/api", Some("api")),
-            rule(None, PathMatch::Prefix, "/files", Some("files")),
+            rule(Some("shop.example"), PathType::Prefix, "/api", Some("api")),
+            rule(None, PathType::Prefix, "/files", Some("files")),
         ],
         Some("default"),
     );
@@ -97,8 +86,8 @@ fn a_path_that_the_host_lacks_falls_through_to_less_specific_hosts() {
 fn a_rule_without_target_answers_for_itself_and_the_first_of_equals_wins() {
     let router = router(
         vec![
-            rule(None, PathMatch::Prefix, "/gone", None),
-            rule(None, PathMatch::Prefix, "/gone", Some("younger")),
+            rule(None, PathType::Prefix, "/gone", None),
+            rule(None, PathType::Prefix, "/gone", Some("younger")),
         ],
         Some("default"),
     );
@@ -115,19 +104,19 @@ fn slow(rules: &[HttpRule], host: &str, path: &str) -> Option<String> {
     }
     let mut best: Option<((u8, u8, usize), &HttpRule)> = None;
     for rule in rules {
-        let host_rank = match rule.host.as_deref() {
-            None => 0,
-            Some(own) if own == host => 2,
-            Some(own) => match own.strip_prefix("*.") {
-                Some(suffix) if host.split_once('.').is_some_and(|(_, s)| s == suffix) => 1,
-                _ => continue,
-            },
-        };
-        let (kind, length) = match rule.path_match {
-            PathMatch::Exact if path == &*rule.path => (1, 0),
-            PathMatch::Prefix if parts(path).starts_with(&parts(&rule.path)) => {
-                (0, parts(&rule.path).len())
+        let host_rank = match &rule.host {
+            HostMatch::Any => 0,
+            HostMatch::Exact(own) if &**own == host => 2,
+            HostMatch::OneLabel(own)
+                if host.split_once('.').is_some_and(|(_, suffix)| suffix == &**own) =>
+            {
+                1
             }
+            _ => continue,
+        };
+        let (kind, length) = match &rule.matches.path {
+            PathMatch::Exact(own) if path == &**own => (1, 0),
+            PathMatch::Prefix(own) if parts(path).starts_with(&parts(own)) => (0, parts(own).len()),
             _ => continue,
         };
         let rank = (host_rank, kind, length);
@@ -135,7 +124,8 @@ fn slow(rules: &[HttpRule], host: &str, path: &str) -> Option<String> {
             best = Some((rank, rule));
         }
     }
-    best.map(|(_, rule)| rule.target.as_ref().unwrap().object.name.to_string())
+    let to = |rule: &HttpRule| rule.action.backends[0].to.clone().unwrap().target;
+    best.map(|(_, rule)| to(rule).object.name.to_string())
 }
 
 fn any_path() -> impl Strategy<Value = String> {
@@ -164,7 +154,7 @@ proptest! {
             .iter()
             .enumerate()
             .map(|(n, (host, exact, path))| {
-                let kind = if *exact { PathMatch::Exact } else { PathMatch::Prefix };
+                let kind = if *exact { PathType::Exact } else { PathType::Prefix };
                 rule(*host, kind, path, Some(&format!("t{n}")))
             })
             .collect();

@@ -216,7 +216,7 @@ impl Tables {
                 entry.hosts.is_empty() && entry.certificate == *key
             };
             if let Some(tls) = &served.listener.tls
-                && served.spec.certificates.iter().any(named)
+                && served.spec.certificates().any(named)
             {
                 tls.resolver.replace(names(certificate_slots, &served.spec));
             }
@@ -389,7 +389,7 @@ impl Tables {
                 tls: served.spec.tls,
                 state,
                 reason,
-                rules: served.spec.rules.len(),
+                rules: served.spec.rules().count(),
                 connections: served.listener.metrics.connections.get(),
                 requests: served.listener.metrics.requests(),
             }
@@ -416,7 +416,7 @@ fn as_gauge(count: usize) -> i64 {
 }
 
 fn names(slots: &mut Slots<CertificateRef, CertificateSlot>, spec: &HttpListener) -> NameTable {
-    NameTable::compile(&spec.certificates, |key| slots.slot(key, CertificateSlot::default))
+    NameTable::compile(spec.certificates(), |key| slots.slot(key, CertificateSlot::default))
 }
 
 /// An error and its causes, for a reader outside this process.

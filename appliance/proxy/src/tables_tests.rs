@@ -2,8 +2,8 @@ use std::cell::RefCell;
 use std::io;
 
 use haflinger_core::forwarding::TableView;
-use haflinger_core::{BackendSet, CertificateSpec, Family, HttpRule, IngressTls, ObjectRef};
-use haflinger_core::{PathMatch, Protocol, SourceId};
+use haflinger_core::{BackendSet, CertificateSpec, Family, HostMatch, HttpRule, IngressTls};
+use haflinger_core::{ObjectRef, PathMatch, Protocol, SourceId};
 
 use super::*;
 use crate::routes::Route;
@@ -23,15 +23,10 @@ fn target() -> Target {
 }
 
 fn listener(tls: bool) -> Arc<HttpListener> {
-    let rule = HttpRule {
-        host: None,
-        path_match: PathMatch::Prefix,
-        path: "/".into(),
-        target: Some(target()),
-        object: ObjectRef::ingress(&SourceId::inventory(), "default", "site"),
-    };
+    let object = ObjectRef::ingress(&SourceId::inventory(), "default", "site");
+    let rule = HttpRule::simple(HostMatch::Any, PathMatch::every(), Some(target()), object);
     let certificates = vec![IngressTls { hosts: vec!["a.example".into()], certificate: key() }];
-    Arc::new(HttpListener { tls, rules: vec![rule], default_target: None, certificates })
+    Arc::new(HttpListener::simple(tls.then_some(certificates), vec![rule]))
 }
 
 fn key() -> CertificateRef {
@@ -153,10 +148,7 @@ fn only_what_differs_is_touched() {
     };
     let (one, two) = (routes(&tables, 1), routes(&tables, 2));
     let mut second = first;
-    second.http.insert(
-        address(2),
-        Arc::new(HttpListener { rules: Vec::new(), ..HttpListener::clone(&listener(false)) }),
-    );
+    second.http.insert(address(2), Arc::new(HttpListener::simple(None, Vec::new())));
     assert!(tables.apply(Arc::new(second.clone()), now).retired.is_empty());
     assert_eq!(routes(&tables, 1), one);
     assert_eq!(routes(&tables, 2).0, two.0, "the listener stays");

@@ -12,6 +12,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -20,6 +21,9 @@ use crate::plan::{self, Plan};
 
 /// Who is shown to have written a field, and to report events.
 const CONTROLLER: &str = "haflinger.dev/edge";
+
+/// The API group of Gateways and routes.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 /// Longest note of an event (events.k8s.io/v1), in bytes.
 const NOTE_BYTES_MAX: usize = 1024;
@@ -92,6 +96,10 @@ impl ObjectWriter {
         let resource = match object.kind {
             ObjectKind::Service => ApiResource::erase::<Service>(&()),
             ObjectKind::Ingress => ApiResource::erase::<Ingress>(&()),
+            kind => {
+                let kind = GroupVersionKind::gvk(GATEWAY_API, "v1", kind.api_kind());
+                ApiResource::from_gvk(&kind)
+            }
         };
         Api::namespaced_with(self.client.clone(), &object.namespace, &resource)
     }

@@ -87,7 +87,6 @@ fn rendered(kind: ObjectKind, addresses: &[StatusAddress]) -> Vec<Value> {
     let mut sorted = addresses.to_vec();
     sorted.sort();
     let entry = |address: &StatusAddress| match kind {
-        ObjectKind::Ingress => json!({ "ip": address.address }),
         ObjectKind::Service => {
             let ip_mode = match address.ip_mode {
                 IpMode::Vip => "VIP",
@@ -99,6 +98,7 @@ fn rendered(kind: ObjectKind, addresses: &[StatusAddress]) -> Vec<Value> {
             }
             entry
         }
+        _ => json!({ "ip": address.address }),
     };
     sorted.iter().map(entry).collect()
 }

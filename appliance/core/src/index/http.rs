@@ -1,6 +1,5 @@
 //! Ingresses: the addresses they are served on, their rules, certificates and host names.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,9 +7,9 @@ use std::sync::Arc;
 use super::forwarding::Reach;
 use super::{Index, Want, WantedPort, put};
 use crate::{
-    CertificateRef, Family, FaultReason, HttpListener, HttpRule, IngressBackend, IngressPort,
-    IngressSpec, IngressTls, IpMode, ObjectRef, ObjectReport, PathMatch, Protocol, ServiceKey,
-    SourceFault, StatusAddress, Target,
+    CertificateRef, Family, FaultReason, HostMatch, HttpListener, HttpRule, IngressBackend,
+    IngressPort, IngressSpec, IngressTls, IpMode, ObjectRef, ObjectReport, PathMatch, Protocol,
+    ServiceKey, SourceFault, StatusAddress, Target,
 };
 
 /// Everything known about one Ingress.
@@ -178,8 +177,9 @@ impl Index {
             self.published.http.remove(&at);
             self.dirty.changed = true;
         }
-        for (port, listener) in built.listeners {
+        for (port, site) in built.listeners {
             let at = SocketAddr::new(address, port);
+            let listener = site.listener();
             self.dirty.changed |= put(&mut self.published.http, at, Some(Arc::new(listener)));
         }
         for object in self.sites.get(&address).cloned().unwrap_or_default() {
@@ -209,9 +209,6 @@ impl Index {
                 }
                 self.join_listener(object, spec, (port, tls), &mut built);
             }
-        }
-        for listener in built.listeners.values_mut() {
-            listener.rules.sort_by_cached_key(specificity);
         }
         built
     }
@@ -253,44 +250,46 @@ impl Index {
         (port, tls): (u16, bool),
         built: &mut Built,
     ) {
-        let listener = built.listeners.entry(port).or_insert_with(|| HttpListener {
+        let site = built.listeners.entry(port).or_insert_with(|| Site {
             tls,
             rules: Vec::new(),
-            default_target: None,
+            default: None,
             certificates: Vec::new(),
         });
         let conflicts = built.conflicts.entry(object.clone()).or_default();
+        let to = |backend| self.resolve(backend).ok();
         for rule in &spec.rules {
-            let place = (port, rule.host.clone(), rule.path_match, rule.path.clone());
+            let path = rule.path_match.with(rule.path.clone());
+            let place = (port, rule.host.clone(), path);
             match built.taken.get(&place) {
                 Some(holder) if holder == object => {}
                 Some(holder) => conflicts.push(route_taken(&place.1, &rule.path, holder)),
                 None => {
+                    let host = HostMatch::of_ingress(rule.host.as_ref());
+                    let path = place.2.clone();
                     built.taken.insert(place, object.clone());
-                    listener.rules.push(HttpRule {
-                        host: rule.host.clone(),
-                        path_match: rule.path_match,
-                        path: rule.path.clone(),
-                        target: self.resolve(&rule.backend).ok(),
-                        object: object.clone(),
-                    });
+                    let to = to(&rule.backend);
+                    site.rules.push(HttpRule::simple(host, path, to, object.clone()));
                 }
             }
         }
         if let Some(backend) = &spec.default_backend {
-            let place = (port, None, PathMatch::Prefix, DEFAULT_PLACE.into());
+            let place = (port, None, PathMatch::Exact(DEFAULT_PLACE.into()));
             match built.taken.get(&place) {
                 Some(holder) => conflicts.push(route_taken(&None, "default backend", holder)),
                 None => {
                     built.taken.insert(place, object.clone());
-                    listener.default_target = self.resolve(backend).ok();
+                    let every = PathMatch::every();
+                    let to = to(backend);
+                    site.default =
+                        Some(HttpRule::simple(HostMatch::Any, every, to, object.clone()));
                 }
             }
         }
         if tls {
-            let fresh = spec.tls.iter().filter(|tls| !listener.certificates.contains(tls));
+            let fresh = spec.tls.iter().filter(|tls| !site.certificates.contains(tls));
             let fresh: Vec<IngressTls> = fresh.cloned().collect();
-            listener.certificates.extend(fresh);
+            site.certificates.extend(fresh);
         }
     }
 
@@ -328,8 +327,7 @@ impl Index {
             if at.ip() != address {
                 break;
             }
-            let rules = listener.rules.iter().filter_map(|rule| rule.target.as_ref());
-            let available = rules.chain(&listener.default_target).any(|target| {
+            let available = listener.targets().any(|target| {
                 self.published.targets.get(target).is_some_and(|set| set.is_available())
             });
             let key = ServiceKey { vip: address, port: at.port(), protocol: Protocol::Tcp };
@@ -407,11 +405,29 @@ impl Index {
 /// Stands for the default backend among the places of a listener; no path begins like it.
 const DEFAULT_PLACE: &str = "default";
 
-type Place = (u16, Option<Arc<str>>, PathMatch, Arc<str>);
+type Place = (u16, Option<Arc<str>>, PathMatch);
+
+/// What Ingresses serve on one port of an address.
+struct Site {
+    tls: bool,
+    rules: Vec<HttpRule>,
+    /// The oldest object's.
+    default: Option<HttpRule>,
+    certificates: Vec<IngressTls>,
+}
+
+impl Site {
+    fn listener(mut self) -> HttpListener {
+        self.rules.sort_by_cached_key(|rule| (rule.precedence(), rule.host.clone()));
+        // The last of its precedence: a rule for every path comes before it.
+        self.rules.extend(self.default);
+        HttpListener::simple(self.tls.then_some(self.certificates), self.rules)
+    }
+}
 
 #[derive(Default)]
 struct Built {
-    listeners: BTreeMap<u16, HttpListener>,
+    listeners: BTreeMap<u16, Site>,
     conflicts: BTreeMap<ObjectRef, Vec<SourceFault>>,
     taken: BTreeMap<Place, ObjectRef>,
 }
@@ -422,10 +438,6 @@ fn route_taken(host: &Option<Arc<str>>, path: &str, holder: &ObjectRef) -> Sourc
         FaultReason::RouteTaken,
         format!("host {host} with {path} is served for {holder}, which is older"),
     )
-}
-
-fn specificity(rule: &HttpRule) -> impl Ord + use<> {
-    (rule.host.clone(), rule.path_match, Reverse(rule.path.len()), rule.path.clone())
 }
 
 fn services_of(spec: Option<&IngressSpec>) -> BTreeSet<ObjectRef> {

@@ -17,6 +17,7 @@ mod backends;
 mod claims;
 mod forwarding;
 mod gates;
+mod gateway;
 mod http;
 mod network;
 mod reach;
@@ -37,6 +38,7 @@ pub use self::claims::Effort;
 use self::claims::{Claims, Want, WantedPort};
 use self::forwarding::DataPath;
 use self::gates::Gates;
+use self::gateway::GatewayApi;
 use self::http::IngressEntry;
 use self::network::Hostnames;
 use self::reach::Reachability;
@@ -74,6 +76,7 @@ pub struct Index {
     reach: Reachability,
     shared: SharedServices,
     hostnames: Hostnames,
+    gateway_api: GatewayApi,
     /// Ingresses served on each address.
     sites: BTreeMap<IpAddr, BTreeSet<ObjectRef>>,
     dirty: Dirty,
@@ -203,6 +206,13 @@ impl Index {
                     self.dirty.certificates.insert(certificate);
                 }
             }
+            SourceUpdate::GatewayClass { .. }
+            | SourceUpdate::Gateway { .. }
+            | SourceUpdate::ListenerSet { .. }
+            | SourceUpdate::Route { .. }
+            | SourceUpdate::ReferenceGrant { .. }
+            | SourceUpdate::BackendTlsPolicy { .. }
+            | SourceUpdate::Authority { .. } => self.gateway_api.note(update),
         }
     }
 
@@ -262,6 +272,7 @@ impl Index {
         for object in ingresses {
             self.note_ingress(object, None);
         }
+        self.gateway_api.forget_source(source);
         self.forget_pods(source);
         self.claims.forget_source(source);
         let touched = self.networks.forget_source(source, &self.policy);
@@ -283,7 +294,7 @@ impl Index {
             self.dirty.reports.insert(object.clone());
             match object.kind {
                 crate::ObjectKind::Service => self.dirty.services.insert(object),
-                crate::ObjectKind::Ingress => self.dirty.ingresses.insert(object),
+                _ => self.dirty.ingresses.insert(object),
             };
         }
         // One at a time: a service that gives up a port brings back those that wait for it.
@@ -333,6 +344,7 @@ impl Index {
         let report = match object.kind {
             crate::ObjectKind::Service => self.service_report(object),
             crate::ObjectKind::Ingress => self.ingress_report(object),
+            _ => None,
         };
         let report = report.map(|mut report| {
             report.faults = reports::summed_up(report.faults);
@@ -362,6 +374,8 @@ impl Index {
             followed: wish.followed.clone(),
             details_outdated: false,
             faults: outcome.faults,
+            status: None,
+            recorded_status: None,
         }
     }
 }

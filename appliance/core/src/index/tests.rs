@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     Algorithm, Announcement, BackendSlice, BackendState, ConnectionLimits, Exposure, Family,
     FlowTimeouts, ForwardingMode, HealthCheck, HealthCheckKind, HttpListener, IngressBackend,
-    IngressPort, IngressRule, IngressSpec, NodeSpec, PathMatch, Pool, Protocol, ProxyProtocol,
+    IngressPort, IngressRule, IngressSpec, NodeSpec, PathType, Pool, Protocol, ProxyProtocol,
     ServiceKey, ServicePort, ServiceSpec, SliceBackend, SlicePort, StateReason, TimeoutRequest,
 };
 
@@ -129,7 +129,7 @@ fn ingress(host: &str, service: &str) -> IngressSpec {
         created_secs: 1,
         rules: vec![IngressRule {
             host: Some(host.into()),
-            path_match: PathMatch::Prefix,
+            path_match: PathType::Prefix,
             path: "/".into(),
             backend: IngressBackend {
                 service: object(service),
@@ -314,7 +314,7 @@ fn an_ingress_is_served_on_the_shared_address_with_the_service_s_target() {
     ]);
     let snapshot = index.current();
     let listener = shared_listener(&index);
-    let target = listener.rules[0].target.as_ref().unwrap();
+    let target = listener.targets().next().unwrap();
     assert!(snapshot.targets.get(target).unwrap().is_available());
     assert_eq!(
         snapshot.vips.get(&SHARED.parse::<IpAddr>().unwrap()).unwrap().announcement,
@@ -338,7 +338,7 @@ fn an_ingress_with_a_missing_service_says_so_and_withdraws_nothing_else() {
     let report = index.current().reports.get(&broken).unwrap();
     assert_eq!(report.faults[0].reason, crate::FaultReason::BackendMissing);
     let listener = shared_listener(&index);
-    assert_eq!(listener.rules.iter().filter(|rule| rule.target.is_some()).count(), 1);
+    assert_eq!((listener.rules().count(), listener.targets().count()), (2, 1));
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn of_two_ingresses_with_one_host_and_path_the_older_keeps_it() {
         set_slice("web", Some(slice(&[(1, true)]))),
     ]);
     let listener = shared_listener(&index);
-    assert_eq!(&*listener.rules[0].object.name, "old");
+    assert_eq!(&*listener.rules().next().unwrap().object.name, "old");
     let young = ObjectRef::ingress(&cluster(), "default", "a-young");
     let faults = &index.current().reports.get(&young).unwrap().faults;
     assert_eq!(faults[0].reason, crate::FaultReason::RouteTaken);

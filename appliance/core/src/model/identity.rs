@@ -48,13 +48,84 @@ impl SourceId {
     }
 }
 
-/// The kinds of object that can be given an address, and so can be reported on.
+/// The kinds of object that are looked at one by one, most of which are reported on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ObjectKind {
     /// A Kubernetes Service, or a `[[service]]` of the inventory.
     Service,
     /// A Kubernetes Ingress, or a `[[site]]` of the inventory.
     Ingress,
+    /// A GatewayClass. Cluster-wide: its namespace is empty.
+    GatewayClass,
+    /// A Gateway.
+    Gateway,
+    /// A ListenerSet.
+    ListenerSet,
+    /// An HTTPRoute.
+    HttpRoute,
+    /// A GRPCRoute.
+    GrpcRoute,
+    /// A TLSRoute.
+    TlsRoute,
+    /// A TCPRoute.
+    TcpRoute,
+    /// A UDPRoute.
+    UdpRoute,
+    /// A ReferenceGrant.
+    ReferenceGrant,
+    /// A BackendTLSPolicy.
+    BackendTlsPolicy,
+}
+
+impl ObjectKind {
+    /// Lower case, as it stands in names.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Ingress => "ingress",
+            Self::GatewayClass => "gatewayclass",
+            Self::Gateway => "gateway",
+            Self::ListenerSet => "listenerset",
+            Self::HttpRoute => "httproute",
+            Self::GrpcRoute => "grpcroute",
+            Self::TlsRoute => "tlsroute",
+            Self::TcpRoute => "tcproute",
+            Self::UdpRoute => "udproute",
+            Self::ReferenceGrant => "referencegrant",
+            Self::BackendTlsPolicy => "backendtlspolicy",
+        }
+    }
+
+    /// The kind as the API writes it.
+    pub fn api_kind(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Ingress => "Ingress",
+            Self::GatewayClass => "GatewayClass",
+            Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::UdpRoute => "UDPRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
+        }
+    }
+
+    /// Whether it is of the Gateway API (group `gateway.networking.k8s.io`, version `v1`).
+    pub fn is_gateway_api(self) -> bool {
+        !matches!(self, Self::Service | Self::Ingress)
+    }
+
+    /// Whether it is a route.
+    pub fn is_route(self) -> bool {
+        matches!(
+            self,
+            Self::HttpRoute | Self::GrpcRoute | Self::TlsRoute | Self::TcpRoute | Self::UdpRoute
+        )
+    }
 }
 
 /// One object of one source. Ordered by source, kind, namespace and name.
@@ -86,6 +157,11 @@ impl ObjectRef {
     /// The ingress `namespace/name` of `source`.
     pub fn ingress(source: &SourceId, namespace: &str, name: &str) -> Self {
         Self::new(source, ObjectKind::Ingress, namespace.into(), name)
+    }
+
+    /// The object `namespace/name` of a kind.
+    pub fn of_kind(source: &SourceId, kind: ObjectKind, namespace: &str, name: &str) -> Self {
+        Self::new(source, kind, namespace.into(), name)
     }
 
     /// Whatever comes first in `namespace` among the objects of `source` and `kind`.
@@ -254,10 +330,7 @@ impl fmt::Display for SourceId {
 
 impl fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Service => "service",
-            Self::Ingress => "ingress",
-        })
+        f.write_str(self.as_str())
     }
 }
 

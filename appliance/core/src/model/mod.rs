@@ -3,22 +3,30 @@
 
 mod address;
 mod gate;
+mod gateway;
 mod http;
 mod identity;
+mod ingress;
 mod l4;
 mod pool;
 mod report;
+mod rule;
 mod service;
 mod snapshot;
+mod status;
 mod update;
 
 pub use address::*;
 pub use gate::*;
+pub use gateway::*;
 pub use http::*;
 pub use identity::*;
+pub use ingress::*;
 pub use l4::*;
 pub use pool::*;
 pub use report::*;
+pub use rule::*;
 pub use service::*;
 pub use snapshot::*;
+pub use status::*;
 pub use update::*;

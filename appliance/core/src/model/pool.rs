@@ -235,6 +235,9 @@ impl SharingNamespaces {
 pub struct NamespaceSpec {
     /// Its labels, as far as a pool's selector names them.
     pub labels: Labels,
+    /// All of its labels, where the cluster has Gateways, whose listeners choose by them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub all_labels: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// How far one pool is used in one family.

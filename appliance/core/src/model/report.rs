@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::ApiStatus;
+
 /// Why an object, or part of it, is not served. The name is the event's reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FaultReason {
@@ -137,6 +139,11 @@ pub struct ObjectReport {
     pub details_outdated: bool,
     /// Everything that is wrong with the object.
     pub faults: Vec<SourceFault>,
+    /// What the status of an object of the Gateway API should say beside its addresses; `None`:
+    /// nothing that is ours.
+    pub status: Option<Arc<ApiStatus>>,
+    /// What it says, as last seen.
+    pub recorded_status: Option<Arc<ApiStatus>>,
 }
 
 /// One address of a status.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendSlice, CertificateRef, CertificateSpec, GatedPod, IngressSpec, NamespaceSpec, NodeSpec,
-    ObjectRef, PodNetworkSpec, PodRef, Policy, ProbeKey, RouteOrigin, ServiceKey, ServiceSpec,
-    SourceFault, SourceId,
+    AuthorityRef, AuthoritySpec, BackendSlice, BackendTlsPolicySpec, CertificateRef,
+    CertificateSpec, GatedPod, GatewayClassSpec, GatewaySpec, IngressSpec, ListenerSetSpec,
+    NamespaceSpec, NodeSpec, ObjectRef, PodNetworkSpec, PodRef, Policy, ProbeKey,
+    ReferenceGrantSpec, RouteOrigin, RouteSpec, ServiceKey, ServiceSpec, SourceFault, SourceId,
 };
 
 /// One change. Absent content means that the object is gone. Updates about different objects
@@ -147,6 +148,55 @@ pub enum SourceUpdate {
         object: ObjectRef,
         /// What it says now.
         spec: Option<Box<IngressSpec>>,
+    },
+    /// A GatewayClass of ours.
+    GatewayClass {
+        /// Which.
+        object: ObjectRef,
+        /// What it says now.
+        spec: Option<Box<GatewayClassSpec>>,
+    },
+    /// A Gateway.
+    Gateway {
+        /// Which.
+        object: ObjectRef,
+        /// What it says now.
+        spec: Option<Box<GatewaySpec>>,
+    },
+    /// A ListenerSet.
+    ListenerSet {
+        /// Which.
+        object: ObjectRef,
+        /// What it says now.
+        spec: Option<Box<ListenerSetSpec>>,
+    },
+    /// A route of any kind.
+    Route {
+        /// Which.
+        object: ObjectRef,
+        /// What it says now.
+        spec: Option<Box<RouteSpec>>,
+    },
+    /// A ReferenceGrant.
+    ReferenceGrant {
+        /// Which.
+        object: ObjectRef,
+        /// What it says now.
+        spec: Option<Box<ReferenceGrantSpec>>,
+    },
+    /// A BackendTLSPolicy.
+    BackendTlsPolicy {
+        /// Which.
+        object: ObjectRef,
+        /// What it says now.
+        spec: Option<Box<BackendTlsPolicySpec>>,
+    },
+    /// Certificates of authorities.
+    Authority {
+        /// Which.
+        authority: AuthorityRef,
+        /// What it holds now.
+        material: Option<Box<AuthoritySpec>>,
     },
     /// A certificate with its key.
     Certificate {

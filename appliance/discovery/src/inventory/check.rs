@@ -8,8 +8,8 @@ use std::sync::Arc;
 use haflinger_core::{
     AddressWish, BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Distribution,
     Exposure, Family, HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRule,
-    IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathMatch, Protocol, ProxyProtocol,
-    ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate,
+    IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathType, Protocol, ProxyProtocol, ServicePort,
+    ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate,
 };
 use ipnet::IpNet;
 use toml::Spanned;
@@ -472,7 +472,7 @@ impl<'a> Check<'a> {
             Some(backend) if !hosts.is_empty() => {
                 rules.extend(hosts.iter().map(|host| IngressRule {
                     host: Some(host.clone()),
-                    path_match: PathMatch::Prefix,
+                    path_match: PathType::Prefix,
                     path: "/".into(),
                     backend: backend.clone(),
                 }))
@@ -521,10 +521,10 @@ impl<'a> Check<'a> {
         if !path.starts_with('/') {
             return self.refuse(&written.path, &field, path, "write a path, as in \"/api\"");
         }
-        let choices = [("prefix", PathMatch::Prefix), ("exact", PathMatch::Exact)];
+        let choices = [("prefix", PathType::Prefix), ("exact", PathType::Exact)];
         let field = format!("site \"{site}\": paths.match");
         let path_match =
-            self.choice(&field, written.path_match.as_ref(), &choices, PathMatch::Prefix)?;
+            self.choice(&field, written.path_match.as_ref(), &choices, PathType::Prefix)?;
         let backend = self.backend(site, &written.service, written.port.as_ref())?;
         let every: Vec<Option<Arc<str>>> = match hosts {
             [] => vec![None],

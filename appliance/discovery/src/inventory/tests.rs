@@ -137,7 +137,7 @@ fn a_site_is_served_with_its_files_and_its_service_needs_no_address() {
         .unwrap();
     assert_eq!((site.http_port, site.https_port), (Some(8080), Some(8443)));
     let rules: Vec<_> = site.rules.iter().map(|r| (r.path_match, &*r.path)).collect();
-    assert_eq!(rules, [(PathMatch::Exact, "/api"), (PathMatch::Prefix, "/")]);
+    assert_eq!(rules, [(PathType::Exact, "/api"), (PathType::Prefix, "/")]);
     let material = updates.iter().find_map(|update| match update {
         SourceUpdate::Certificate { certificate, material } => {
             Some((certificate.clone(), material.clone().unwrap()))

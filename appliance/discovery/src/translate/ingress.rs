@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use haflinger_core::{
     CertificateRef, FaultReason, IngressBackend, IngressPort, IngressRule, IngressSpec, IngressTls,
-    ObjectRef, PathMatch, SourceId,
+    ObjectRef, PathType, SourceId,
 };
 
 use super::annotations::Annotations;
@@ -98,7 +98,7 @@ impl Reading<'_> {
             if let Some(backend) = default_backend {
                 rules.push(IngressRule {
                     host,
-                    path_match: PathMatch::Prefix,
+                    path_match: PathType::Prefix,
                     path: "/".into(),
                     backend: backend.clone(),
                 });
@@ -121,9 +121,9 @@ impl Reading<'_> {
         host: Option<Arc<str>>,
     ) -> Option<IngressRule> {
         let path_match = match path.path_type.text() {
-            Some("Exact") => PathMatch::Exact,
+            Some("Exact") => PathType::Exact,
             // What ImplementationSpecific means is ours to say: the same as Prefix.
-            None | Some("Prefix" | "ImplementationSpecific") => PathMatch::Prefix,
+            None | Some("Prefix" | "ImplementationSpecific") => PathType::Prefix,
             Some(other) => {
                 let other = quoted(other);
                 self.refuse(format!("{field}.pathType: {other} is unknown; write Prefix or Exact"));

@@ -9,5 +9,5 @@ use crate::settings::LabelKeys;
 pub(crate) fn namespace(object: &Object<NamespaceBody>, keys: &LabelKeys) -> NamespaceSpec {
     let labels = keys.namespaces.iter().map(|key| (key.clone(), object.label(key)));
     let labels = labels.map(|(key, value)| (key, value.map(Into::into)));
-    NamespaceSpec { labels: Labels(labels.collect()) }
+    NamespaceSpec { labels: Labels(labels.collect()), ..NamespaceSpec::default() }
 }

@@ -512,10 +512,10 @@ mod ingresses {
         assert_eq!(
             rules,
             [
-                (Some("www.example.com"), PathMatch::Exact, "/exact", "a"),
-                (Some("www.example.com"), PathMatch::Prefix, "/", "b"),
-                (Some("www.example.com"), PathMatch::Prefix, "/", "c"),
-                (Some("*.example.com"), PathMatch::Prefix, "/", "rest"),
+                (Some("www.example.com"), PathType::Exact, "/exact", "a"),
+                (Some("www.example.com"), PathType::Prefix, "/", "b"),
+                (Some("www.example.com"), PathType::Prefix, "/", "c"),
+                (Some("*.example.com"), PathType::Prefix, "/", "rest"),
             ]
         );
         assert_eq!(spec.rules[0].backend.port, IngressPort::Number(80));

@@ -159,6 +159,7 @@ pub fn translate_object(
         Watched::BlockAffinities => read(json, cluster, block_affinity),
         Watched::CiliumNodes => read(json, cluster, cilium_node),
         Watched::Pods => read(json, cluster, pod),
+        _ => Ok(None),
     }
 }
 

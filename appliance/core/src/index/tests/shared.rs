@@ -302,6 +302,7 @@ fn pools_that_choose_by_namespaces_look_at_the_leaders() {
             name: "default".into(),
             spec: Some(Box::new(NamespaceSpec {
                 labels: Labels([("team".into(), Some(team.into()))].into()),
+                ..NamespaceSpec::default()
             })),
         })
     };

@@ -14,8 +14,9 @@ use std::time::Duration;
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::forwarding::ForwardingTable;
 use haflinger_core::{
-    Backend, BackendSet, BackendState, CertificateRef, CertificateSpec, Family, HttpListener,
-    HttpRule, IngressTls, ObjectRef, PathMatch, Protocol, Snapshot, SourceId, Target, Update,
+    Backend, BackendSet, BackendState, CertificateRef, CertificateSpec, Family, HostMatch,
+    HttpListener, HttpRule, IngressTls, ObjectRef, PathMatch, Protocol, Snapshot, SourceId, Target,
+    Update,
 };
 use haflinger_proxy::{ListenerState, Proxy, ProxyHandle, Settings};
 use tokio::sync::{mpsc, watch};
@@ -89,14 +90,13 @@ impl Lab {
 
     /// Serves `rules` on the lab's address.
     pub fn listen(&mut self, rules: Vec<HttpRule>) {
-        let listener =
-            HttpListener { tls: false, rules, default_target: None, certificates: Vec::new() };
+        let listener = HttpListener::simple(None, rules);
         self.snapshot.http.insert(self.address, Arc::new(listener));
     }
 
     /// Serves `rules` by TLS on the lab's address.
     pub fn listen_tls(&mut self, rules: Vec<HttpRule>, certificates: Vec<IngressTls>) {
-        let listener = HttpListener { tls: true, rules, default_target: None, certificates };
+        let listener = HttpListener::simple(Some(certificates), rules);
         self.snapshot.http.insert(self.address, Arc::new(listener));
     }
 
@@ -183,13 +183,9 @@ pub fn certificate_ref(name: &str) -> CertificateRef {
 
 /// A prefix rule.
 pub fn rule(host: Option<&str>, path: &str, to: Option<&str>) -> HttpRule {
-    HttpRule {
-        host: host.map(Into::into),
-        path_match: PathMatch::Prefix,
-        path: path.into(),
-        target: to.map(target),
-        object: ObjectRef::ingress(&SourceId::inventory(), "default", "site"),
-    }
+    let host = HostMatch::of_ingress(host.map(Into::into).as_ref());
+    let object = ObjectRef::ingress(&SourceId::inventory(), "default", "site");
+    HttpRule::simple(host, PathMatch::Prefix(path.into()), to.map(target), object)
 }
 
 pub fn tls_entry(name: &str, hosts: &[&str]) -> IngressTls {

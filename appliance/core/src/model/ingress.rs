@@ -1,0 +1,118 @@
+//! What an Ingress says, and certificates.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{AddressWish, CertificateRef, ObjectRef, PathMatch, SourceFault};
+
+/// An Ingress (or a `[[site]]` of the inventory) as its source describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngressSpec {
+    /// Seconds since 1970 at which it was created: of two that claim one host and path the
+    /// older keeps it.
+    pub created_secs: i64,
+    /// Rules in the object's order.
+    pub rules: Vec<IngressRule>,
+    /// Where requests go that match no rule.
+    pub default_backend: Option<IngressBackend>,
+    /// Certificates and the names that they are for.
+    pub tls: Vec<IngressTls>,
+    /// Addresses of its own; empty: the shared ones.
+    pub requested: Vec<IpAddr>,
+    /// The pool from which it wants an address of its own.
+    pub pool: Option<Arc<str>>,
+    /// What else it asks about its addresses.
+    #[serde(default)]
+    pub wish: AddressWish,
+    /// The record: addresses in its status.
+    pub recorded: Vec<IpAddr>,
+    /// Ports to listen on, when not the policy's (inventory only).
+    pub http_port: Option<u16>,
+    /// HTTPS port, when not the policy's (inventory only).
+    pub https_port: Option<u16>,
+    /// Further host names for DNS, beside those of the rules.
+    pub hostnames: Vec<Arc<str>>,
+    /// Time to live of those records in seconds.
+    pub ttl_secs: Option<u32>,
+    /// What discovery had to refuse.
+    pub faults: Vec<SourceFault>,
+}
+
+/// One host and path of an Ingress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngressRule {
+    /// Lower-case host name, `*.suffix`, or `None` for every host.
+    pub host: Option<Arc<str>>,
+    /// How the path is compared.
+    pub path_match: PathType,
+    /// The path, beginning with `/`.
+    pub path: Arc<str>,
+    /// Where such requests go.
+    pub backend: IngressBackend,
+}
+
+/// How an Ingress path is compared (Ingress v1 `pathType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathType {
+    /// The whole path, case sensitive.
+    Exact,
+    /// Element by element, split by `/`.
+    Prefix,
+}
+
+impl PathType {
+    /// The comparison with a path.
+    pub fn with(self, path: Arc<str>) -> PathMatch {
+        match self {
+            Self::Exact => PathMatch::Exact(path),
+            Self::Prefix => PathMatch::Prefix(path),
+        }
+    }
+}
+
+/// The service and port that an Ingress points at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct IngressBackend {
+    /// The service object.
+    pub service: ObjectRef,
+    /// Its port.
+    pub port: IngressPort,
+}
+
+/// A service port by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IngressPort {
+    /// By number.
+    Number(u16),
+    /// By name.
+    Name(Arc<str>),
+}
+
+/// A certificate and the names that it serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngressTls {
+    /// Host names; empty: those of the certificate itself.
+    pub hosts: Vec<Arc<str>>,
+    /// The certificate.
+    pub certificate: CertificateRef,
+}
+
+/// A certificate chain and its private key, PEM. `Debug` shows neither.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateSpec {
+    /// Leaf first.
+    pub chain_pem: Vec<u8>,
+    /// PKCS#8, PKCS#1 or SEC1.
+    pub key_pem: Vec<u8>,
+}
+
+impl fmt::Debug for CertificateSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CertificateSpec({} bytes of chain, key withheld)", self.chain_pem.len())
+    }
+}
