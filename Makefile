@@ -1,7 +1,7 @@
 # Every target does its own set-up. `make` alone tells what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab lab-down bench packages check fmt fuzz
+.PHONY: help run test conformance lab lab-down bench packages check fmt fuzz
 
 CARGO ?= cargo
 ONLY ?=
@@ -17,6 +17,11 @@ run: ## the daemon, unprivileged, with two sample backends
 test: ## everything; ends with "N passed, N failed"
 	@packaging/need cc
 	$(CARGO) run --quiet --package haflinger-suite -- $(ONLY)
+
+conformance: ## the official Gateway API suite on the lab, report in target/conformance (root, Go)
+	@packaging/need build ip bird named
+	$(CARGO) build --package haflinger-appliance --package haflinger-tests --bins
+	@"$${CARGO_TARGET_DIR:-target}/debug/conformance" $(ONLY)
 
 lab: ## a router, two edge hosts, nodes, DNS and a control plane in namespaces (root)
 	@packaging/need build ip bird named

@@ -1,3 +1,4 @@
-//! The laboratory, the scenarios and the benchmarks.
+//! The laboratory, the scenarios, the conformance suite and the benchmarks.
 
+pub mod conformance;
 pub mod lab;

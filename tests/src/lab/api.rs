@@ -196,10 +196,19 @@ pub(super) fn object_path(object: &Value) -> Result<String> {
     let root = if version.contains('/') { "apis" } else { "api" };
     let plural = match kind.to_lowercase() {
         kind if kind.ends_with("ss") => format!("{kind}es"),
-        kind => format!("{kind}s"),
+        kind => match kind.strip_suffix("cy") {
+            Some(stem) => format!("{stem}cies"),
+            None => format!("{kind}s"),
+        },
     };
     let namespace = match kind {
-        "Namespace" | "Node" | "ClusterRole" | "ClusterRoleBinding" => String::new(),
+        "Namespace"
+        | "Node"
+        | "ClusterRole"
+        | "ClusterRoleBinding"
+        | "GatewayClass"
+        | "CustomResourceDefinition" => String::new(),
+        kind if kind.starts_with("ValidatingAdmissionPolicy") => String::new(),
         _ => format!("/namespaces/{}", text("/metadata/namespace").unwrap_or("default")),
     };
     Ok(format!("/{root}/{version}{namespace}/{plural}/{name}"))
@@ -243,6 +252,14 @@ mod tests {
         };
         assert_eq!(path("v1", "Node", None), "/api/v1/nodes/x");
         assert_eq!(path("v1", "Service", None), "/api/v1/namespaces/default/services/x");
+        assert_eq!(
+            path("gateway.networking.k8s.io/v1", "BackendTLSPolicy", Some("shop")),
+            "/apis/gateway.networking.k8s.io/v1/namespaces/shop/backendtlspolicies/x"
+        );
+        assert_eq!(
+            path("gateway.networking.k8s.io/v1", "GatewayClass", None),
+            "/apis/gateway.networking.k8s.io/v1/gatewayclasses/x"
+        );
         assert_eq!(
             path("networking.k8s.io/v1", "Ingress", Some("shop")),
             "/apis/networking.k8s.io/v1/namespaces/shop/ingresses/x"

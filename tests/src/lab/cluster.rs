@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
+use super::container::Images;
 use super::control::ControlPlane;
 use super::kubelet::Kubelet;
 use super::place::checkout;
@@ -29,7 +30,12 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts everything, and gives Haflinger the rights that its package asks for.
-    pub async fn start(place: &Place, network: &Network, binary: PathBuf) -> Result<Self> {
+    pub async fn start(
+        place: &Place,
+        network: &Network,
+        binary: PathBuf,
+        images: Images,
+    ) -> Result<Self> {
         let plane = ControlPlane::start(place, &network.control, binary).await?;
         let inside = network.control.runtime()?;
         let api = Api::new(place, inside.handle().clone())?;
@@ -41,7 +47,7 @@ impl Cluster {
         })
         .await?;
         let (place, nodes, client) = (place.clone(), network.nodes.clone(), api.clone());
-        let start = async move { Kubelet::start(&place, nodes, client).await };
+        let start = async move { Kubelet::start(&place, nodes, client, images).await };
         let kubelet = Some(inside.spawn(start).await??);
         Ok(Self { plane, api, kubelet, inside: Some(inside) })
     }

@@ -15,6 +15,8 @@ use super::{Namespace, Place, Process};
 const KUBERNETES: (&str, &str, &str) = ("v1.36.3", "1", "36");
 /// Environment variable that names the built program, when it should not be built here.
 pub(super) const BINARY_VARIABLE: &str = "HAFLINGER_CONTROLPLANE";
+/// The program's command for etcd and the API server.
+const APISERVER: &str = "etcd+apiserver";
 /// Port of the API server.
 pub(super) const PORT: u16 = 6443;
 
@@ -35,7 +37,7 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts both and waits until they are ready.
     pub async fn start(place: &Place, namespace: &Namespace, binary: PathBuf) -> Result<Self> {
-        let mut api = spawn(place, namespace, &binary, "etcd+apiserver", "apiserver-1")?;
+        let mut api = spawn(place, namespace, &binary, APISERVER, "apiserver-1")?;
         api.wait_for_output("READY", START_MAX).await?;
         let name = "controller-manager";
         let mut controllers = spawn(place, namespace, &binary, name, name)?;
@@ -54,7 +56,7 @@ impl ControlPlane {
         self.starts += 1;
         // A log of its own, in which READY is looked for.
         let name = format!("apiserver-{}", self.starts);
-        self.api = spawn(&self.place, &self.namespace, &self.binary, "etcd+apiserver", &name)?;
+        self.api = spawn(&self.place, &self.namespace, &self.binary, APISERVER, &name)?;
         self.api.wait_for_output("READY", START_MAX).await?;
         // It would come back by itself, but only after its own backoff of up to a minute.
         self.controllers.kill();
@@ -100,6 +102,10 @@ fn spawn(
         "-port",
         &PORT.to_string(),
     ]);
+    if command == APISERVER {
+        // The nodes' names are in no DNS.
+        child.args(["-arg", "--kubelet-preferred-address-types=InternalIP"]);
+    }
     Process::spawn(place, log, child)
 }
 

@@ -1,22 +1,27 @@
 //! A stand-in for scheduler and kubelet: keeps Nodes Ready, binds pods to them, runs a pod as a
-//! namespace with an echo server, tells its status, and finishes deletions.
+//! namespace with the program that stands for its image, tells its status and what it printed,
+//! and finishes deletions.
 //!
 //! It looks at all pods a few times a second instead of watching: with a handful of pods that
-//! is cheap, and there is nothing to resume after the API was away. A pod that is deleted
-//! serves until its grace period ends, like one whose preStop hook sleeps.
+//! is cheap, and there is nothing to resume after the API was away. A pod of the lab's echo server
+//! serves until its grace period ends, like one whose preStop hook sleeps; other programs end when
+//! they are told.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::container::{Images, Program, Readiness};
 use super::echo_ports;
+use super::logs::Logs;
 use super::sandbox::Sandbox;
 use super::status::{create_node, gates_hold, pod_status, renew_node};
 use super::topology::NODES;
@@ -32,20 +37,30 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Kubelet {
     stop: CancellationToken,
     task: JoinHandle<()>,
+    _servers: JoinSet<()>,
 }
 
 impl Kubelet {
     /// Creates the Nodes and starts looking after pods. To be called on the runtime inside the
     /// control plane's namespace, from where pods are probed.
-    pub(super) async fn start(place: &Place, nodes: [Namespace; 2], api: Api) -> Result<Self> {
+    pub(super) async fn start(
+        place: &Place,
+        nodes: [Namespace; 2],
+        api: Api,
+        images: Images,
+    ) -> Result<Self> {
         for index in 0..NODES.len() {
             create_node(&api, index).await?;
         }
+        let logs = Logs::default();
+        let servers = logs.serve(&nodes)?;
         let stop = CancellationToken::new();
         let mut rounds = Rounds {
             place: place.clone(),
             nodes,
             api,
+            images,
+            logs,
             sandboxes: BTreeMap::new(),
             heartbeat: Instant::now(),
         };
@@ -59,7 +74,7 @@ impl Kubelet {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
         });
-        Ok(Self { stop, task })
+        Ok(Self { stop, task, _servers: servers })
     }
 
     /// Ends the stand-in and with it every pod's namespace.
@@ -73,6 +88,8 @@ struct Rounds {
     place: Place,
     nodes: [Namespace; 2],
     api: Api,
+    images: Images,
+    logs: Logs,
     sandboxes: BTreeMap<String, Sandbox>,
     heartbeat: Instant,
 }
@@ -99,6 +116,7 @@ impl Rounds {
     /// Pods that were taken out of the API without waiting for us.
     fn forget_vanished(&mut self, pods: &[Value]) {
         self.sandboxes.retain(|uid, _| pods.iter().any(|pod| uid_of(pod) == uid));
+        self.logs.retain(|name| pods.iter().any(|pod| name_of(pod) == name));
     }
 
     async fn look_at(&mut self, pod: &Value) -> Result<()> {
@@ -114,10 +132,17 @@ impl Rounds {
         };
         let uid = uid_of(pod);
         if !self.sandboxes.contains_key(uid) {
+            let program = Program::of(pod, &self.images, &self.api, &self.place).await?;
+            // What it mounts does not exist yet.
+            let Some(program) = program else { return Ok(()) };
             let slot = free_slot(self.sandboxes.values(), index).context("the node is full")?;
             let name = pod["metadata"]["name"].as_str().context("a pod without a name")?;
-            let sandbox = Sandbox::create(&self.place, &self.nodes[index], index, slot, name, &[])?;
+            let node = &self.nodes[index];
+            let sandbox = Sandbox::run(&self.place, node, index, slot, name, program)?;
             self.sandboxes.insert(uid.to_owned(), sandbox);
+        }
+        if let Some(sandbox) = self.sandboxes.get(uid) {
+            self.logs.note(&name_of(pod), sandbox.log());
         }
         self.report(pod).await
     }
@@ -168,9 +193,10 @@ impl Rounds {
     async fn probe(&mut self) {
         let api = &self.api;
         let probes = self.sandboxes.values_mut().map(|sandbox| async move {
-            let url = format!("http://{}:{}/ready", sandbox.addresses[0], echo_ports::READY);
-            let answer = api.fetch(Method::GET, &url).await;
-            sandbox.ready = answer.is_ok_and(|(status, _)| status.is_success());
+            sandbox.ready = match sandbox.readiness() {
+                Readiness::Probed => answers(api, sandbox.addresses[0]).await,
+                Readiness::Running => sandbox.is_running(),
+            };
             sandbox.revive()
         });
         for result in join_all(probes).await {
@@ -181,12 +207,24 @@ impl Rounds {
     }
 }
 
+async fn answers(api: &Api, address: IpAddr) -> bool {
+    let url = format!("http://{address}:{}/ready", echo_ports::READY);
+    let answer = api.fetch(Method::GET, &url).await;
+    answer.is_ok_and(|(status, _)| status.is_success())
+}
+
 fn free_slot<'a>(sandboxes: impl Iterator<Item = &'a Sandbox> + Clone, node: usize) -> Option<u8> {
     (2..=254).find(|slot| !sandboxes.clone().any(|s| s.node == node && s.slot == *slot))
 }
 
 fn uid_of(pod: &Value) -> &str {
     pod["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+/// NAMESPACE/NAME.
+fn name_of(pod: &Value) -> String {
+    let text = |key: &str| pod["metadata"][key].as_str().unwrap_or_default();
+    format!("{}/{}", text("namespace"), text("name"))
 }
 
 fn path_of(pod: &Value) -> String {

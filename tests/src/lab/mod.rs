@@ -8,11 +8,14 @@ mod api;
 mod authority;
 mod bpf;
 mod cluster;
+mod container;
 mod control;
 pub mod demo;
 mod edge;
+mod gateway_api;
 mod kubelet;
 mod line;
+mod logs;
 pub mod manifests;
 mod nameserver;
 mod netns;
@@ -42,8 +45,10 @@ use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 pub use api::{Api, Refused};
 pub use authority::Authority;
 pub use cluster::{Cluster, is_ready, is_serving};
+pub use container::Images;
 pub use control::{ControlPlane, binary as control_plane_binary};
 pub use edge::{Edge, ROUTE_PROTOCOL, Source, binary as haflinger_binary, check};
+pub use gateway_api::{GATEWAY_CLASS, GATEWAY_CONTROLLER, install as install_gateway_api};
 pub use line::{Line, Offer, VipBlock};
 pub use nameserver::{FOREIGN_RECORD, Nameserver, REFUSING_ZONE, ZONE};
 pub use netns::{Namespace, names as namespace_names};
@@ -107,6 +112,15 @@ impl Lab {
     /// program of tests/controlplane; without one the hosts are given an inventory file. What
     /// an earlier lab of that name left must have been swept.
     pub async fn up(id: &str, control_plane: Option<PathBuf>) -> Result<Self> {
+        Self::with_images(id, control_plane, Images::default()).await
+    }
+
+    /// The same with programs for other images than the lab's own.
+    pub async fn with_images(
+        id: &str,
+        control_plane: Option<PathBuf>,
+        images: Images,
+    ) -> Result<Self> {
         ensure!(geteuid().is_root(), "the lab needs root, for network namespaces");
         let place = Place::of(id);
         place.create()?;
@@ -119,7 +133,7 @@ impl Lab {
         let router = Router::start(&place, &network.router).await?;
         let nameserver = Nameserver::start(&place, &network.dns, &network.client).await?;
         let cluster = match control_plane {
-            Some(binary) => Some(Cluster::start(&place, &network, binary).await?),
+            Some(binary) => Some(Cluster::start(&place, &network, binary, images).await?),
             None => None,
         };
         let [first, second] = &network.edges;

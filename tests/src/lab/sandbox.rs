@@ -1,19 +1,20 @@
-//! One pod: a namespace behind its node's bridge, with an echo server in it.
+//! One pod: a namespace behind its node's bridge, with its container's program in it.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
+use super::container::{Program, Readiness};
 use super::netns::join;
-use super::place::binaries;
 use super::router::host_prefix;
 use super::topology::{pod_addresses, pod_mac};
 use super::{Namespace, Place, Process};
 
-/// A running pod. Dropping it removes its namespace and ends its server.
+/// A running pod. Dropping it removes its namespace and ends its program.
 #[derive(Debug)]
 pub(super) struct Sandbox {
     /// Number of its node.
@@ -29,8 +30,7 @@ pub(super) struct Sandbox {
     /// When its grace period ends.
     deadline: Option<Instant>,
     pod: String,
-    /// VIPs of its own.
-    own: Vec<IpAddr>,
+    program: Program,
     place: Place,
     // Dropped in this order: the process before the namespace that it lives in.
     process: Process,
@@ -38,8 +38,8 @@ pub(super) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Wires a namespace to the node and starts the echo server in it, which has the VIPs `own` on
-    /// its loopback device.
+    /// Wires a namespace to the node and starts the lab's echo server in it, which has the VIPs
+    /// `own` on its loopback device.
     pub(super) fn create(
         place: &Place,
         node: &Namespace,
@@ -47,6 +47,18 @@ impl Sandbox {
         slot: u8,
         pod: &str,
         own: &[IpAddr],
+    ) -> Result<Self> {
+        Self::run(place, node, index, slot, pod, Program::echo(pod, own)?)
+    }
+
+    /// Wires a namespace to the node and starts `program` in it.
+    pub(super) fn run(
+        place: &Place,
+        node: &Namespace,
+        index: usize,
+        slot: u8,
+        pod: &str,
+        program: Program,
     ) -> Result<Self> {
         let namespace = Namespace::create(place, &format!("pod-{}-{slot}", index + 1))?;
         let device = format!("pod{slot}");
@@ -63,10 +75,10 @@ impl Sandbox {
             gateways[0],
             gateways[1]
         ))?;
-        for vip in own {
+        for vip in program.own() {
             namespace.ip(&format!("addr add {} dev lo\n", host_prefix(*vip)))?;
         }
-        let process = spawn(place, &namespace, pod, own)?;
+        let process = program.spawn(place, &namespace, &log_name(pod))?;
         Ok(Self {
             node: index,
             slot,
@@ -75,7 +87,7 @@ impl Sandbox {
             reported: None,
             deadline: None,
             pod: pod.to_owned(),
-            own: own.to_vec(),
+            program,
             place: place.clone(),
             process,
             namespace,
@@ -87,30 +99,41 @@ impl Sandbox {
         &self.namespace
     }
 
-    /// Tells the server once that it is to go; answers whether the grace period is over.
+    /// Where its program prints.
+    pub(super) fn log(&self) -> &Path {
+        self.process.log()
+    }
+
+    /// How its readiness is known.
+    pub(super) fn readiness(&self) -> Readiness {
+        self.program.readiness
+    }
+
+    /// Whether its program runs.
+    pub(super) fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Tells the program once that it is to go; answers whether it is gone or its grace period is
+    /// over.
     pub(super) fn terminate(&mut self, grace: Duration) -> Result<bool> {
         if self.deadline.is_none() && self.process.is_running() {
             self.process.signal(Signal::TERM)?;
         }
         let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + grace);
-        Ok(deadline <= Instant::now())
+        Ok(deadline <= Instant::now() || !self.process.is_running())
     }
 
-    /// Starts the server again if it died.
+    /// Starts the program again if it died before its time.
     pub(super) fn revive(&mut self) -> Result<()> {
-        if !self.process.is_running() {
-            self.process = spawn(&self.place, &self.namespace, &self.pod, &self.own)?;
+        if self.deadline.is_none() && !self.process.is_running() {
+            let log = log_name(&self.pod);
+            self.process = self.program.spawn(&self.place, &self.namespace, &log)?;
         }
         Ok(())
     }
 }
 
-fn spawn(place: &Place, namespace: &Namespace, pod: &str, own: &[IpAddr]) -> Result<Process> {
-    let binary = binaries()?.join("echo");
-    let mut command = namespace.command(&binary.display().to_string())?;
-    command.args(["--name", pod]);
-    for vip in own {
-        command.args(["--vip", &vip.to_string()]);
-    }
-    Process::spawn(place, &format!("pod-{pod}"), command)
+fn log_name(pod: &str) -> String {
+    format!("pod-{pod}")
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::api::Refused;
+use super::logs;
 use super::sandbox::Sandbox;
 use super::topology::{NODES, pod_networks};
 
@@ -46,6 +47,7 @@ pub(super) async fn renew_node(api: &Api, index: usize) -> Result<()> {
             {"type": "InternalIP", "address": v6},
             {"type": "Hostname", "address": host.name},
         ],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": logs::PORT}},
         "capacity": {"pods": "250", "cpu": "2", "memory": "4Gi"},
         "allocatable": {"pods": "250", "cpu": "2", "memory": "4Gi"},
         "conditions": [{
