@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostMatch, HttpRule, Upstream};
+use super::{HostMatch, HttpRule, ObjectKind, Upstream};
+
+/// Bytes that a regular expression may take up when it is compiled, as `regex` counts them: room
+/// for what people write, an end for `(.{1000}){1000}`. What needs more is refused at the route.
+pub const EXPRESSION_BYTES_MAX: usize = 512 * 1024;
 
 /// Which paths.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -86,17 +90,21 @@ impl HttpRule {
     /// Rules are tried by this, lowest first, and among equals those of the older object, then of
     /// the one whose `namespace/name` comes first, then in the order of the object (HTTPRoute
     /// `spec.rules.matches`): the closest host, an exact path, then a regular expression, then a
-    /// prefix, the longest first; with a method; with the most fields, then parameters.
+    /// prefix, the longest first; with a method; with the most fields, then parameters. Of gRPC
+    /// the longest service comes before the longest method (GRPCRoute `spec.rules.matches`), and
+    /// a prefix is a service there, an expression a method of any.
     pub fn precedence(&self) -> impl Ord + use<> {
         let host = match &self.host {
             HostMatch::Exact(host) => (0, Reverse(host.len())),
             HostMatch::OneLabel(suffix) | HostMatch::Suffix(suffix) => (1, Reverse(suffix.len())),
             HostMatch::Any => (2, Reverse(0)),
         };
+        let is_grpc = self.object.kind == ObjectKind::GrpcRoute;
         let path = match &self.matches.path {
             PathMatch::Exact(path) => (0, Reverse(path.len())),
-            PathMatch::Regex(expression) => (1, Reverse(expression.len())),
-            PathMatch::Prefix(path) => (2, Reverse(path.trim_end_matches('/').len())),
+            PathMatch::Prefix(path) if is_grpc && &**path != "/" => (1, Reverse(path.len())),
+            PathMatch::Regex(expression) => (2, Reverse(expression.len())),
+            PathMatch::Prefix(path) => (3, Reverse(path.trim_end_matches('/').len())),
         };
         let RequestMatch { method, headers, query, .. } = &self.matches;
         (host, path, method.is_none(), Reverse(headers.len()), Reverse(query.len()))
@@ -191,4 +199,37 @@ pub struct Cors {
     pub expose: Vec<Arc<str>>,
     /// `maxAge` in seconds.
     pub max_age_secs: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ObjectRef, SourceId};
+
+    fn sorted(kind: ObjectKind, paths: &[PathMatch]) -> Vec<String> {
+        let object = ObjectRef::of_kind(&SourceId::cluster("c"), kind, "shop", "web");
+        let rule =
+            |path: &PathMatch| HttpRule::simple(HostMatch::Any, path.clone(), None, object.clone());
+        let mut rules: Vec<HttpRule> = paths.iter().map(rule).collect();
+        rules.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+        rules.iter().map(|rule| rule.matches.path.as_str().to_owned()).collect()
+    }
+
+    #[test]
+    fn an_expression_comes_before_a_prefix_but_for_a_service_of_grpc() {
+        let paths = [
+            PathMatch::every(),
+            PathMatch::Regex("/[^/]+/method".into()),
+            PathMatch::Prefix("/service".into()),
+            PathMatch::Exact("/service/method".into()),
+        ];
+        assert_eq!(
+            sorted(ObjectKind::HttpRoute, &paths),
+            ["/service/method", "/[^/]+/method", "/service", "/"]
+        );
+        assert_eq!(
+            sorted(ObjectKind::GrpcRoute, &paths),
+            ["/service/method", "/service", "/[^/]+/method", "/"]
+        );
+    }
 }
