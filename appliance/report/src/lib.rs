@@ -1,14 +1,15 @@
 //! Report: the elected host writes addresses and reasons into the Kubernetes API.
 //!
-//! Purpose: `status.loadBalancer.ingress` of Services and Ingresses is the record of who holds
-//! which VIP, and events say why somebody holds none. Invariants: in each cluster only the
+//! Purpose: the addresses in the status of Services, Ingresses and Gateways are the record of who
+//! holds which VIP, the conditions of Gateway API objects say what became of them, and events say
+//! why somebody holds no address. Invariants: in each cluster only the
 //! elected host writes, only for that cluster's objects, and never over a status that differs
 //! from the one that the decision was made from; so no address moves by accident. It never
 //! decides (the core does), and the data path never waits for it.
 //!
 //! ```text
 //! Reporter ── a task for each cluster ─┬─ lease  (election: pure; one Lease)
-//!                                      ├─ writer (queue, plan, book: pure; 4 requests at most)
+//!                                      ├─ writer (queue, plan, merge, book: pure; 4 requests)
 //!                                      └─ gate   (own, hosts: pure; a Lease for each host)
 //! ```
 //!
@@ -21,6 +22,7 @@ mod cluster;
 mod election;
 mod gate;
 mod lease;
+mod merge;
 mod metrics;
 mod object;
 mod plan;

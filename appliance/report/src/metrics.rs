@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     leader: IntGaugeVec,
     pending: IntGaugeVec,
     writes: IntCounterVec,
+    cut: IntCounterVec,
     events: IntCounterVec,
     lease_failures: IntCounterVec,
     credentials_loaded: GaugeVec,
@@ -64,6 +65,11 @@ impl Metrics {
                 "haflinger_report_status_writes_total",
                 "Attempts to write an object's status, by result: written, stale, failed",
                 &["cluster", "result"],
+            )?,
+            cut: counter(
+                "haflinger_report_status_cut_total",
+                "Statuses written without all that they should say: a limit of the API",
+                &["cluster"],
             )?,
             events: counter(
                 "haflinger_report_events_total",
@@ -101,6 +107,10 @@ impl Metrics {
         self.writes.with_label_values(&[cluster, result]).inc();
     }
 
+    pub(crate) fn cut(&self, cluster: &str) {
+        self.cut.with_label_values(&[cluster]).inc();
+    }
+
     pub(crate) fn events(&self, cluster: &str, result: &str, count: usize) {
         self.events.with_label_values(&[cluster, result]).inc_by(count as u64);
     }
@@ -135,7 +145,7 @@ impl Metrics {
         for result in ["told", "postponed", "failed"] {
             let _ = self.events.remove_label_values(&[cluster, result]);
         }
-        for counter in [&self.lease_failures, &self.credentials_failures] {
+        for counter in [&self.cut, &self.lease_failures, &self.credentials_failures] {
             let _ = counter.remove_label_values(&[cluster]);
         }
         let _ = self.credentials_loaded.remove_label_values(&[cluster]);

@@ -1,7 +1,6 @@
 //! The requests about one object: read, compare, patch, tell events.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use haflinger_core::{ObjectKind, ObjectRef, ObjectReport, SourceFault};
@@ -17,19 +16,24 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::book::digest;
-use crate::plan::{self, Plan};
+use crate::merge::GROUP;
+use crate::plan::{self, Left, Plan, Seen, Write};
 
 /// Who is shown to have written a field, and to report events.
 const CONTROLLER: &str = "haflinger.dev/edge";
-
-/// The API group of Gateways and routes.
-const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 /// Longest note of an event (events.k8s.io/v1), in bytes.
 const NOTE_BYTES_MAX: usize = 1024;
 
 /// Longest part of an object's name in its events' names; 17 bytes are appended.
 const NAME_BYTES_MAX: usize = 230;
+
+/// Where events of objects without a namespace live.
+const EVENTS_OF_CLUSTER: &str = "default";
+
+/// Looks at an object that others change while it is written. Beyond these it waits its turn, with
+/// growing pauses, like any other that cannot be written.
+const LOOKS_MAX: usize = 3;
 
 /// What there is to do about one object.
 #[derive(Debug)]
@@ -42,8 +46,8 @@ pub(crate) enum Task {
         /// Faults are left to be told when there is allowance again.
         events_left: bool,
     },
-    /// Empty its status, if it holds exactly one of these sets of addresses.
-    Clear { object: ObjectRef, left: Vec<Vec<IpAddr>> },
+    /// Take out of its status exactly what we left there.
+    Clear { object: ObjectRef, left: Left },
 }
 
 /// How it went.
@@ -56,7 +60,9 @@ pub(crate) struct Done {
     pub(crate) told: Vec<u64>,
     pub(crate) events_left: bool,
     /// What a clearing that failed was about.
-    pub(crate) left: Option<Vec<Vec<IpAddr>>>,
+    pub(crate) left: Option<Left>,
+    /// A limit of the API made something of the status go.
+    pub(crate) cut: bool,
     /// Why it has to be tried again.
     pub(crate) error: Option<String>,
 }
@@ -78,8 +84,9 @@ impl ObjectWriter {
             Task::Report { object, events_left, .. } => (object.clone(), None, *events_left),
             Task::Clear { object, left } => (object.clone(), Some(left.clone()), false),
         };
+        let told = Vec::new();
         let mut done =
-            Done { object, status: None, told: Vec::new(), events_left, left, error: None };
+            Done { object, status: None, told, events_left, left, cut: false, error: None };
         let result = match task {
             Task::Report { object, report, news, .. } => {
                 self.report(&object, &report, &news, &mut done).await
@@ -97,11 +104,15 @@ impl ObjectWriter {
             ObjectKind::Service => ApiResource::erase::<Service>(&()),
             ObjectKind::Ingress => ApiResource::erase::<Ingress>(&()),
             kind => {
-                let kind = GroupVersionKind::gvk(GATEWAY_API, "v1", kind.api_kind());
+                let kind = GroupVersionKind::gvk(GROUP, "v1", kind.api_kind());
                 ApiResource::from_gvk(&kind)
             }
         };
-        Api::namespaced_with(self.client.clone(), &object.namespace, &resource)
+        let client = self.client.clone();
+        if object.namespace.is_empty() {
+            return Api::all_with(client, &resource);
+        }
+        Api::namespaced_with(client, &object.namespace, &resource)
     }
 
     async fn report(
@@ -111,49 +122,65 @@ impl ObjectWriter {
         news: &[SourceFault],
         done: &mut Done,
     ) -> kube::Result<()> {
-        let api = self.api(object);
-        let Some(found) = api.get_opt(&object.name).await? else { return Ok(()) };
-        let status = match plan::plan(object.kind, &found.data, report) {
-            Plan::Keep => Ok(()),
-            Plan::Stale => {
-                done.status = Some("stale");
-                Ok(())
-            }
-            Plan::Write(addresses) => {
-                let version = found.resource_version().unwrap_or_default();
-                let patch = plan::patch(object.kind, &version, &addresses);
-                let written = write_status(&api, object, &patch, done).await;
-                if written.is_ok() {
-                    let (reason, note) = assigned(&addresses);
-                    // The address is what matters; its event is not worth a retry.
-                    let told = self.tell(object, &found, "Normal", reason, &note).await;
-                    if let Err(error) = told {
-                        tracing::debug!(%object, %error, "event not told");
-                    }
-                }
-                written
-            }
+        let mut decide = |seen: &Seen<'_>| plan::plan(seen, report, &wall_clock());
+        let Some((found, status)) = self.settle(object, &mut decide, done).await? else {
+            return Ok(());
         };
+        if let Ok(Some(Write { addresses: Some(addresses), .. })) = &status {
+            let (reason, note) = assigned(addresses);
+            // The address is what matters; its event is not worth a retry.
+            if let Err(error) = self.tell(object, &found, "Normal", reason, &note).await {
+                tracing::debug!(%object, %error, "event not told");
+            }
+        }
         for fault in news {
             self.tell(object, &found, "Warning", fault.reason.as_str(), &fault.message).await?;
             done.told.push(digest(object, fault.reason.as_str(), &fault.message));
         }
-        status
+        status.map(drop)
     }
 
-    async fn clear(
+    async fn clear(&self, object: &ObjectRef, left: &Left, done: &mut Done) -> kube::Result<()> {
+        let mut decide = |seen: &Seen<'_>| plan::clearing(seen, left);
+        match self.settle(object, &mut decide, done).await? {
+            Some((_, written)) => written.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the object, decides, and writes; looks again where others wrote in between. Returns
+    /// what was read last, and what was written or why it could not be; nothing: there is no such
+    /// object.
+    async fn settle(
         &self,
         object: &ObjectRef,
-        left: &[Vec<IpAddr>],
+        decide: &mut (dyn FnMut(&Seen<'_>) -> Plan + Send),
         done: &mut Done,
-    ) -> kube::Result<()> {
+    ) -> kube::Result<Option<(DynamicObject, kube::Result<Option<Write>>)>> {
         let api = self.api(object);
-        let Some(found) = api.get_opt(&object.name).await? else { return Ok(()) };
-        if !plan::is_ours_to_clear(&found.data, left) {
-            return Ok(());
+        for look in 1.. {
+            let Some(found) = api.get_opt(&object.name).await? else { return Ok(None) };
+            let generation = found.metadata.generation;
+            let plan = decide(&Seen { kind: object.kind, generation, content: &found.data });
+            let write = match plan {
+                Plan::Keep => return Ok(Some((found, Ok(None)))),
+                Plan::Stale => {
+                    done.status = Some("stale");
+                    return Ok(Some((found, Ok(None))));
+                }
+                Plan::Write(write) => write,
+            };
+            let patch = write.patch(&found.resource_version().unwrap_or_default());
+            match write_status(&api, object, &patch, done).await {
+                Err(kube::Error::Api(status)) if status.code == 409 && look < LOOKS_MAX => {}
+                Err(error) => return Ok(Some((found, Err(error)))),
+                Ok(()) => {
+                    done.cut = write.cut;
+                    return Ok(Some((found, Ok(Some(write)))));
+                }
+            }
         }
-        let version = found.resource_version().unwrap_or_default();
-        write_status(&api, object, &plan::patch(object.kind, &version, &[]), done).await
+        Ok(None)
     }
 
     /// Tells an event, or counts one that is told again.
@@ -165,14 +192,18 @@ impl ObjectWriter {
         reason: &str,
         note: &str,
     ) -> kube::Result<()> {
-        let events: Api<Event> = Api::namespaced(self.client.clone(), &object.namespace);
+        let namespace = match &*object.namespace {
+            "" => EVENTS_OF_CLUSTER,
+            namespace => namespace,
+        };
+        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let mut hasher = DefaultHasher::new();
         (&self.identity, found.uid(), kind, reason, note).hash(&mut hasher);
         let name = format!("{}.{:016x}", cut(&object.name, NAME_BYTES_MAX), hasher.finish());
         let event = Event {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
-                namespace: Some(object.namespace.to_string()),
+                namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(Timestamp::now())),
@@ -185,7 +216,7 @@ impl ObjectWriter {
             regarding: Some(ObjectReference {
                 api_version: found.types.as_ref().map(|types| types.api_version.clone()),
                 kind: found.types.as_ref().map(|types| types.kind.clone()),
-                namespace: Some(object.namespace.to_string()),
+                namespace: Some(object.namespace.to_string()).filter(|name| !name.is_empty()),
                 name: Some(object.name.to_string()),
                 uid: found.uid(),
                 resource_version: found.resource_version(),
@@ -240,6 +271,11 @@ async fn count(events: &Api<Event>, name: &str) -> kube::Result<()> {
         "series": { "count": count, "lastObservedTime": MicroTime(Timestamp::now()) },
     });
     events.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(|_| ())
+}
+
+/// Now, to the second, as times of conditions are written (metav1.Time).
+fn wall_clock() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn assigned(addresses: &[haflinger_core::StatusAddress]) -> (&'static str, String) {

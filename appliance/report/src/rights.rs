@@ -19,6 +19,7 @@ const fn of_lease(verb: &'static str, place: Place, without: &'static str) -> Ri
 }
 
 const NETWORKING: &str = "networking.k8s.io";
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const EVENTS: &str = "events.k8s.io";
 
 /// Every right of report that packaging/kubernetes/rbac.yaml gives.
@@ -32,6 +33,54 @@ pub const RIGHTS: &[Right] = &[
         "addresses and faults in the status and events of Ingresses",
     ),
     everywhere("patch", NETWORKING, "ingresses/status", "new addresses of Ingresses"),
+    everywhere("get", GATEWAY_API, "gatewayclasses", "conditions in the status of GatewayClasses"),
+    everywhere(
+        "patch",
+        GATEWAY_API,
+        "gatewayclasses/status",
+        "conditions in the status of GatewayClasses",
+    ),
+    everywhere(
+        "get",
+        GATEWAY_API,
+        "gateways",
+        "addresses and conditions in the status of Gateways",
+    ),
+    everywhere(
+        "patch",
+        GATEWAY_API,
+        "gateways/status",
+        "addresses and conditions in the status of Gateways",
+    ),
+    everywhere("get", GATEWAY_API, "listenersets", "conditions in the status of ListenerSets"),
+    everywhere(
+        "patch",
+        GATEWAY_API,
+        "listenersets/status",
+        "conditions in the status of ListenerSets",
+    ),
+    everywhere("get", GATEWAY_API, "httproutes", "conditions in the status of HTTPRoutes"),
+    everywhere("patch", GATEWAY_API, "httproutes/status", "conditions in the status of HTTPRoutes"),
+    everywhere("get", GATEWAY_API, "grpcroutes", "conditions in the status of GRPCRoutes"),
+    everywhere("patch", GATEWAY_API, "grpcroutes/status", "conditions in the status of GRPCRoutes"),
+    everywhere("get", GATEWAY_API, "tlsroutes", "conditions in the status of TLSRoutes"),
+    everywhere("patch", GATEWAY_API, "tlsroutes/status", "conditions in the status of TLSRoutes"),
+    everywhere("get", GATEWAY_API, "tcproutes", "conditions in the status of TCPRoutes"),
+    everywhere("patch", GATEWAY_API, "tcproutes/status", "conditions in the status of TCPRoutes"),
+    everywhere("get", GATEWAY_API, "udproutes", "conditions in the status of UDPRoutes"),
+    everywhere("patch", GATEWAY_API, "udproutes/status", "conditions in the status of UDPRoutes"),
+    everywhere(
+        "get",
+        GATEWAY_API,
+        "backendtlspolicies",
+        "conditions in the status of BackendTLSPolicies",
+    ),
+    everywhere(
+        "patch",
+        GATEWAY_API,
+        "backendtlspolicies/status",
+        "conditions in the status of BackendTLSPolicies",
+    ),
     everywhere("create", EVENTS, "events", "events that say why an object is not served"),
     everywhere("get", EVENTS, "events", "the count of events that are told again"),
     everywhere("patch", EVENTS, "events", "the count of events that are told again"),

@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::book::{Allowance, Book};
 use crate::object::{Done, ObjectWriter, Task};
-use crate::plan::{has_news, left_behind};
+use crate::plan::{Left, agrees, has_news, left_behind};
 use crate::queue::Queue;
 use crate::status::Board;
 
@@ -31,6 +30,11 @@ const CONCURRENCY: usize = 4;
 /// How often the leader looks at everything again: faults that persist are told again, and
 /// what was missed is made up for.
 const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
+
+/// An object of the Gateway API waits so long after a change: a Gateway to which a hundred routes
+/// come at once counts them in a few writes. Short beside the time that a new route takes to be
+/// seen by anybody.
+const SETTLE: Duration = Duration::from_millis(100);
 
 type Running = FuturesUnordered<BoxFuture<'static, Done>>;
 
@@ -44,7 +48,7 @@ pub(crate) struct Writer {
     allowance: Allowance,
     seen: Arc<Snapshot>,
     /// Objects that are reported on no more, and what they may hold because of us.
-    departed: HashMap<ObjectRef, Vec<Vec<IpAddr>>>,
+    departed: HashMap<ObjectRef, Left>,
     running: Running,
 }
 
@@ -112,10 +116,22 @@ impl Writer {
 
     fn look_at_everything(&mut self) {
         let now = Instant::now();
-        for (object, report) in &self.seen.reports {
-            if object.source == self.source && has_news(report) {
-                self.queue.add(object, now);
-            }
+        let seen = self.seen.clone();
+        for (object, report) in &seen.reports {
+            self.consider(object, report, now);
+        }
+    }
+
+    /// Queues an object of which there is something to be told.
+    fn consider(&mut self, object: &ObjectRef, report: &ObjectReport, now: Instant) {
+        if object.source != self.source || !has_news(object.kind, report) {
+            return;
+        }
+        if !object.kind.is_gateway_api() {
+            self.queue.add(object, now);
+        // Before everything has been heard of, a route only seems to have no Gateway.
+        } else if self.seen.complete {
+            self.queue.add(object, now + SETTLE);
         }
     }
 
@@ -124,21 +140,21 @@ impl Writer {
         if !leads {
             return;
         }
-        let now = Instant::now();
+        let (now, seen) = (Instant::now(), self.seen.clone());
+        if seen.complete && !former.complete {
+            self.look_at_everything();
+        }
         let mut departed = Vec::new();
-        for change in former.reports.diff(&self.seen.reports) {
+        for change in former.reports.diff(&seen.reports) {
             match change {
                 DiffItem::Add(object, report) | DiffItem::Update { new: (object, report), .. } => {
-                    if object.source == self.source && has_news(report) {
-                        self.queue.add(object, now);
-                    }
+                    self.consider(object, report, now);
                 }
-                DiffItem::Remove(object, report) => {
-                    let left = left_behind(report);
-                    if object.source == self.source && !left.is_empty() {
-                        departed.push((object.clone(), left));
-                    }
+                DiffItem::Remove(object, report) if object.source == self.source => {
+                    let left = left_behind(object.kind, report);
+                    departed.extend(left.map(|left| (object.clone(), left)));
                 }
+                DiffItem::Remove(..) => {}
             }
         }
         if departed.is_empty() || !self.is_reported_on() {
@@ -188,7 +204,7 @@ impl Writer {
         if let Err(from) = self.allowance.take(news.len(), now) {
             self.board.metrics.events(&self.board.cluster, "postponed", news.len());
             // The address does not wait for the events.
-            if status_agrees(&report) {
+            if agrees(object.kind, &report) {
                 self.queue.postponed(object, from);
                 return None;
             }
@@ -207,6 +223,13 @@ impl Writer {
         }
         if let Some(result) = done.status {
             self.board.metrics.write(&cluster, result);
+        }
+        if done.cut {
+            self.board.metrics.cut(&cluster);
+            tracing::warn!(
+                %cluster, object = %done.object,
+                "a limit of the API leaves no room for all that the status should say",
+            );
         }
         match done.error {
             None => {
@@ -230,14 +253,6 @@ impl Writer {
             }
         }
     }
-}
-
-fn status_agrees(report: &ObjectReport) -> bool {
-    let mut recorded = report.recorded.clone();
-    recorded.sort_unstable();
-    let mut desired: Vec<IpAddr> = report.desired.iter().map(|entry| entry.address).collect();
-    desired.sort_unstable();
-    recorded == desired && !report.details_outdated
 }
 
 async fn until(at: Option<Instant>) {

@@ -26,7 +26,7 @@ const READS: [(&str, usize, &str); 9] = [
     ("appliance/kubernetes/src/plugin.rs", 1, "how much is left of an exec credential's life"),
     ("appliance/report/src/gate/requests.rs", 2, "renewTime, lastTransitionTime of a gate"),
     ("appliance/report/src/lease.rs", 1, "acquireTime and renewTime, which the election ignores"),
-    ("appliance/report/src/object.rs", 2, "eventTime and lastObservedTime of events"),
+    ("appliance/report/src/object.rs", 3, "times of events, lastTransitionTime of conditions"),
     ("appliance/report/src/status.rs", 1, "metrics: credentials loaded"),
     ("bgp/src/driver/peer/mod.rs", 4, "status: since when, and when a NOTIFICATION came"),
     ("dns/src/driver/connection.rs", 1, "TSIG: Time Signed (RFC 8945 section 5.2)"),
