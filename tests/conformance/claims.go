@@ -21,7 +21,10 @@ var profiles = []suite.ConformanceProfileName{
 // notClaimed names every feature of the suite that Haflinger does not claim, and why. All others
 // are tried, and TestClaims compares them with what the GatewayClass's status says: a feature
 // cannot leave either list in silence.
-var notClaimed = map[features.FeatureName]string{}
+var notClaimed = map[features.FeatureName]string{
+	features.SupportGatewayInfrastructure: "nothing is created in the cluster for a Gateway, so there " +
+		"is nothing that could carry its labels and annotations",
+}
 
 // mesh is about traffic between pods, which an edge never sees.
 var mesh = features.SetsToNamesSet(features.MeshCoreFeatures, features.MeshExtendedFeatures)

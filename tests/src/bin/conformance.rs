@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use haflinger_tests::conformance::{
-    Finished, Outcome, Output, Plan, Programs, Report, SUITE, bring_up, folder, keep_evidence, run,
-    subset,
+    Finished, Outcome, Output, Plan, Programs, REASONS, Report, SUITE, bring_up, folder,
+    keep_evidence, run, subset,
 };
 use haflinger_tests::lab::{
     Lab, Namespace, Place, control_plane_binary, haflinger_binary, sweep, sweep_orphans,
@@ -126,6 +126,10 @@ async fn try_chosen(args: &Args) -> Result<bool> {
         return Ok(verdicts(&plan.only, &output) == 0);
     }
     println!("{}", Report::read(&report)?.table());
+    for line in output.printed(REASONS) {
+        // Go says before it where it stands.
+        println!("{}", line.split_once(": ").map_or(line.as_str(), |(_, said)| said));
+    }
     println!("{failed} tests failed. The official report: {}", report.display());
     let ended = output.finished().iter().any(|test| test.name == SUITE);
     ensure!(ended, "the suite did not end; its log: {}", folder().join("suite.log").display());

@@ -30,6 +30,8 @@ pub use report::Report;
 
 /// The test of tests/conformance that runs the suite; its subtests are the suite's tests.
 pub const SUITE: &str = "TestConformance";
+/// The one that says why a feature is not tried.
+pub const REASONS: &str = "TestReasons";
 /// How often the suite's output is looked at.
 const POLL: Duration = Duration::from_millis(100);
 /// Addresses for Gateways besides the lab's pool, which has fewer than the suite has Gateways.

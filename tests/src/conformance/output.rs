@@ -71,8 +71,12 @@ impl Output {
             .map(|test| test.name.as_str())
             .collect();
         let leaf = |test: &&str| !failed.iter().any(|other| other != test && below(other, test));
-        let lines = |test| self.lines.get(test).map_or(&[][..], Vec::as_slice);
-        failed.iter().copied().filter(leaf).map(|test| (test, lines(test))).collect()
+        failed.iter().copied().filter(leaf).map(|test| (test, self.printed(test))).collect()
+    }
+
+    /// The end of what a test printed itself.
+    pub fn printed(&self, name: &str) -> &[String] {
+        self.lines.get(name).map_or(&[][..], Vec::as_slice)
     }
 
     fn own(&mut self, line: &str) -> Option<&Finished> {
