@@ -43,6 +43,9 @@ pub(crate) struct ConnectionContext {
     pub(crate) listener: Arc<Listener>,
     /// The client's address.
     pub(crate) peer: SocketAddr,
+    /// The name that the client asked for in its TLS handshake, in lower case: it has chosen the
+    /// section of the listener. `None` without TLS, or when the client named nothing.
+    pub(crate) server_name: Option<Arc<str>>,
     /// Keyed hash of client and VIP.
     flow: u64,
     requests: AtomicU64,
@@ -52,9 +55,14 @@ pub(crate) struct ConnectionContext {
 }
 
 impl ConnectionContext {
-    pub(crate) fn new(listener: Arc<Listener>, peer: SocketAddr, flow: u64) -> Self {
+    pub(crate) fn new(
+        listener: Arc<Listener>,
+        peer: SocketAddr,
+        server_name: Option<Arc<str>>,
+        flow: u64,
+    ) -> Self {
         let (requests, phase) = (AtomicU64::new(0), AtomicU32::new(0));
-        Self { listener, peer, flow, requests, phase }
+        Self { listener, peer, server_name, flow, requests, phase }
     }
 
     /// A request was understood; its hash.
@@ -79,6 +87,7 @@ impl ConnectionContext {
 
 impl fmt::Debug for ConnectionContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} to {}", self.peer, self.listener.address)
+        write!(f, "{} to {}", self.peer, self.listener.address)?;
+        self.server_name.as_ref().map_or(Ok(()), |name| write!(f, " as {name}"))
     }
 }

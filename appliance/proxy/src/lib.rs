@@ -14,17 +14,18 @@
 //! |---|---|
 //! | `proxy` | the room's loop and handle |
 //! | `tables` | snapshot against what is served |
-//! | `worker`, `listen`, `listener`, `connection` | threads, sockets, TLS handshakes, draining |
-//! | `routes`, `answers`, `upstream`, `headers`, `authority` | decisions about a request, pure |
-//! | `certificates`, `slots` | material checked and swapped in place |
+//! | `worker`, `listen`, `listener`, `connection` | threads, sockets, draining |
+//! | `tls` | certificates, sections by server name, handshakes |
+//! | `routes`, `answers`, `upstream`, `headers`, `authority`, `hosts` | decisions about a request, pure |
+//! | `slots` | places whose content changes while many hold them |
 //! | `engine` | the only place that names Pingora |
 
 mod answers;
 mod authority;
-mod certificates;
 mod connection;
 mod engine;
 mod headers;
+mod hosts;
 mod listen;
 mod listener;
 mod metrics;
@@ -35,10 +36,10 @@ mod settings;
 mod slots;
 mod status;
 mod tables;
+mod tls;
 mod upstream;
 mod worker;
 
-pub use certificates::CertificateError;
 pub use engine::EngineError;
 pub use proxy::{Proxy, ProxyError, ProxyHandle};
 pub use settings::{
@@ -46,6 +47,7 @@ pub use settings::{
 };
 pub use status::{CertificateStatus, ListenerState, ListenerStatus, ProxyStatus};
 pub use tables::LISTENERS_MAX;
+pub use tls::certificates::CertificateError;
 pub use upstream::RETRY_RESERVE;
 pub use worker::WorkerError;
 

@@ -13,17 +13,14 @@ use std::time::Duration;
 use haflinger_core::Protocol as Transport;
 use haflinger_core::flow::flow_hash;
 use prometheus::IntGauge;
-use rustls::server::Acceptor;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::connection::{ClientConnection, ClientIo, ConnectionContext, Protocol as Spoken};
 use crate::engine::HttpEngine;
-use crate::listener::{Listener, ListenerTls};
+use crate::listener::Listener;
 use crate::metrics::Refusal;
+use crate::tls::{Greeted, greet};
 use crate::worker::Shared;
 
 /// Connections that the kernel completes ahead of accept(2); it lowers this to `somaxconn`.
@@ -31,10 +28,6 @@ const BACKLOG: i32 = 4_096;
 
 /// Pause after accept(2) fails for want of descriptors or memory: trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// A fatal alert `unrecognized_name` (RFC 8446, section 6.2) as a plaintext record:
-/// type 21, version 3.3, length 2, level 2, description 112.
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Binds and listens. `IP_FREEBIND` lets it happen before the VIP is on the host.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
@@ -142,64 +135,56 @@ fn admit<E: HttpEngine>(
     // An error means that the connection is dead, which the first read will say.
     let _ = stream.set_nodelay(true);
     let flow = flow_hash(&settings.flow_hash_key, Transport::Tcp, peer, listener.address);
-    let context = Arc::new(ConnectionContext::new(listener.clone(), peer, flow));
+    let client = Client { stream, peer, flow };
     let (listener, shared, engine) = (listener.clone(), shared.clone(), engine.load_full());
     let tracked = listener.connections.clone();
     tracked.spawn(async move {
         let _counted = counted;
+        let abort = listener.abort().clone();
         tokio::select! {
-            () = listener.abort().cancelled() => {}
-            () = serve(stream, context, &shared, settings.tls_handshake_timeout, &*engine) => {}
+            () = abort.cancelled() => {}
+            () = serve(client, listener, &shared, settings.tls_handshake_timeout, &*engine) => {}
         }
     });
 }
 
-async fn serve<E: HttpEngine>(
+/// A connection that was accepted.
+struct Client {
     stream: TcpStream,
-    context: Arc<ConnectionContext>,
+    peer: SocketAddr,
+    /// Keyed hash of client and VIP.
+    flow: u64,
+}
+
+async fn serve<E: HttpEngine>(
+    client: Client,
+    listener: Arc<Listener>,
     shared: &Shared,
     handshake_timeout: Duration,
     engine: &E,
 ) {
-    let (io, protocol) = match &context.listener.tls {
-        None => (ClientIo::Tcp(stream), Spoken::Http1),
-        Some(tls) => {
-            let handshake = handshake(stream, tls);
-            let refusal = match tokio::time::timeout(handshake_timeout, handshake).await {
-                Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(refusal)) => Err(refusal),
-                Err(_) => Err(Refusal::TlsTimeout),
-            };
-            match refusal {
-                Ok(stream) => {
-                    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    let protocol = if h2 { Spoken::Http2 } else { Spoken::Http1 };
-                    (ClientIo::Tls(Box::new(stream)), protocol)
-                }
-                Err(refusal) => {
-                    shared.metrics.refused(refusal);
-                    tracing::debug!(client = ?context, reason = ?refusal, "no TLS session");
-                    return;
-                }
-            }
-        }
+    let Client { stream, peer, flow } = client;
+    let context = |name| Arc::new(ConnectionContext::new(listener.clone(), peer, name, flow));
+    let Some(tls) = &listener.tls else {
+        let (io, protocol) = (ClientIo::Tcp(stream), Spoken::Http1);
+        return engine.serve(ClientConnection { io, protocol, context: context(None) }).await;
     };
-    engine.serve(ClientConnection { io, protocol, context }).await;
-}
-
-/// A TLS handshake in two steps, because rustls would answer a name that nobody serves with
-/// `access_denied`, while RFC 6066, section 3, has `unrecognized_name` for it.
-async fn handshake(stream: TcpStream, tls: &ListenerTls) -> Result<TlsStream<TcpStream>, Refusal> {
-    let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream)
-        .await
-        .map_err(|_| Refusal::TlsFailed)?;
-    if !tls.resolver.serves(start.client_hello().server_name()) {
-        // Nothing is owed to this client beyond the attempt to tell it.
-        let _ = start.io.write_all(&UNRECOGNIZED_NAME).await;
-        let _ = start.io.shutdown().await;
-        return Err(Refusal::UnrecognizedName);
+    let sections = tls.load_full();
+    let greeted = tokio::time::timeout(handshake_timeout, greet(stream, &sections)).await;
+    drop(sections);
+    match greeted.unwrap_or(Err(Refusal::TlsTimeout)) {
+        Ok(Greeted::Requests { stream, server_name }) => {
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let protocol = if h2 { Spoken::Http2 } else { Spoken::Http1 };
+            let (io, context) = (ClientIo::Tls(stream), context(server_name));
+            engine.serve(ClientConnection { io, protocol, context }).await;
+        }
+        Err(refusal) => {
+            shared.metrics.refused(refusal);
+            tracing::debug!(client = %peer, listener = %listener.address, reason = ?refusal,
+                "no TLS session");
+        }
     }
-    start.into_stream(tls.config.clone()).await.map_err(|_| Refusal::TlsFailed)
 }
 
 #[cfg(test)]

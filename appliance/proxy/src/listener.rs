@@ -9,34 +9,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::certificates::Resolver;
 use crate::metrics::ListenerMetrics;
 use crate::routes::Router;
+use crate::tls::Sections;
 use crate::upstream::TargetSlot;
 
 /// Routes as the hot path reads them.
 pub(crate) type Routes = Router<Arc<TargetSlot>>;
 
-/// What speaking TLS takes.
-#[derive(Debug)]
-pub(crate) struct ListenerTls {
-    /// The names served.
-    pub(crate) resolver: Arc<Resolver>,
-    /// Refers to the resolver.
-    pub(crate) config: Arc<ServerConfig>,
-}
-
 /// One socket address and what is served on it.
 pub(crate) struct Listener {
     /// VIP and port.
     pub(crate) address: SocketAddr,
-    /// Present when clients speak TLS.
-    pub(crate) tls: Option<ListenerTls>,
+    /// Present when clients speak TLS: how, of the newest snapshot.
+    pub(crate) tls: Option<ArcSwap<Sections>>,
     /// Routes of the newest snapshot.
     pub(crate) routes: ArcSwap<Routes>,
     /// What is counted.
@@ -56,13 +46,13 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) fn new(
         address: SocketAddr,
-        tls: Option<ListenerTls>,
+        tls: Option<Sections>,
         routes: Routes,
         metrics: ListenerMetrics,
     ) -> Self {
         Self {
             address,
-            tls,
+            tls: tls.map(ArcSwap::from_pointee),
             routes: ArcSwap::from_pointee(routes),
             metrics,
             connections: TaskTracker::new(),

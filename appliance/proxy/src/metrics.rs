@@ -23,10 +23,16 @@ pub(crate) enum Refusal {
     ConnectionsMax,
     /// The TLS handshake took too long.
     TlsTimeout,
+    /// What came first is no ClientHello, or too large a one.
+    TlsHello,
     /// The TLS handshake failed.
     TlsFailed,
-    /// No certificate serves the name asked for.
+    /// Nothing is served for the server name asked for.
     UnrecognizedName,
+    /// What is served for the server name has no usable certificate.
+    NoCertificate,
+    /// The client showed no certificate, or none that is accepted.
+    ClientCertificate,
     /// The request header took too long.
     HeaderTimeout,
     /// The request header was too large.
@@ -38,8 +44,11 @@ impl Refusal {
         match self {
             Self::ConnectionsMax => "connections_max",
             Self::TlsTimeout => "tls_timeout",
+            Self::TlsHello => "tls_hello",
             Self::TlsFailed => "tls_failed",
             Self::UnrecognizedName => "unrecognized_name",
+            Self::NoCertificate => "no_certificate",
+            Self::ClientCertificate => "client_certificate",
             Self::HeaderTimeout => "header_timeout",
             Self::HeaderSize => "header_size",
         }

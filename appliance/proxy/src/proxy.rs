@@ -23,7 +23,8 @@ use crate::metrics::Metrics;
 use crate::reports::Reports;
 use crate::settings::{Settings, SettingsError};
 use crate::status::ProxyStatus;
-use crate::tables::{Effects, LISTENERS_MAX, Tables, TlsBase};
+use crate::tables::{Effects, LISTENERS_MAX, Tables};
+use crate::tls::TlsBase;
 use crate::worker::{Shared, Worker, WorkerError};
 
 /// Why the proxy cannot start.

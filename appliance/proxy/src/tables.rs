@@ -12,16 +12,14 @@ use haflinger_core::{
     CertificateRef, CertificateSpec, FaultReason, HttpListener, Snapshot, SourceFault, Target,
 };
 use imbl::ordmap::DiffItem;
-use rustls::ServerConfig;
-use rustls::crypto::CryptoProvider;
-use rustls::server::ProducesTickets;
 
-use crate::certificates::{Certificate, CertificateError, CertificateSlot, NameTable, Resolver};
-use crate::listener::{Listener, ListenerTls, Routes};
+use crate::listener::{Listener, Routes};
 use crate::metrics::Metrics;
 use crate::reports::SocketWord;
 use crate::slots::Slots;
 use crate::status::{CertificateStatus, ListenerState, ListenerStatus};
+use crate::tls::certificates::{Certificate, CertificateError, CertificateSlot};
+use crate::tls::{Sections, TlsBase};
 use crate::upstream::TargetSlot;
 
 /// Most listeners: each costs a descriptor a worker and a set of time series.
@@ -69,12 +67,6 @@ pub(crate) struct Tables {
     listeners_max: usize,
 }
 
-/// What all TLS listeners share.
-pub(crate) struct TlsBase {
-    provider: Arc<CryptoProvider>,
-    tickets: Arc<dyn ProducesTickets>,
-}
-
 /// What has to be done outside after a snapshot was compared.
 #[derive(Default)]
 pub(crate) struct Effects {
@@ -84,24 +76,6 @@ pub(crate) struct Effects {
     pub(crate) reports: Vec<(CertificateRef, Option<SourceFault>)>,
     /// What to say about sockets.
     pub(crate) sockets: Vec<SocketWord>,
-}
-
-impl TlsBase {
-    pub(crate) fn new() -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Ok(Self { provider, tickets: rustls::crypto::ring::Ticketer::new()? })
-    }
-
-    fn listener(&self) -> Result<ListenerTls, rustls::Error> {
-        let resolver = Arc::new(Resolver::default());
-        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(resolver.clone());
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.ticketer = self.tickets.clone();
-        Ok(ListenerTls { resolver, config: Arc::new(config) })
-    }
 }
 
 impl Tables {
@@ -212,15 +186,22 @@ impl Tables {
     fn rename_listeners(&mut self, key: &CertificateRef) {
         let Self { listeners, certificate_slots, .. } = self;
         for served in listeners.values() {
-            let named = |entry: &haflinger_core::IngressTls| {
-                entry.hosts.is_empty() && entry.certificate == *key
-            };
-            if let Some(tls) = &served.listener.tls
-                && served.spec.certificates().any(named)
-            {
-                tls.resolver.replace(names(certificate_slots, &served.spec));
+            if let Some(tls) = &served.listener.tls {
+                let slot = |key: &_| certificate_slots.slot(key, CertificateSlot::default);
+                tls.load().rename(&served.spec, key, slot);
             }
         }
+    }
+
+    /// How the clients of a listener are greeted; what is greeted as before keeps its sessions.
+    fn sections(
+        &mut self,
+        spec: &HttpListener,
+        former: Option<&Sections>,
+    ) -> Result<Sections, rustls::Error> {
+        let Self { tls, certificate_slots, .. } = self;
+        let slot = |key: &_| certificate_slots.slot(key, CertificateSlot::default);
+        tls.sections(spec, former, slot)
     }
 
     fn routes(&mut self, spec: &HttpListener) -> Routes {
@@ -238,7 +219,7 @@ impl Tables {
         effects: &mut Effects,
     ) {
         let routes = self.routes(spec);
-        let tls = match spec.tls.then(|| self.tls.listener()).transpose() {
+        let tls = match spec.tls.then(|| self.sections(spec, None)).transpose() {
             Ok(tls) => tls,
             Err(error) => {
                 tracing::error!(listener = %address, %error, "no TLS configuration");
@@ -246,9 +227,6 @@ impl Tables {
                 return;
             }
         };
-        if let Some(tls) = &tls {
-            tls.resolver.replace(names(&mut self.certificate_slots, spec));
-        }
         let listener = Listener::new(address, tls, routes, self.metrics.listener(address));
         let socket = if self.listeners.len() - self.refused.len() < self.listeners_max {
             self.unbound.insert(address);
@@ -268,8 +246,12 @@ impl Tables {
         let Some(served) = self.listeners.get_mut(&address) else { return };
         served.spec = spec.clone();
         served.listener.routes.store(Arc::new(routes));
-        if let Some(tls) = &served.listener.tls {
-            tls.resolver.replace(names(&mut self.certificate_slots, spec));
+        let listener = served.listener.clone();
+        let Some(tls) = &listener.tls else { return };
+        match self.sections(spec, Some(&tls.load())) {
+            Ok(sections) => tls.store(Arc::new(sections)),
+            // The former greeting stands.
+            Err(error) => tracing::error!(listener = %address, %error, "no TLS configuration"),
         }
     }
 
@@ -413,10 +395,6 @@ impl Tables {
 
 fn as_gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn names(slots: &mut Slots<CertificateRef, CertificateSlot>, spec: &HttpListener) -> NameTable {
-    NameTable::compile(spec.certificates(), |key| slots.slot(key, CertificateSlot::default))
 }
 
 /// An error and its causes, for a reader outside this process.

@@ -15,8 +15,8 @@ use haflinger_core::flow::FlowHashKey;
 use haflinger_core::forwarding::ForwardingTable;
 use haflinger_core::{
     Backend, BackendSet, BackendState, CertificateRef, CertificateSpec, Family, HostMatch,
-    HttpListener, HttpRule, IngressTls, ObjectRef, PathMatch, Protocol, Snapshot, SourceId, Target,
-    Update,
+    HttpListener, HttpRule, IngressTls, ObjectKind, ObjectRef, PathMatch, Protocol, Section,
+    SectionRef, SectionTls, Serves, Snapshot, SourceId, Target, Update,
 };
 use haflinger_proxy::{ListenerState, Proxy, ProxyHandle, Settings};
 use tokio::sync::{mpsc, watch};
@@ -97,6 +97,12 @@ impl Lab {
     /// Serves `rules` by TLS on the lab's address.
     pub fn listen_tls(&mut self, rules: Vec<HttpRule>, certificates: Vec<IngressTls>) {
         let listener = HttpListener::simple(Some(certificates), rules);
+        self.snapshot.http.insert(self.address, Arc::new(listener));
+    }
+
+    /// Serves these sections by TLS on the lab's address.
+    pub fn listen_sections(&mut self, sections: Vec<Section>) {
+        let listener = HttpListener { tls: true, sections };
         self.snapshot.http.insert(self.address, Arc::new(listener));
     }
 
@@ -186,6 +192,18 @@ pub fn rule(host: Option<&str>, path: &str, to: Option<&str>) -> HttpRule {
     let host = HostMatch::of_ingress(host.map(Into::into).as_ref());
     let object = ObjectRef::ingress(&SourceId::inventory(), "default", "site");
     HttpRule::simple(host, PathMatch::Prefix(path.into()), to.map(target), object)
+}
+
+/// A listener of a Gateway that serves HTTP by TLS.
+pub fn section(host: HostMatch, certificates: Vec<IngressTls>, rules: Vec<HttpRule>) -> Section {
+    let tls = Some(SectionTls { certificates, client: None });
+    Section { origin: Some(origin()), host, tls, serves: Serves::Requests(rules) }
+}
+
+pub fn origin() -> SectionRef {
+    let source = SourceId::inventory();
+    let object = ObjectRef::of_kind(&source, ObjectKind::Gateway, "default", "edge");
+    SectionRef { object, name: "listener".into() }
 }
 
 pub fn tls_entry(name: &str, hosts: &[&str]) -> IngressTls {

@@ -26,7 +26,7 @@ fn entry(name: &str, hosts: &[&str]) -> IngressTls {
 
 /// A table whose slots are filled with certificates for a name equal to their own.
 fn table(entries: &[IngressTls], filled: &[&str]) -> NameTable {
-    NameTable::compile(entries.iter(), |certificate| {
+    NameTable::compile(entries.iter(), false, |certificate| {
         let slot = CertificateSlot::default();
         if filled.contains(&&*certificate.name) {
             slot.store(Some(Certificate::load(&spec(&[&certificate.name])).unwrap()));
@@ -36,7 +36,7 @@ fn table(entries: &[IngressTls], filled: &[&str]) -> NameTable {
 }
 
 fn served(table: &NameTable, name: Option<&str>) -> Option<String> {
-    table.find(name).map(|certificate| certificate.names[0].to_string())
+    table.find(name, |_| true).map(|certificate| certificate.names[0].to_string())
 }
 
 #[test]
@@ -99,4 +99,23 @@ fn an_entry_without_hosts_serves_the_names_of_its_certificate() {
     let table = table(&[entry("a.example", &[])], &["a.example"]);
     assert_eq!(served(&table, Some("a.example")).as_deref(), Some("a.example"));
     assert_eq!(served(&table, Some("b.example")), None);
+}
+
+#[test]
+fn the_listener_of_a_gateway_shows_its_certificate_for_every_name() {
+    let entries = [entry("a.example", &[]), entry("b.example", &[])];
+    let mut table = table(&entries, &["a.example", "b.example"]);
+    assert_eq!(served(&table, Some("other.example")), None);
+    table.any_name = true;
+    assert_eq!(served(&table, Some("other.example")).as_deref(), Some("a.example"));
+    assert_eq!(served(&table, Some("b.example")).as_deref(), Some("b.example"));
+}
+
+#[test]
+fn of_several_certificates_for_a_name_the_first_is_shown_that_the_client_can_check() {
+    let entries = [entry("one", &["a.example"]), entry("two", &["a.example"])];
+    let table = table(&entries, &["one", "two"]);
+    let found = |fits: &str| table.find(Some("a.example"), |c| &*c.names[0] == fits).unwrap();
+    assert_eq!(&*found("two").names[0], "two");
+    assert_eq!(&*found("neither").names[0], "one");
 }

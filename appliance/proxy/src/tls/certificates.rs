@@ -129,45 +129,47 @@ impl CertificateSlot {
     }
 }
 
-/// The names of one listener and the certificates that serve them.
+/// The names of one section and the certificates that serve them. A name may have several, for
+/// clients that know different kinds of keys.
 #[derive(Debug, Default)]
 pub(crate) struct NameTable {
-    exact: HashMap<Arc<str>, Arc<CertificateSlot>>,
+    exact: HashMap<Arc<str>, Slots>,
     /// Keyed by the suffix behind `*.`.
-    wildcard: HashMap<Box<str>, Arc<CertificateSlot>>,
-    /// Serves every other name: an entry for the host `*`.
-    default: Option<Arc<CertificateSlot>>,
-    /// Serves clients that name nothing, when there is no default.
-    first: Option<Arc<CertificateSlot>>,
+    wildcard: HashMap<Box<str>, Slots>,
+    /// Serve every other name: entries for the host `*`.
+    default: Slots,
+    /// Every certificate, in its order.
+    all: Slots,
+    /// Whether any certificate is better than none for a name that none of them has.
+    any_name: bool,
 }
 
+type Slots = Vec<Arc<CertificateSlot>>;
+
 impl NameTable {
-    /// Compiles what a listener lists; of two entries for one name the first wins. An entry
-    /// without hosts serves the names of its certificate.
+    /// Compiles what a section lists; of several certificates for one name the first that a client
+    /// can check is shown. An entry without hosts serves the names of its certificate.
     pub(crate) fn compile<'a>(
         entries: impl Iterator<Item = &'a IngressTls>,
+        any_name: bool,
         mut slot: impl FnMut(&CertificateRef) -> Arc<CertificateSlot>,
     ) -> Self {
-        let mut table = Self::default();
+        let mut table = Self { any_name, ..Self::default() };
         for entry in entries {
             let slot = slot(&entry.certificate);
-            table.first.get_or_insert_with(|| slot.clone());
+            table.all.push(slot.clone());
             let own = slot.load().filter(|_| entry.hosts.is_empty());
             let own = own.as_ref().map_or(&[][..], |certificate| &certificate.names);
             for host in entry.hosts.iter().chain(own) {
-                let slot = slot.clone();
-                match host.strip_prefix('*') {
-                    None => {
-                        table.exact.entry(host.clone()).or_insert(slot);
-                    }
-                    Some("") => {
-                        table.default.get_or_insert(slot);
-                    }
+                let slots = match host.strip_prefix('*') {
+                    None => table.exact.entry(host.clone()).or_default(),
+                    Some("") => &mut table.default,
                     Some(suffix) => {
                         let suffix = suffix.strip_prefix('.').unwrap_or(suffix);
-                        table.wildcard.entry(suffix.into()).or_insert(slot);
+                        table.wildcard.entry(suffix.into()).or_default()
                     }
-                }
+                };
+                slots.push(slot.clone());
             }
         }
         table
@@ -176,21 +178,36 @@ impl NameTable {
     /// The certificate for the name that a client asks for (RFC 6066, section 3), or for a
     /// client that asks for none: exact name, wildcard of one label, default. A name whose own
     /// certificate is not usable yet falls through to the less specific ones.
-    pub(crate) fn find(&self, name: Option<&str>) -> Option<Arc<Certificate>> {
+    pub(crate) fn find(
+        &self,
+        name: Option<&str>,
+        fits: impl Fn(&Certificate) -> bool,
+    ) -> Option<Arc<Certificate>> {
+        let first = |slots: &Slots| {
+            let mut usable = slots.iter().filter_map(|slot| slot.load());
+            let first = usable.next()?;
+            if fits(&first) {
+                return Some(first);
+            }
+            Some(usable.find(|certificate| fits(certificate)).unwrap_or(first))
+        };
+        let rest = (self.any_name || name.is_none()).then_some(&self.all);
         let Some(name) = name else {
-            let slots = [self.default.as_ref(), self.first.as_ref()];
-            return slots.into_iter().flatten().find_map(|slot| slot.load());
+            return [Some(&self.default), rest].into_iter().flatten().find_map(first);
         };
         let name = name.to_ascii_lowercase();
         let wildcard = name.split_once('.').and_then(|(_, suffix)| self.wildcard.get(suffix));
-        [self.exact.get(name.as_str()), wildcard, self.default.as_ref()]
-            .into_iter()
-            .flatten()
-            .find_map(|slot| slot.load())
+        let places = [self.exact.get(name.as_str()), wildcard, Some(&self.default), rest];
+        places.into_iter().flatten().find_map(first)
+    }
+
+    /// Whether none of its certificates can be used.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.iter().all(|slot| slot.load().is_none())
     }
 }
 
-/// Hands rustls the certificate of a listener's current name table.
+/// Hands rustls the certificate of a section's current name table.
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
     names: ArcSwap<NameTable>,
@@ -204,13 +221,21 @@ impl Resolver {
 
     /// Whether a handshake for `name` can be served.
     pub(crate) fn serves(&self, name: Option<&str>) -> bool {
-        self.names.load().find(name).is_some()
+        self.names.load().find(name, |_| true).is_some()
+    }
+
+    /// Whether there is no usable certificate at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.load().is_empty()
     }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.names.load().find(hello.server_name()).map(|certificate| certificate.key.clone())
+        let schemes = hello.signature_schemes();
+        let fits = |certificate: &Certificate| certificate.key.key.choose_scheme(schemes).is_some();
+        let found = self.names.load().find(hello.server_name(), fits);
+        found.map(|certificate| certificate.key.clone())
     }
 }
 

@@ -1,0 +1,25 @@
+//! TLS towards clients and towards backends.
+//!
+//! A client's first message is read before anything is decided: its server name chooses the
+//! section of the listener, and with it the certificates, what the client has to show, and
+//! whether the connection is decrypted here at all.
+//!
+//! Invariant: whatever changes (certificates, authorities, policies), a connection that is open
+//! keeps what it was greeted with, and the next handshake has the new.
+//!
+//! What it never does: log a key; pass on a certificate's private key to anything but rustls.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `hello` | the first message of a client |
+//! | `sections` | the sections of a listener by server name |
+//! | `accept` | handshakes with clients |
+//! | `certificates` | material checked and swapped in place |
+
+mod accept;
+pub(crate) mod certificates;
+mod hello;
+mod sections;
+
+pub(crate) use self::accept::{Greeted, greet};
+pub(crate) use self::sections::{Sections, TlsBase};

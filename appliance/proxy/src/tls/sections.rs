@@ -1,0 +1,152 @@
+//! The sections of a TLS listener, by the server name that clients ask for.
+//!
+//! Compiled when the listener changes. A section whose greeting is still the same keeps its
+//! configuration, and with it the sessions that clients may resume.
+
+use std::sync::Arc;
+
+use haflinger_core::{CertificateRef, HttpListener, Section, SectionTls, Serves};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
+
+use super::certificates::{CertificateSlot, NameTable, Resolver};
+use crate::hosts::HostTable;
+
+/// What all TLS listeners share.
+pub(crate) struct TlsBase {
+    provider: Arc<CryptoProvider>,
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+/// The sections of one listener.
+#[derive(Debug, Default)]
+pub(crate) struct Sections {
+    by_host: HostTable<Arc<TlsSection>>,
+}
+
+/// One section.
+#[derive(Debug)]
+pub(crate) struct TlsSection {
+    /// How connections are decrypted; `None`: they are not.
+    pub(crate) termination: Option<Arc<Termination>>,
+}
+
+/// What decrypting takes.
+#[derive(Debug)]
+pub(crate) struct Termination {
+    /// What it was made of.
+    spec: SectionTls,
+    /// Whether HTTP is spoken, which is what ALPN offers then.
+    http: bool,
+    /// Whether it belongs to the listener of a Gateway.
+    of_gateway: bool,
+    /// The names served.
+    pub(crate) resolver: Arc<Resolver>,
+    /// Refers to the resolver.
+    pub(crate) config: Arc<ServerConfig>,
+}
+
+impl Sections {
+    /// The section for a server name in lower case, or for clients that name none.
+    pub(crate) fn find(&self, server_name: Option<&str>) -> Option<&Arc<TlsSection>> {
+        self.by_host.find(server_name)
+    }
+
+    /// Follows certificates whose own names have changed, where those are what is served.
+    pub(crate) fn rename(
+        &self,
+        spec: &HttpListener,
+        key: &CertificateRef,
+        mut slot: impl FnMut(&CertificateRef) -> Arc<CertificateSlot>,
+    ) {
+        for section in &spec.sections {
+            let Some(tls) = &section.tls else { continue };
+            let named =
+                tls.certificates.iter().any(|e| e.hosts.is_empty() && e.certificate == *key);
+            let compiled = self.by_host.get(&section.host).filter(|_| named);
+            if let Some(termination) = compiled.and_then(|section| section.termination.as_ref()) {
+                termination.resolver.replace(names(section, tls, &mut slot));
+            }
+        }
+    }
+}
+
+impl TlsBase {
+    /// Makes keys for session tickets.
+    pub(crate) fn new() -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Ok(Self { provider, tickets: rustls::crypto::ring::Ticketer::new()? })
+    }
+
+    /// Compiles the sections of a listener; what `former` has already is kept.
+    pub(crate) fn sections(
+        &self,
+        spec: &HttpListener,
+        former: Option<&Sections>,
+        mut slot: impl FnMut(&CertificateRef) -> Arc<CertificateSlot>,
+    ) -> Result<Sections, rustls::Error> {
+        let mut sections = Sections::default();
+        for section in &spec.sections {
+            let former = former.and_then(|former| former.by_host.get(&section.host));
+            let former = former.and_then(|section| section.termination.as_ref());
+            let termination = match &section.tls {
+                Some(tls) => Some(self.termination(section, tls, former, &mut slot)?),
+                None => None,
+            };
+            let compiled = TlsSection { termination };
+            sections.by_host.add(&section.host, Arc::new(compiled));
+        }
+        Ok(sections)
+    }
+
+    fn termination(
+        &self,
+        section: &Section,
+        tls: &SectionTls,
+        former: Option<&Arc<Termination>>,
+        slot: impl FnMut(&CertificateRef) -> Arc<CertificateSlot>,
+    ) -> Result<Arc<Termination>, rustls::Error> {
+        let http = matches!(section.serves, Serves::Requests(_));
+        let of_gateway = section.origin.is_some();
+        let same = |former: &&Arc<Termination>| {
+            former.spec == *tls && former.http == http && former.of_gateway == of_gateway
+        };
+        if let Some(former) = former.filter(same) {
+            return Ok(former.clone());
+        }
+        let resolver = Arc::new(Resolver::default());
+        resolver.replace(names(section, tls, slot));
+        let config = self.config(http, resolver.clone())?;
+        Ok(Arc::new(Termination { spec: tls.clone(), http, of_gateway, resolver, config }))
+    }
+
+    fn config(
+        &self,
+        http: bool,
+        resolver: Arc<Resolver>,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        if http {
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
+        config.ticketer = self.tickets.clone();
+        // Tickets hold what a session is resumed from; a store for each of a thousand sections
+        // would hold it once more.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Arc::new(config))
+    }
+}
+
+/// The names of a section. The listener of a Gateway has been given to its clients by its host:
+/// it shows its first certificate where none has the name.
+fn names(
+    section: &Section,
+    tls: &SectionTls,
+    slot: impl FnMut(&CertificateRef) -> Arc<CertificateSlot>,
+) -> NameTable {
+    NameTable::compile(tls.certificates.iter(), section.origin.is_some(), slot)
+}
