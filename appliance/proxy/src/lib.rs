@@ -16,7 +16,7 @@
 //! | `tables` | snapshot against what is served |
 //! | `worker`, `listen`, `listener`, `connection` | threads, sockets, draining |
 //! | `tls` | certificates, sections by server name, handshakes |
-//! | `routes`, `answers`, `upstream`, `headers`, `authority`, `hosts` | decisions about a request, pure |
+//! | `routes`, `answers`, `upstream`, `headers`, `authority` | decisions about a request, pure |
 //! | `slots` | places whose content changes while many hold them |
 //! | `engine` | the only place that names Pingora |
 
@@ -25,7 +25,6 @@ mod authority;
 mod connection;
 mod engine;
 mod headers;
-mod hosts;
 mod listen;
 mod listener;
 mod metrics;

@@ -13,10 +13,12 @@
 //! |---|---|
 //! | `hello` | the first message of a client |
 //! | `sections` | the sections of a listener by server name |
+//! | `by_name` | the closest entry for a server name |
 //! | `accept` | handshakes with clients |
 //! | `certificates` | material checked and swapped in place |
 
 mod accept;
+mod by_name;
 pub(crate) mod certificates;
 mod hello;
 mod sections;

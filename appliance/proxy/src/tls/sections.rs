@@ -10,8 +10,8 @@ use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
+use super::by_name::NameMap;
 use super::certificates::{CertificateSlot, NameTable, Resolver};
-use crate::hosts::HostTable;
 
 /// What all TLS listeners share.
 pub(crate) struct TlsBase {
@@ -22,7 +22,7 @@ pub(crate) struct TlsBase {
 /// The sections of one listener.
 #[derive(Debug, Default)]
 pub(crate) struct Sections {
-    by_host: HostTable<Arc<TlsSection>>,
+    by_host: NameMap<Arc<TlsSection>>,
 }
 
 /// One section.

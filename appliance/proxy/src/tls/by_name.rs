@@ -10,7 +10,7 @@ use haflinger_core::HostMatch;
 
 /// Entries by host.
 #[derive(Debug)]
-pub(crate) struct HostTable<T> {
+pub(crate) struct NameMap<T> {
     exact: HashMap<Arc<str>, T>,
     /// With exactly one label before the key.
     one_label: HashMap<Arc<str>, T>,
@@ -19,14 +19,14 @@ pub(crate) struct HostTable<T> {
     any: Option<T>,
 }
 
-impl<T> Default for HostTable<T> {
+impl<T> Default for NameMap<T> {
     fn default() -> Self {
         let (exact, one_label, suffix) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self { exact, one_label, suffix, any: None }
     }
 }
 
-impl<T> HostTable<T> {
+impl<T> NameMap<T> {
     /// Adds an entry; of two for one host the first stays.
     pub(crate) fn add(&mut self, host: &HostMatch, entry: T) {
         let (table, key) = match host {
@@ -73,8 +73,8 @@ impl<T> HostTable<T> {
 mod tests {
     use super::*;
 
-    fn table(hosts: &[HostMatch]) -> HostTable<HostMatch> {
-        let mut table = HostTable::default();
+    fn table(hosts: &[HostMatch]) -> NameMap<HostMatch> {
+        let mut table = NameMap::default();
         for host in hosts {
             table.add(host, host.clone());
         }
