@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::forwarding::Reach;
+use super::ingress_rules::{Port, action, to_root};
 use super::{Index, Want, WantedPort, put};
 use crate::{
     CertificateRef, Family, FaultReason, HostMatch, HttpListener, HttpRule, IngressBackend,
-    IngressPort, IngressSpec, IngressTls, IpMode, ObjectRef, ObjectReport, PathMatch, Protocol,
-    ServiceKey, SourceFault, StatusAddress, Target,
+    IngressPort, IngressRule, IngressSpec, IngressTls, IpMode, ObjectRef, ObjectReport, PathMatch,
+    Protocol, RequestMatch, ServiceKey, SourceFault, StatusAddress, Target,
 };
 
 /// Everything known about one Ingress.
@@ -257,7 +258,13 @@ impl Index {
             certificates: Vec::new(),
         });
         let conflicts = built.conflicts.entry(object.clone()).or_default();
-        let to = |backend| self.resolve(backend).ok();
+        let served = Port { tls, https: spec.https_port.unwrap_or(self.policy.https_port) };
+        let made = |rule: Option<&IngressRule>, host, path, backend| HttpRule {
+            host,
+            matches: RequestMatch::path(path),
+            action: Arc::new(action(spec, rule, served, self.resolve(backend).ok())),
+            object: object.clone(),
+        };
         for rule in &spec.rules {
             let path = rule.path_match.with(rule.path.clone());
             let place = (port, rule.host.clone(), path);
@@ -268,8 +275,7 @@ impl Index {
                     let host = HostMatch::of_ingress(rule.host.as_ref());
                     let path = place.2.clone();
                     built.taken.insert(place, object.clone());
-                    let to = to(&rule.backend);
-                    site.rules.push(HttpRule::simple(host, path, to, object.clone()));
+                    site.rules.push(made(Some(rule), host, path, &rule.backend));
                 }
             }
         }
@@ -280,10 +286,27 @@ impl Index {
                 None => {
                     built.taken.insert(place, object.clone());
                     let every = PathMatch::every();
-                    let to = to(backend);
-                    site.default =
-                        Some(HttpRule::simple(HostMatch::Any, every, to, object.clone()));
+                    site.default = Some(made(None, HostMatch::Any, every, backend));
                 }
+            }
+        }
+        if let Some(root) = &spec.requests.root {
+            let hosts: BTreeSet<Option<&Arc<str>>> =
+                spec.rules.iter().map(|rule| rule.host.as_ref()).collect();
+            for host in hosts {
+                let path = PathMatch::Exact("/".into());
+                let place = (port, host.cloned(), path.clone());
+                // Somebody's rule for exactly this path has it.
+                if built.taken.contains_key(&place) {
+                    continue;
+                }
+                built.taken.insert(place, object.clone());
+                site.rules.push(HttpRule {
+                    host: HostMatch::of_ingress(host),
+                    matches: RequestMatch::path(path),
+                    action: Arc::new(to_root(root)),
+                    object: object.clone(),
+                });
             }
         }
         if tls {

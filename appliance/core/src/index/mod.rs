@@ -19,6 +19,7 @@ mod forwarding;
 mod gates;
 mod gateway;
 mod http;
+mod ingress_rules;
 mod network;
 mod reach;
 mod reports;

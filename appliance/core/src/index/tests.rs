@@ -135,6 +135,7 @@ fn ingress(host: &str, service: &str) -> IngressSpec {
                 service: object(service),
                 port: IngressPort::Name("web".into()),
             },
+            rewrite: None,
         }],
         default_backend: None,
         tls: vec![],
@@ -146,6 +147,7 @@ fn ingress(host: &str, service: &str) -> IngressSpec {
         https_port: None,
         hostnames: vec![],
         ttl_secs: None,
+        requests: crate::IngressRequests::default(),
         faults: vec![],
     }
 }

@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AddressWish, CertificateRef, ObjectRef, PathMatch, SourceFault};
+use super::{
+    AddressWish, CertificateRef, Cors, FieldEdits, ObjectRef, PathMatch, PathRewrite, Redirect,
+    RuleTimeouts, SourceFault, UpstreamProtocol,
+};
 
 /// An Ingress (or a `[[site]]` of the inventory) as its source describes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IngressSpec {
     /// Seconds since 1970 at which it was created: of two that claim one host and path the
     /// older keeps it.
@@ -37,8 +40,53 @@ pub struct IngressSpec {
     pub hostnames: Vec<Arc<str>>,
     /// Time to live of those records in seconds.
     pub ttl_secs: Option<u32>,
+    /// What it asks for its requests beside where they go.
+    #[serde(default, skip_serializing_if = "IngressRequests::is_plain")]
+    pub requests: IngressRequests,
     /// What discovery had to refuse.
     pub faults: Vec<SourceFault>,
+}
+
+/// What an Ingress asks for its requests beside where they go: annotations of other controllers
+/// (docs/from-ingress-nginx.md, docs/from-haproxy.md).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IngressRequests {
+    /// Plain requests are sent to HTTPS.
+    pub to_https: Option<ToHttps>,
+    /// All requests are sent elsewhere.
+    pub redirect: Option<Redirect>,
+    /// Requests for `/` alone are sent to this path, with status 302.
+    pub root: Option<Arc<str>>,
+    /// The host that backends see; `None`: the client's.
+    pub host: Option<Arc<str>>,
+    /// Fields of requests.
+    pub request_headers: FieldEdits,
+    /// Fields of answers.
+    pub response_headers: FieldEdits,
+    /// What other origins may do.
+    pub cors: Option<Cors>,
+    /// What the backends speak.
+    pub speaks: UpstreamProtocol,
+    /// How long requests may take.
+    pub timeouts: RuleTimeouts,
+}
+
+impl IngressRequests {
+    fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How plain requests are sent to HTTPS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToHttps {
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+    /// The port; `None`: that on which the Ingress is served by TLS.
+    pub port: Option<u16>,
+    /// Also for hosts that `tls` does not name, because TLS ends before us.
+    pub always: bool,
 }
 
 /// One host and path of an Ingress.
@@ -52,6 +100,9 @@ pub struct IngressRule {
     pub path: Arc<str>,
     /// Where such requests go.
     pub backend: IngressBackend,
+    /// The path that the backend sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<PathRewrite>,
 }
 
 /// How an Ingress path is compared (Ingress v1 `pathType`).
@@ -62,6 +113,8 @@ pub enum PathType {
     Exact,
     /// Element by element, split by `/`.
     Prefix,
+    /// The whole path fits a regular expression.
+    Regex,
 }
 
 impl PathType {
@@ -70,6 +123,7 @@ impl PathType {
         match self {
             Self::Exact => PathMatch::Exact(path),
             Self::Prefix => PathMatch::Prefix(path),
+            Self::Regex => PathMatch::Regex(path),
         }
     }
 }

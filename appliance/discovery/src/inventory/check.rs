@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use haflinger_core::{
     AddressWish, BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Distribution,
-    Exposure, Family, HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRule,
-    IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathType, Protocol, ProxyProtocol, ServicePort,
-    ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate,
+    Exposure, Family, HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRequests,
+    IngressRule, IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathType, Protocol, ProxyProtocol,
+    ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate,
 };
 use ipnet::IpNet;
 use toml::Spanned;
@@ -475,6 +475,7 @@ impl<'a> Check<'a> {
                     path_match: PathType::Prefix,
                     path: "/".into(),
                     backend: backend.clone(),
+                    rewrite: None,
                 }))
             }
             other => site_default = other,
@@ -502,6 +503,7 @@ impl<'a> Check<'a> {
             https_port: port("https_port", &site.https_port)?,
             hostnames: Vec::new(),
             ttl_secs: self.ttl(&at("ttl_secs"), site.ttl_secs.as_ref())?,
+            requests: IngressRequests::default(),
             faults: Vec::new(),
         };
         let object = ObjectRef::ingress(&self.source, NAMESPACE, name);
@@ -535,6 +537,7 @@ impl<'a> Check<'a> {
             path_match,
             path: path.as_str().into(),
             backend: backend.clone(),
+            rewrite: None,
         }));
         Ok(())
     }

@@ -79,6 +79,16 @@ impl<B> Object<B> {
     pub(crate) fn annotation(&self, name: Name) -> Option<&str> {
         self.meta.annotations.as_ref()?.get(name.as_str()).map(String::as_str)
     }
+
+    /// Annotations whose names begin with `prefix`, which is left out, and their values. For those
+    /// that are answered one by one whether they are known or not ([`crate::translate`]).
+    pub(crate) fn annotations_under<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let all = self.meta.annotations.iter().flatten();
+        all.filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
+    }
 }
 
 /// `metadata`, without the bulky and unread rest (managedFields, owners).

@@ -8,7 +8,7 @@ use haflinger_core::{
 };
 
 use super::annotations::Annotations;
-use super::{Claims, Faults, dns_name, port_number, quoted, recorded};
+use super::{Claims, Faults, dns_name, migration, port_number, quoted, recorded};
 use crate::objects::lax::Lax;
 use crate::objects::{
     IngressBackendBody, IngressBody, IngressPath, IngressRuleBody, IngressSpecBody, Name, Object,
@@ -41,6 +41,7 @@ pub(crate) fn ingress(
         }
     }
     let tls = reading.tls(spec);
+    let requests = migration::requests(object, &mut rules, &mut faults);
     let mut annotations = Annotations { object, faults: &mut faults };
     let asked = annotations.asked(None, None, &claims.labels);
     let hostnames = annotations.hostnames();
@@ -58,6 +59,7 @@ pub(crate) fn ingress(
         https_port: None,
         hostnames,
         ttl_secs,
+        requests,
         faults: faults.into_vec(),
     })
 }
@@ -101,6 +103,7 @@ impl Reading<'_> {
                     path_match: PathType::Prefix,
                     path: "/".into(),
                     backend: backend.clone(),
+                    rewrite: None,
                 });
             }
             return;
@@ -138,7 +141,7 @@ impl Reading<'_> {
         }
         let backend = path.backend.get();
         let backend = self.backend(backend?, &format!("{field}.backend"))?;
-        Some(IngressRule { host, path_match, path: text.into(), backend })
+        Some(IngressRule { host, path_match, path: text.into(), backend, rewrite: None })
     }
 
     fn backend(&mut self, backend: &IngressBackendBody, field: &str) -> Option<IngressBackend> {

@@ -7,6 +7,7 @@ mod addresses;
 mod annotations;
 mod ingress;
 mod l4;
+mod migration;
 mod namespace;
 mod node;
 mod pod;

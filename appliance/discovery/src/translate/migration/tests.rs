@@ -1,0 +1,181 @@
+use std::path::Path;
+
+use haflinger_core::{PathRewrite, PathType, SourceId, UpstreamProtocol};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::settings::LabelKeys;
+use crate::translate::{Claims, ingress};
+
+fn read(annotations: Value, paths: &[&str]) -> haflinger_core::IngressSpec {
+    let paths: Vec<Value> = paths
+        .iter()
+        .map(|path| {
+            json!({
+                "path": path, "pathType": "ImplementationSpecific",
+                "backend": { "service": { "name": "web", "port": { "number": 80 } } },
+            })
+        })
+        .collect();
+    let object = json!({
+        "metadata": { "name": "shop", "namespace": "default", "annotations": annotations },
+        "spec": {
+            "ingressClassName": "haflinger",
+            "rules": [{ "host": "shop.example.com", "http": { "paths": paths } }],
+        },
+    });
+    let object: Object<IngressBody> = serde_json::from_value(object).unwrap();
+    let claims = Claims {
+        unclassed: false,
+        ingress_class: "haflinger".into(),
+        labels: LabelKeys::default(),
+        readiness_gate: false,
+    };
+    ingress(&object, &SourceId::cluster("a"), &claims).unwrap()
+}
+
+#[test]
+fn plain_requests_go_to_https_when_asked() {
+    let spec = read(json!({ "nginx.ingress.kubernetes.io/ssl-redirect": "true" }), &["/"]);
+    let to_https = spec.requests.to_https.unwrap();
+    assert_eq!((to_https.status, to_https.always), (308, false));
+    let forced = json!({ "nginx.ingress.kubernetes.io/force-ssl-redirect": "true" });
+    assert!(read(forced, &["/"]).requests.to_https.unwrap().always);
+    let code =
+        json!({ "haproxy.org/ssl-redirect": "true", "haproxy.org/ssl-redirect-code": "301" });
+    assert_eq!(read(code, &["/"]).requests.to_https.unwrap().status, 301);
+    assert!(spec.faults.is_empty());
+}
+
+#[test]
+fn what_captures_the_rest_of_a_path_exchanges_its_prefix() {
+    for (path, target, prefix, base) in [
+        ("/shop(/|$)(.*)", "/$2", "/shop", "/"),
+        ("/shop/(.*)", "/store/$1", "/shop", "/store"),
+        ("/(.*)", "/$1", "/", "/"),
+    ] {
+        let target = json!({ "nginx.ingress.kubernetes.io/rewrite-target": target });
+        let spec = read(target, &[path]);
+        assert!(spec.faults.is_empty(), "{:?}", spec.faults);
+        let rule = &spec.rules[0];
+        assert_eq!((rule.path_match, &*rule.path), (PathType::Prefix, prefix));
+        assert_eq!(rule.rewrite, Some(PathRewrite::Prefix(base.into())));
+    }
+}
+
+#[test]
+fn another_use_of_captures_is_refused_and_changes_nothing() {
+    let target = json!({ "nginx.ingress.kubernetes.io/rewrite-target": "/$1/$2" });
+    let spec = read(target, &["/a/(.*)/b/(.*)"]);
+    assert_eq!(spec.faults[0].reason, FaultReason::InvalidAnnotation);
+    assert!(spec.faults[0].message.contains("rewrite-target"));
+    assert_eq!(spec.rules[0].rewrite, None);
+}
+
+#[test]
+fn a_path_of_haproxy_is_exchanged_where_the_rule_is_about_it() {
+    let rewrite = json!({ "haproxy.org/path-rewrite": r"/shop/(.*) /\1" });
+    let spec = read(rewrite, &["/shop", "/other"]);
+    assert_eq!(spec.rules[0].rewrite, Some(PathRewrite::Prefix("/".into())));
+    assert_eq!(spec.rules[1].rewrite, None);
+    assert!(spec.faults.is_empty());
+}
+
+#[test]
+fn expressions_match_from_the_start_whatever_the_case() {
+    let spec = read(json!({ "nginx.ingress.kubernetes.io/use-regex": "true" }), &["/v[0-9]+/"]);
+    assert_eq!(
+        (spec.rules[0].path_match, &*spec.rules[0].path),
+        (PathType::Regex, "(?i)/v[0-9]+/.*")
+    );
+}
+
+#[test]
+fn redirects_name_every_part_of_their_target() {
+    let to = json!({ "nginx.ingress.kubernetes.io/permanent-redirect": "https://new.example.com:8443$request_uri" });
+    let redirect = read(to, &["/"]).requests.redirect.unwrap();
+    assert_eq!((redirect.status, redirect.port, redirect.path), (301, Some(8443), None));
+    let to = json!({ "haproxy.org/request-redirect": "new.example.com" });
+    let redirect = read(to, &["/"]).requests.redirect.unwrap();
+    assert_eq!((redirect.status, redirect.host.as_deref()), (302, Some("new.example.com")));
+}
+
+#[test]
+fn a_list_of_origins_that_cannot_be_read_lets_nobody_in() {
+    let on = |origins: &str| {
+        json!({
+            "nginx.ingress.kubernetes.io/enable-cors": "true",
+            "nginx.ingress.kubernetes.io/cors-allow-origin": origins,
+        })
+    };
+    let spec = read(on("https://a.example, https://b.example"), &["/"]);
+    assert_eq!(spec.requests.cors.unwrap().origins.len(), 2);
+    let spec = read(on("https://a\u{7}.example"), &["/"]);
+    assert_eq!(spec.requests.cors, None);
+    assert_eq!(spec.faults.len(), 1);
+}
+
+#[test]
+fn aliases_get_the_rules_of_the_names_that_they_stand_for() {
+    let alias = json!({ "nginx.ingress.kubernetes.io/server-alias": "a.example, b.example" });
+    let hosts: Vec<_> =
+        read(alias, &["/"]).rules.into_iter().filter_map(|rule| rule.host).collect();
+    assert_eq!(hosts, ["shop.example.com".into(), "a.example".into(), "b.example".into()]);
+}
+
+#[test]
+fn grpc_backends_speak_http_2() {
+    let grpc = json!({ "nginx.ingress.kubernetes.io/backend-protocol": "GRPC" });
+    assert_eq!(read(grpc, &["/"]).requests.speaks, UpstreamProtocol::Http2);
+    let tls = read(json!({ "nginx.ingress.kubernetes.io/backend-protocol": "HTTPS" }), &["/"]);
+    assert!(tls.faults[0].message.contains("BackendTLSPolicy"));
+}
+
+#[test]
+fn what_is_refused_or_not_known_is_said_and_what_is_off_or_needless_is_not() {
+    let spec = read(
+        json!({
+            "nginx.ingress.kubernetes.io/canary": "true",
+            "nginx.ingress.kubernetes.io/enable-modsecurity": "false",
+            "nginx.ingress.kubernetes.io/proxy-buffering": "off",
+            "nginx.ingress.kubernetes.io/surprise": "yes",
+            "haproxy-ingress.github.io/balance-algorithm": "leastconn",
+        }),
+        &["/"],
+    );
+    let messages: Vec<_> = spec.faults.iter().map(|fault| fault.message.as_str()).collect();
+    assert_eq!(messages.len(), 3, "{messages:?}");
+    for name in ["/canary", "/surprise", "/balance-algorithm"] {
+        assert!(messages.iter().any(|message| message.contains(name)), "{name}: {messages:?}");
+    }
+    assert!(spec.faults.iter().all(|fault| fault.reason == FaultReason::UnsupportedFeature));
+}
+
+#[test]
+fn the_pages_list_every_known_annotation_with_what_becomes_of_it() {
+    for (controller, page) in
+        [(&nginx::CONTROLLER, "from-ingress-nginx.md"), (&haproxy::CONTROLLER, "from-haproxy.md")]
+    {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
+        let page = std::fs::read_to_string(path).unwrap();
+        let rows: Vec<(&str, &str)> = page
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.trim_matches('|').split('|').map(str::trim);
+                let name = cells.next()?.strip_prefix('`')?.strip_suffix('`')?;
+                Some((name, cells.next()?))
+            })
+            .filter(|(_, verdict)| ["honoured", "needless", "refused"].contains(verdict))
+            .collect();
+        for (name, verdict) in controller.known {
+            let word = match verdict {
+                Verdict::Honoured => "honoured",
+                Verdict::Needless => "needless",
+                Verdict::Refused(_) => "refused",
+            };
+            assert!(rows.contains(&(name, word)), "{name} should stand there as {word}");
+        }
+        assert_eq!(rows.len(), controller.known.len(), "names that are not in the code");
+        assert!(controller.known.is_sorted_by_key(|(name, _)| *name));
+    }
+}
