@@ -20,7 +20,8 @@ use crate::connection::{ClientConnection, ClientIo, ConnectionContext, Protocol 
 use crate::engine::HttpEngine;
 use crate::listener::Listener;
 use crate::metrics::Refusal;
-use crate::tls::{Greeted, greet};
+use crate::settings::Settings;
+use crate::tls::{Greeted, greet, relay};
 use crate::worker::Shared;
 
 /// Connections that the kernel completes ahead of accept(2); it lowers this to `somaxconn`.
@@ -143,7 +144,7 @@ fn admit<E: HttpEngine>(
         let abort = listener.abort().clone();
         tokio::select! {
             () = abort.cancelled() => {}
-            () = serve(client, listener, &shared, settings.tls_handshake_timeout, &*engine) => {}
+            () = serve(client, listener, &shared, &settings, &*engine) => {}
         }
     });
 }
@@ -160,7 +161,7 @@ async fn serve<E: HttpEngine>(
     client: Client,
     listener: Arc<Listener>,
     shared: &Shared,
-    handshake_timeout: Duration,
+    settings: &Settings,
     engine: &E,
 ) {
     let Client { stream, peer, flow } = client;
@@ -170,20 +171,24 @@ async fn serve<E: HttpEngine>(
         return engine.serve(ClientConnection { io, protocol, context: context(None) }).await;
     };
     let sections = tls.load_full();
-    let greeted = tokio::time::timeout(handshake_timeout, greet(stream, &sections)).await;
+    let greeted =
+        tokio::time::timeout(settings.tls_handshake_timeout, greet(stream, &sections, flow)).await;
     drop(sections);
-    match greeted.unwrap_or(Err(Refusal::TlsTimeout)) {
+    let refusal = match greeted.unwrap_or(Err(Refusal::TlsTimeout)) {
         Ok(Greeted::Requests { stream, server_name }) => {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let protocol = if h2 { Spoken::Http2 } else { Spoken::Http1 };
             let (io, context) = (ClientIo::Tls(stream), context(server_name));
-            engine.serve(ClientConnection { io, protocol, context }).await;
+            return engine.serve(ClientConnection { io, protocol, context }).await;
         }
-        Err(refusal) => {
-            shared.metrics.refused(refusal);
-            tracing::debug!(client = %peer, listener = %listener.address, reason = ?refusal,
-                "no TLS session");
+        Ok(Greeted::Stream { client, target }) => {
+            relay(client, &target, flow, settings, &shared.metrics).await.err()
         }
+        Err(refusal) => Some(refusal),
+    };
+    if let Some(refusal) = refusal {
+        shared.metrics.refused(refusal);
+        tracing::debug!(client = %peer, listener = %listener.address, reason = ?refusal, "refused");
     }
 }
 

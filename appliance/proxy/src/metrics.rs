@@ -8,6 +8,8 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::tls::TlsMetrics;
+
 /// Classes of status codes, in the order of [`ListenerMetrics`]; requests that got no answer
 /// (the client went away) are `none`.
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -33,6 +35,8 @@ pub(crate) enum Refusal {
     NoCertificate,
     /// The client showed no certificate, or none that is accepted.
     ClientCertificate,
+    /// There is no backend for what would be passed on, or none can be connected to.
+    NoBackend,
     /// The request header took too long.
     HeaderTimeout,
     /// The request header was too large.
@@ -49,6 +53,7 @@ impl Refusal {
             Self::UnrecognizedName => "unrecognized_name",
             Self::NoCertificate => "no_certificate",
             Self::ClientCertificate => "client_certificate",
+            Self::NoBackend => "no_backend",
             Self::HeaderTimeout => "header_timeout",
             Self::HeaderSize => "header_size",
         }
@@ -75,6 +80,8 @@ pub(crate) struct Metrics {
     exchange_failures: IntCounter,
     retries: IntCounter,
     retries_denied: IntCounter,
+    /// About TLS.
+    pub(crate) tls: TlsMetrics,
     /// When the first certificate in service expires.
     pub(crate) certificates_expire: IntGauge,
     /// Certificates whose newest material cannot be used.
@@ -183,6 +190,7 @@ impl Metrics {
                 "haflinger_proxy_retries_denied_total",
                 "Retries that were not made because the retry budget was spent.",
             )?,
+            tls: TlsMetrics::new(registry)?,
             certificates_expire: make.gauge(
                 "haflinger_proxy_certificates_expire_timestamp_seconds",
                 "When the first certificate in service expires, since 1970; 0 without any.",

@@ -199,9 +199,12 @@ impl Tables {
         spec: &HttpListener,
         former: Option<&Sections>,
     ) -> Result<Sections, rustls::Error> {
-        let Self { tls, certificate_slots, .. } = self;
+        let Self { tls, certificate_slots, targets, snapshot, .. } = self;
         let slot = |key: &_| certificate_slots.slot(key, CertificateSlot::default);
-        tls.sections(spec, former, slot)
+        let target = |target: &Target| {
+            targets.slot(target, || TargetSlot::new(snapshot.targets.get(target).cloned()))
+        };
+        tls.sections(spec, former, slot, target)
     }
 
     fn routes(&mut self, spec: &HttpListener) -> Routes {

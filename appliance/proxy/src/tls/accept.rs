@@ -11,7 +11,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::hello::{Hello, HelloError, read_hello};
 use super::sections::{Sections, Termination};
+use super::streams::StreamClient;
 use crate::metrics::Refusal;
+use crate::upstream::TargetSlot;
 
 /// A fatal alert `unrecognized_name` (RFC 8446, section 6.2) as a plaintext record:
 /// type 21, version 3.3, length 2, level 2, description 112.
@@ -26,11 +28,22 @@ pub(crate) enum Greeted {
         /// The server name that it asked for.
         server_name: Option<Arc<str>>,
     },
+    /// Its bytes are passed on.
+    Stream {
+        /// Where they come from.
+        client: StreamClient,
+        /// Where they go.
+        target: Arc<TargetSlot>,
+    },
 }
 
-/// Reads the first message, chooses the section and shakes hands. rustls would answer a name that
+/// Reads the first message of the client with the hash `flow`, chooses the section and shakes hands. rustls would answer a name that
 /// nobody serves with `access_denied`; RFC 6066, section 3, has `unrecognized_name` for it.
-pub(crate) async fn greet(mut stream: TcpStream, sections: &Sections) -> Result<Greeted, Refusal> {
+pub(crate) async fn greet(
+    mut stream: TcpStream,
+    sections: &Sections,
+    flow: u64,
+) -> Result<Greeted, Refusal> {
     let hello = read_hello(&mut stream).await.map_err(|error| {
         tracing::debug!(%error, "no ClientHello");
         match error {
@@ -41,12 +54,26 @@ pub(crate) async fn greet(mut stream: TcpStream, sections: &Sections) -> Result<
     let Some(section) = sections.find(hello.server_name.as_deref()) else {
         return refuse(stream, Refusal::UnrecognizedName).await;
     };
-    let Some(termination) = &section.termination else {
-        return refuse(stream, Refusal::UnrecognizedName).await;
-    };
     let server_name = hello.server_name.clone();
-    let stream = shake_hands(stream, hello, termination).await?;
-    Ok(Greeted::Requests { stream, server_name })
+    match (&section.streams, &section.termination) {
+        (None, None) => refuse(stream, Refusal::UnrecognizedName).await,
+        (None, Some(termination)) => {
+            let stream = shake_hands(stream, hello, termination).await?;
+            Ok(Greeted::Requests { stream, server_name })
+        }
+        // Whether there is anywhere to go is known first: a client whose connection could only be
+        // closed is better off without a handshake.
+        (Some(routes), termination) => {
+            let target = routes.find(server_name.as_deref(), flow).ok_or(Refusal::NoBackend)?;
+            let client = match termination {
+                None => StreamClient::Passthrough { stream, hello: hello.bytes },
+                Some(termination) => {
+                    StreamClient::Terminated(shake_hands(stream, hello, termination).await?)
+                }
+            };
+            Ok(Greeted::Stream { client, target })
+        }
+    }
 }
 
 async fn shake_hands(
@@ -54,8 +81,7 @@ async fn shake_hands(
     hello: Hello,
     termination: &Termination,
 ) -> Result<Box<TlsStream<TcpStream>>, Refusal> {
-    let Hello { accepted, bytes, server_name } = hello;
-    tracing::trace!(bytes = bytes.len(), ?server_name, "ClientHello");
+    let Hello { accepted, server_name, .. } = hello;
     if !termination.resolver.serves(server_name.as_deref()) {
         let refusal = match termination.resolver.is_empty() {
             true => Refusal::NoCertificate,

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Bytes that one read may take: rustls reads as much at a time, so that nothing is left over.
-const PIECE_BYTES: usize = 4_096;
+/// Bytes that one read may take. rustls has room for a whole record (16 KiB) and another 2 KiB, so
+/// that it takes each piece at once, and nothing behind a first message is left over here.
+const PIECE_BYTES: usize = 2_048;
 
 /// Most bytes that a first message may take with its framing. A message is 64 KiB at most (the
 /// largest known ones, with post-quantum keys and many extensions, have some 4 KiB); records

@@ -15,13 +15,20 @@
 //! | `sections` | the sections of a listener by server name |
 //! | `by_name` | the closest entry for a server name |
 //! | `accept` | handshakes with clients |
+//! | `streams` | connections that are passed on as they are |
+//! | `clients` | what clients have to show |
 //! | `certificates` | material checked and swapped in place |
 
 mod accept;
 mod by_name;
 pub(crate) mod certificates;
+mod clients;
 mod hello;
+mod metrics;
 mod sections;
+mod streams;
 
 pub(crate) use self::accept::{Greeted, greet};
+pub(crate) use self::metrics::TlsMetrics;
 pub(crate) use self::sections::{Sections, TlsBase};
+pub(crate) use self::streams::relay;

@@ -5,13 +5,18 @@
 
 use std::sync::Arc;
 
-use haflinger_core::{CertificateRef, HttpListener, Section, SectionTls, Serves};
+use haflinger_core::{
+    CertificateRef, ClientValidation, HttpListener, Section, SectionTls, Serves, Target,
+};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
 use super::by_name::NameMap;
 use super::certificates::{CertificateSlot, NameTable, Resolver};
+use super::clients::client_verifier;
+use super::streams::StreamRoutes;
+use crate::upstream::TargetSlot;
 
 /// What all TLS listeners share.
 pub(crate) struct TlsBase {
@@ -30,6 +35,8 @@ pub(crate) struct Sections {
 pub(crate) struct TlsSection {
     /// How connections are decrypted; `None`: they are not.
     pub(crate) termination: Option<Arc<Termination>>,
+    /// Where connections go, when it is not HTTP that is served.
+    pub(crate) streams: Option<StreamRoutes>,
 }
 
 /// What decrypting takes.
@@ -85,6 +92,7 @@ impl TlsBase {
         spec: &HttpListener,
         former: Option<&Sections>,
         mut slot: impl FnMut(&CertificateRef) -> Arc<CertificateSlot>,
+        mut target: impl FnMut(&Target) -> Arc<TargetSlot>,
     ) -> Result<Sections, rustls::Error> {
         let mut sections = Sections::default();
         for section in &spec.sections {
@@ -94,7 +102,11 @@ impl TlsBase {
                 Some(tls) => Some(self.termination(section, tls, former, &mut slot)?),
                 None => None,
             };
-            let compiled = TlsSection { termination };
+            let streams = match &section.serves {
+                Serves::Requests(_) => None,
+                Serves::Streams(rules) => Some(StreamRoutes::compile(rules, &mut target)),
+            };
+            let compiled = TlsSection { termination, streams };
             sections.by_host.add(&section.host, Arc::new(compiled));
         }
         Ok(sections)
@@ -117,23 +129,38 @@ impl TlsBase {
         }
         let resolver = Arc::new(Resolver::default());
         resolver.replace(names(section, tls, slot));
-        let config = self.config(http, resolver.clone())?;
+        let config = self.config(http, tls.client.as_ref(), resolver.clone())?;
         Ok(Arc::new(Termination { spec: tls.clone(), http, of_gateway, resolver, config }))
     }
 
     fn config(
         &self,
         http: bool,
+        client: Option<&ClientValidation>,
         resolver: Arc<Resolver>,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
-        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(resolver);
+        let builder = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()?;
+        let mut config = match client {
+            None => builder.with_no_client_auth(),
+            Some(validation) => {
+                let (verifier, faults) = client_verifier(validation, &self.provider);
+                for fault in faults {
+                    tracing::warn!(fault, "an authority for clients cannot be used");
+                }
+                builder.with_client_cert_verifier(verifier)
+            }
+        }
+        .with_cert_resolver(resolver);
         if http {
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        config.ticketer = self.tickets.clone();
+        // A ticket stands for what the client has shown. Keys of its own end with the check that
+        // they were given out by: what is revoked or no longer trusted is not resumed.
+        config.ticketer = match client {
+            None => self.tickets.clone(),
+            Some(_) => rustls::crypto::ring::Ticketer::new()?,
+        };
         // Tickets hold what a session is resumed from; a store for each of a thousand sections
         // would hold it once more.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -7,9 +7,11 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 
+mod clients;
 mod forwarding;
 mod hostile;
 mod lifecycle;
+mod streams;
 mod support;
 mod tls;
 mod traffic;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use haflinger_core::CertificateSpec;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -127,6 +127,57 @@ pub fn credulous() -> ClientConfig {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Credulous))
         .with_no_client_auth()
+}
+
+/// What such a client needs that shows a certificate.
+pub fn identified(spec: &CertificateSpec) -> ClientConfig {
+    let chain = CertificateDer::pem_slice_iter(&spec.chain_pem).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(&spec.key_pem).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous))
+        .with_client_auth_cert(chain, key)
+        .unwrap()
+}
+
+/// HTTP/1.1 over TLS.
+pub struct RawTls {
+    stream: TlsStream<TcpStream>,
+}
+
+impl RawTls {
+    pub async fn connect(
+        address: SocketAddr,
+        name: &str,
+        config: ClientConfig,
+    ) -> Result<Self, String> {
+        Ok(Self { stream: greet(address, name, config).await? })
+    }
+
+    /// Asks for `/`: the status, or nothing when the connection ends instead.
+    pub async fn get(&mut self, host: &str) -> Option<u16> {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let _ = self.stream.write_all(request.as_bytes()).await;
+        let _ = self.stream.flush().await;
+        let mut seen = Vec::new();
+        while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
+            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut seen));
+            match read.await.expect("the peer neither answers nor closes") {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+        let header = String::from_utf8_lossy(&seen);
+        header.split(' ').nth(1)?.parse().ok()
+    }
+
+    /// Whether the handshake took up an earlier session.
+    pub fn resumed(&self) -> bool {
+        self.stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
 }
 
 #[derive(Debug)]

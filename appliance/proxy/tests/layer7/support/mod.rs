@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod issuer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use haflinger_core::forwarding::ForwardingTable;
 use haflinger_core::{
     Backend, BackendSet, BackendState, CertificateRef, CertificateSpec, Family, HostMatch,
     HttpListener, HttpRule, IngressTls, ObjectKind, ObjectRef, PathMatch, Protocol, Section,
-    SectionRef, SectionTls, Serves, Snapshot, SourceId, Target, Update,
+    SectionRef, SectionTls, Serves, Snapshot, SourceId, StreamRule, Target, Update,
 };
 use haflinger_proxy::{ListenerState, Proxy, ProxyHandle, Settings};
 use tokio::sync::{mpsc, watch};
@@ -230,6 +231,14 @@ pub fn backend_set(name: &str, addresses: &[SocketAddr]) -> BackendSet {
     backends.sort_by_key(|backend| backend.address);
     let table = ForwardingTable::new(backends.iter().map(|b| (b.address, b.weight))).view();
     BackendSet { target: target(name), backends, table }
+}
+
+/// A rule of a TLSRoute.
+pub fn stream_rule(host: HostMatch, backends: &[(u32, Option<&str>)]) -> StreamRule {
+    let source = SourceId::inventory();
+    let object = ObjectRef::of_kind(&source, ObjectKind::TlsRoute, "default", "route");
+    let backends = backends.iter().map(|(weight, to)| (*weight, to.map(target))).collect();
+    StreamRule { host, backends, object }
 }
 
 /// A self-signed certificate for `names`.

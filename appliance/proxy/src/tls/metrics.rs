@@ -1,0 +1,50 @@
+//! What is counted about TLS.
+
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+
+/// Metrics of TLS and of what is passed on without a look inside.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsMetrics {
+    streams: IntCounterVec,
+    streams_open: IntGauge,
+}
+
+/// A stream that is open for as long as this lives.
+pub(super) struct OpenStream(IntGauge);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl TlsMetrics {
+    /// Registers everything.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let streams_open = IntGauge::new(
+            "haflinger_proxy_streams",
+            "Connections that are being passed on without a look inside.",
+        )?;
+        registry.register(Box::new(streams_open.clone()))?;
+        Ok(Self {
+            streams: counters(
+                "haflinger_proxy_streams_total",
+                "Connections passed on without a look inside, by kind: passthrough, terminated.",
+                "kind",
+            )?,
+            streams_open,
+        })
+    }
+
+    /// Counts a stream, as open until the answer is dropped.
+    pub(super) fn stream(&self, kind: &str) -> OpenStream {
+        self.streams.with_label_values(&[kind]).inc();
+        self.streams_open.inc();
+        OpenStream(self.streams_open.clone())
+    }
+}
