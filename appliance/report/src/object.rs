@@ -296,20 +296,5 @@ fn cut(text: &str, limit: usize) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_cut_between_characters() {
-        assert_eq!(cut("häf", 2), "h");
-        assert_eq!(cut("häf", 3), "hä");
-        assert_eq!(cut("häf", 99), "häf");
-    }
-
-    #[test]
-    fn only_a_namespace_that_goes_excuses_a_refused_event() {
-        let gone = "unable to create new content in namespace x because it is being terminated";
-        assert!(is_terminating("Forbidden", gone));
-        assert!(!is_terminating("Forbidden", "user cannot create resource events"));
-    }
-}
+#[path = "object_tests.rs"]
+mod tests;

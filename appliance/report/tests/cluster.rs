@@ -13,121 +13,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::path::{Path, PathBuf};
+mod host;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use haflinger_core::{
-    FaultReason, IpMode, ObjectRef, ObjectReport, Snapshot, SourceFault, SourceId, StatusAddress,
-};
-use haflinger_report::{ClusterSettings, Reporter, ReporterHandle, Settings};
+use haflinger_core::{FaultReason, ObjectRef, SourceFault, SourceId};
+use host::{Host, PATIENCE, client, kubeconfig, report};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use prometheus::Registry;
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-/// A wait that is far longer than anything takes: only a failing test reaches it.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn kubeconfig(test: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("HAFLINGER_TEST_KUBECONFIG").map(PathBuf::from);
-    if path.is_none() {
-        #[expect(clippy::print_stderr, reason = "a skipped test has to say so")]
-        {
-            eprintln!("SKIPPED {test}: HAFLINGER_TEST_KUBECONFIG is not set");
-        }
-    }
-    path
-}
-
-/// What the product itself signs in with, and whether that has the shipped rights only
-/// (`HAFLINGER_TEST_PRODUCT_KUBECONFIG`, with packaging/kubernetes/rbac.yaml applied).
-fn product(administrator: &Path) -> (PathBuf, bool) {
-    match std::env::var_os("HAFLINGER_TEST_PRODUCT_KUBECONFIG") {
-        Some(path) => (path.into(), true),
-        None => (administrator.to_owned(), false),
-    }
-}
-
-async fn client(kubeconfig: &Path) -> Client {
-    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
-    Client::try_from(config.unwrap()).unwrap()
-}
-
-struct Host {
-    handle: ReporterHandle,
-    leader: watch::Receiver<bool>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    shutdown: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Host {
-    fn start(identity: &str, kubeconfig: &Path, namespace: &str) -> Self {
-        let (kubeconfig, restricted) = product(kubeconfig);
-        let settings = Settings {
-            identity: identity.into(),
-            clusters: vec![ClusterSettings {
-                name: "test".into(),
-                kubeconfig,
-                context: None,
-                // The shipped role knows one Lease only.
-                lease_namespace: if restricted { "haflinger" } else { namespace }.into(),
-                lease_name: "haflinger".into(),
-                lease_duration_secs: 30,
-                renew_deadline_secs: 20,
-                retry_period_secs: 1,
-                readiness_gate: false,
-            }],
-        };
-        let reporter = Reporter::new(settings, &Registry::new()).unwrap();
-        let (handle, leader) = (reporter.handle(), reporter.leader());
-        let (snapshots, receiver) = watch::channel(Arc::default());
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(reporter.run(receiver, shutdown.clone()));
-        Self { handle, leader, snapshots, shutdown, task }
-    }
-
-    fn publish(&self, object: &ObjectRef, report: &ObjectReport) {
-        let mut snapshot = Snapshot::clone(&self.snapshots.borrow());
-        snapshot.generation += 1;
-        snapshot.reports.insert(object.clone(), Arc::new(report.clone()));
-        self.snapshots.send_replace(Arc::new(snapshot));
-    }
-
-    fn withdraw(&self, object: &ObjectRef) {
-        let mut snapshot = Snapshot::clone(&self.snapshots.borrow());
-        snapshot.generation += 1;
-        snapshot.reports.remove(object);
-        self.snapshots.send_replace(Arc::new(snapshot));
-    }
-
-    async fn elected(&mut self) {
-        let elected = self.leader.wait_for(|leads| *leads);
-        tokio::time::timeout(PATIENCE, elected).await.expect("an election").unwrap();
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.task.await.unwrap();
-    }
-}
-
-fn report(desired: &[&str], recorded: &[&str]) -> ObjectReport {
-    let entry = |text: &&str| StatusAddress::new(text.parse().unwrap(), IpMode::Proxy);
-    ObjectReport {
-        desired: desired.iter().map(entry).collect(),
-        recorded: recorded.iter().map(|text| text.parse().unwrap()).collect(),
-        ..ObjectReport::default()
-    }
-}
 
 /// A kind with a status that holds addresses.
 trait Balanced: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned {}
