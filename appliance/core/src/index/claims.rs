@@ -207,7 +207,7 @@ impl Claims {
         if before == labels || !self.grounds.pools().iter().any(selects) {
             return;
         }
-        for kind in [ObjectKind::Service, ObjectKind::Ingress] {
+        for kind in [ObjectKind::Service, ObjectKind::Ingress, ObjectKind::Gateway] {
             let first = ObjectRef::first_of(source, kind, name);
             let there = self.wants.range(&first..).take_while(|(object, _)| {
                 (&object.source, object.kind, &object.namespace) == (source, kind, name)

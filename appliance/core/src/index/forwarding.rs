@@ -94,6 +94,7 @@ impl Index {
             let service = self.published.services.get(&listener);
             self.dirty.reports.extend(service.map(|service| service.object.clone()));
             self.dirty.reports.extend(self.sites.get(&listener.vip).into_iter().flatten().cloned());
+            self.mark_gateways_on(&listener);
         }
     }
 

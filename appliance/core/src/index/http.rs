@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::forwarding::Reach;
+use super::gateway::Placed;
 use super::ingress_rules::{Port, action, to_root};
 use super::{Index, Want, WantedPort, put};
 use crate::{
@@ -163,16 +164,19 @@ impl Index {
         }
     }
 
-    /// Rebuilds the listeners of one address from the Ingresses on it.
+    /// Rebuilds the listeners of one address from the Ingresses and Gateways on it.
     pub(super) fn publish_listeners(&mut self, address: IpAddr) {
         let built = self.build_listeners(address);
+        let has = |port: u16| {
+            built.listeners.contains_key(&port) || built.placed.listeners.contains_key(&port)
+        };
         let old: Vec<SocketAddr> = self
             .published
             .http
             .range(SocketAddr::new(address, 0)..)
             .map(|(at, _)| *at)
             .take_while(|at| at.ip() == address)
-            .filter(|at| !built.listeners.contains_key(&at.port()))
+            .filter(|at| !has(at.port()))
             .collect();
         for at in old {
             self.published.http.remove(&at);
@@ -183,6 +187,7 @@ impl Index {
             let listener = site.listener();
             self.dirty.changed |= put(&mut self.published.http, at, Some(Arc::new(listener)));
         }
+        self.publish_placed(address, built.placed);
         for object in self.sites.get(&address).cloned().unwrap_or_default() {
             let conflicts = built.conflicts.get(&object).cloned().unwrap_or_default();
             let Some(entry) = self.ingresses.get_mut(&object) else { continue };
@@ -192,17 +197,23 @@ impl Index {
         }
     }
 
+    /// The older an object, the earlier it has its ports. Ingresses share theirs, a Gateway shares
+    /// none.
     fn build_listeners(&self, address: IpAddr) -> Built {
         let mut built = Built::default();
-        let mut sites: Vec<(&ObjectRef, &IngressSpec)> = self
-            .sites
-            .get(&address)
-            .into_iter()
-            .flatten()
-            .filter_map(|object| Some((object, &*self.ingresses.get(object)?.spec)))
-            .collect();
-        sites.sort_by_key(|(object, spec)| (spec.created_secs, (*object).clone()));
-        for (object, spec) in sites {
+        let sites = self.sites.get(&address).into_iter().flatten();
+        let sites = sites.filter_map(|object| {
+            let spec = &*self.ingresses.get(object)?.spec;
+            Some((spec.created_secs, object, Some(spec)))
+        });
+        let gateways = self.gateways_on(address).map(|(created, object)| (created, object, None));
+        let mut places: Vec<_> = sites.chain(gateways).collect();
+        places.sort_by_key(|(created_secs, object, _)| (*created_secs, *object));
+        for (_, object, spec) in places {
+            let Some(spec) = spec else {
+                self.place_gateway_ports(address, object, &mut built);
+                continue;
+            };
             for (port, tls) in self.ports_of(spec) {
                 if let Some(fault) = self.port_conflict(address, port, tls, &built) {
                     built.conflicts.entry(object.clone()).or_default().push(fault);
@@ -212,6 +223,21 @@ impl Index {
             }
         }
         built
+    }
+
+    fn place_gateway_ports(&self, address: IpAddr, gateway: &ObjectRef, built: &mut Built) {
+        let listeners = &built.listeners;
+        let taken = |port: u16, placed: &Placed| {
+            let key = ServiceKey { vip: address, port, protocol: Protocol::Tcp };
+            let holder = match (self.published.services.get(&key), placed.listeners.get(&port)) {
+                (Some(service), _) if service.object != *gateway => service.object.to_string(),
+                (_, Some((holder, _))) => holder.to_string(),
+                _ if listeners.contains_key(&port) => "Ingresses".to_owned(),
+                _ => return None,
+            };
+            Some(format!("{key} is served for {holder}: choose another port or address"))
+        };
+        self.place_ports(gateway, &mut built.placed, taken);
     }
 
     /// The ports that an Ingress wants, and whether clients speak TLS there.
@@ -233,6 +259,10 @@ impl Index {
         let key = ServiceKey { vip: address, port, protocol: Protocol::Tcp };
         if let Some(holder) = self.published.services.get(&key) {
             let text = format!("{key} is served for {}: choose another port", holder.object);
+            return Some(SourceFault::new(FaultReason::PortTaken, text));
+        }
+        if let Some((holder, _)) = built.placed.listeners.get(&port) {
+            let text = format!("{key} is served for {holder}: choose another port");
             return Some(SourceFault::new(FaultReason::PortTaken, text));
         }
         let other = built.listeners.get(&port)?;
@@ -350,9 +380,10 @@ impl Index {
             if at.ip() != address {
                 break;
             }
-            let available = listener.targets().any(|target| {
-                self.published.targets.get(target).is_some_and(|set| set.is_available())
-            });
+            let available = listener.answers_itself()
+                || listener.targets().any(|target| {
+                    self.published.targets.get(target).is_some_and(|set| set.is_available())
+                });
             let key = ServiceKey { vip: address, port: at.port(), protocol: Protocol::Tcp };
             best = best.max(Some(Reach::of(available, self.is_open(&key))));
             if best == Some(Reach::Backend) {
@@ -453,6 +484,7 @@ struct Built {
     listeners: BTreeMap<u16, Site>,
     conflicts: BTreeMap<ObjectRef, Vec<SourceFault>>,
     taken: BTreeMap<Place, ObjectRef>,
+    placed: Placed,
 }
 
 fn route_taken(host: &Option<Arc<str>>, path: &str, holder: &ObjectRef) -> SourceFault {

@@ -8,6 +8,7 @@
 //!  updates ─> apply ─> dirty marks ─> publish:  claims ─> services ─> ingresses ─> addresses
 //!                                               (who holds  (targets,   (rules,      (VIPs,
 //!                                                a VIP)      tables)     hosts)       listeners)
+//!                                                  └── Gateways ──┘
 //! ```
 //!
 //! The same facts in any order end in the same snapshot, but for the forwarding tables, which
@@ -40,6 +41,7 @@ use self::claims::{Claims, Want, WantedPort};
 use self::forwarding::DataPath;
 use self::gates::Gates;
 use self::gateway::GatewayApi;
+pub use self::gateway::SUPPORTED_FEATURES;
 use self::http::IngressEntry;
 use self::network::Hostnames;
 use self::reach::Reachability;
@@ -156,7 +158,8 @@ impl Index {
                 let entry = self.certificates.entry(certificate).or_default();
                 if entry.fault != fault {
                     entry.fault = fault;
-                    self.dirty.reports.extend(entry.users.iter().cloned());
+                    let users = entry.users.clone();
+                    self.mark_users(&users);
                 }
             }
             Update::Datapath { fault } => self.note_data_path(fault),
@@ -194,6 +197,7 @@ impl Index {
                 self.publish_routes(touched);
             }
             SourceUpdate::Namespace { source, name, spec } => {
+                self.note_namespace_labels(&source, &name, spec.as_deref());
                 self.claims.note_namespace(&source, &name, spec.map(|spec| spec.labels));
             }
             SourceUpdate::Pod { pod, spec } => self.note_pod(pod, spec),
@@ -203,7 +207,8 @@ impl Index {
                 let material = material.map(|spec| Arc::new(*spec));
                 if entry.material != material {
                     entry.material = material;
-                    self.dirty.reports.extend(entry.users.iter().cloned());
+                    let users = entry.users.clone();
+                    self.mark_users(&users);
                     self.dirty.certificates.insert(certificate);
                 }
             }
@@ -213,7 +218,7 @@ impl Index {
             | SourceUpdate::Route { .. }
             | SourceUpdate::ReferenceGrant { .. }
             | SourceUpdate::BackendTlsPolicy { .. }
-            | SourceUpdate::Authority { .. } => self.gateway_api.note(update),
+            | SourceUpdate::Authority { .. } => self.note_gateway_api(update),
         }
     }
 
@@ -273,7 +278,7 @@ impl Index {
         for object in ingresses {
             self.note_ingress(object, None);
         }
-        self.gateway_api.forget_source(source);
+        self.forget_gateway_api(source);
         self.forget_pods(source);
         self.claims.forget_source(source);
         let touched = self.networks.forget_source(source, &self.policy);
@@ -291,16 +296,18 @@ impl Index {
         self.settle_shared();
         // Before that, an object not heard of yet may hold an address that we would give away.
         let may_propose = self.is_complete();
-        for object in self.claims.settle(may_propose) {
-            self.dirty.reports.insert(object.clone());
-            match object.kind {
-                crate::ObjectKind::Service => self.dirty.services.insert(object),
-                _ => self.dirty.ingresses.insert(object),
-            };
-        }
-        // One at a time: a service that gives up a port brings back those that wait for it.
-        while let Some(object) = self.dirty.services.pop_first() {
-            self.publish_service(&object, now_secs);
+        // Gateways are built of what services are, and say which services are used, and which
+        // addresses are wanted. What is built does not depend on either, so that this ends.
+        loop {
+            self.settle_claims(may_propose);
+            // One at a time: a service that gives up a port brings back those that wait for it.
+            while let Some(object) = self.dirty.services.pop_first() {
+                self.publish_service(&object, now_secs);
+            }
+            if !self.has_stale_gateways() {
+                break;
+            }
+            self.publish_gateways();
         }
         for object in std::mem::take(&mut self.dirty.ingresses) {
             self.publish_ingress(&object);
@@ -341,11 +348,22 @@ impl Index {
         Some(Arc::new(self.published.clone()))
     }
 
+    fn settle_claims(&mut self, may_propose: bool) {
+        for object in self.claims.settle(may_propose) {
+            self.dirty.reports.insert(object.clone());
+            match object.kind {
+                crate::ObjectKind::Service => drop(self.dirty.services.insert(object)),
+                crate::ObjectKind::Gateway => self.gateway_moved(object),
+                _ => drop(self.dirty.ingresses.insert(object)),
+            }
+        }
+    }
+
     fn publish_report(&mut self, object: &ObjectRef) {
         let report = match object.kind {
             crate::ObjectKind::Service => self.service_report(object),
             crate::ObjectKind::Ingress => self.ingress_report(object),
-            _ => None,
+            _ => self.gateway_api_report(object),
         };
         let report = report.map(|mut report| {
             report.faults = reports::summed_up(report.faults);

@@ -12,8 +12,8 @@ use super::{Index, Want, WantedPort, put};
 use crate::forwarding::{Change, ForwardingTable, Starts, TableSettings, TableView};
 use crate::{
     Backend, BackendSet, BackendState, Exposure, Family, FamilyPolicy, FaultReason, ForwardingMode,
-    HealthCheck, ObjectRef, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey, ServicePort,
-    ServiceSpec, SliceBackend, SourceFault, SourceId, StateReason, Target,
+    HealthCheck, ObjectKind, ObjectRef, ProbeKey, ProbeWay, ProxyProtocol, Service, ServiceKey,
+    ServicePort, ServiceSpec, SliceBackend, SourceFault, SourceId, StateReason, Target,
 };
 
 /// Everything known about one service object.
@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct ServiceEntry {
     pub(super) spec: Option<Arc<ServiceSpec>>,
     pub(super) slices: Slices,
-    /// Ingresses that point at it.
+    /// Ingresses and Gateways that lead to it.
     pub(super) users: BTreeSet<ObjectRef>,
     targets: Box<[Target]>,
     pub(super) keys: Box<[ServiceKey]>,
@@ -91,6 +91,11 @@ impl Index {
             Some(want(&object, spec, exposure))
         });
         entry.spec = spec;
+        // Names and protocols of ports decide how a backend is spoken to.
+        let users = entry.users.iter();
+        let gateways: Vec<ObjectRef> =
+            users.filter(|user| user.kind == ObjectKind::Gateway).cloned().collect();
+        self.mark_users(&gateways);
         self.claims.want(&object, wanted);
         self.dirty.reports.insert(object.clone());
         self.dirty.services.insert(object);
@@ -357,10 +362,15 @@ impl Index {
         // Rules name targets: they change only when targets come or go. Whether a target has
         // backends decides about the announcement alone.
         if !entry.targets.iter().eq(&next.targets) {
-            self.dirty.ingresses.extend(entry.users.iter().cloned());
+            let (gateways, ingresses): (Vec<&ObjectRef>, Vec<&ObjectRef>) =
+                entry.users.iter().partition(|user| user.kind == ObjectKind::Gateway);
+            self.dirty.ingresses.extend(ingresses.into_iter().cloned());
+            self.mark_users(gateways);
         }
         let sites = entry.users.iter().filter_map(|user| self.ingresses.get(user));
         self.dirty.vips.extend(sites.flat_map(|site| &site.addresses));
+        let vips: Vec<IpAddr> = self.gateway_addresses(&entry.users).copied().collect();
+        self.dirty.vips.extend(vips);
         entry.asked = self.replace_asked(object, &entry.asked, next.asked);
         entry.keys = next.keys.into_iter().collect();
         entry.targets = next.targets.into_iter().collect();

@@ -146,6 +146,12 @@ impl HttpListener {
         of_rules.chain(of_streams.filter_map(|(_, target)| target.as_ref()))
     }
 
+    /// Whether some requests are answered without a backend: clients are sent elsewhere.
+    pub fn answers_itself(&self) -> bool {
+        let redirects = |filter: &Filter| matches!(filter, Filter::Redirect(_));
+        self.rules().any(|rule| rule.action.filters.iter().any(redirects))
+    }
+
     /// Names and certificates of all sections.
     pub fn certificates(&self) -> impl Iterator<Item = &IngressTls> {
         self.sections

@@ -94,11 +94,7 @@ impl HttpRule {
     /// the longest service comes before the longest method (GRPCRoute `spec.rules.matches`), and
     /// a prefix is a service there, an expression a method of any.
     pub fn precedence(&self) -> impl Ord + use<> {
-        let host = match &self.host {
-            HostMatch::Exact(host) => (0, Reverse(host.len())),
-            HostMatch::OneLabel(suffix) | HostMatch::Suffix(suffix) => (1, Reverse(suffix.len())),
-            HostMatch::Any => (2, Reverse(0)),
-        };
+        let host = self.host.closeness();
         let is_grpc = self.object.kind == ObjectKind::GrpcRoute;
         let path = match &self.matches.path {
             PathMatch::Exact(path) => (0, Reverse(path.len())),
@@ -108,6 +104,17 @@ impl HttpRule {
         };
         let RequestMatch { method, headers, query, .. } = &self.matches;
         (host, path, method.is_none(), Reverse(headers.len()), Reverse(query.len()))
+    }
+}
+
+impl HostMatch {
+    /// The closest is the lowest.
+    pub fn closeness(&self) -> (u8, Reverse<usize>) {
+        match self {
+            Self::Exact(host) => (0, Reverse(host.len())),
+            Self::OneLabel(suffix) | Self::Suffix(suffix) => (1, Reverse(suffix.len())),
+            Self::Any => (2, Reverse(0)),
+        }
     }
 }
 
