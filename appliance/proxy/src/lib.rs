@@ -16,20 +16,30 @@
 //! | `tables` | snapshot against what is served |
 //! | `worker`, `listen`, `listener`, `connection` | threads, sockets, draining |
 //! | `tls` | certificates, sections by server name, handshakes |
-//! | `routes`, `answers`, `upstream`, `headers`, `authority` | decisions about a request, pure |
+//! | `routes`, `hosts`, `paths`, `conditions`, `expressions` | which rule a request leads to, pure |
+//! | `admission`, `answers`, `authority` | whether it is let through, pure |
+//! | `action`, `edits`, `rewrite`, `headers`, `upstream` | what is done with it, pure |
 //! | `slots` | places whose content changes while many hold them |
 //! | `engine` | the only place that names Pingora |
 
+mod action;
+mod admission;
 mod answers;
 mod authority;
+mod conditions;
 mod connection;
+mod edits;
 mod engine;
+mod expressions;
 mod headers;
+mod hosts;
 mod listen;
 mod listener;
 mod metrics;
+mod paths;
 mod proxy;
 mod reports;
+mod rewrite;
 mod routes;
 mod settings;
 mod slots;

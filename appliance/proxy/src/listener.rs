@@ -13,13 +13,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::action::Action;
 use crate::metrics::ListenerMetrics;
 use crate::routes::Router;
 use crate::tls::Sections;
-use crate::upstream::TargetSlot;
 
 /// Routes as the hot path reads them.
-pub(crate) type Routes = Router<Arc<TargetSlot>>;
+pub(crate) type Routes = Router<Action>;
 
 /// One socket address and what is served on it.
 pub(crate) struct Listener {

@@ -74,6 +74,8 @@ pub(crate) struct Metrics {
     pub(crate) listeners_bound: IntGauge,
     /// Listeners that should be served.
     pub(crate) listeners_wanted: IntGauge,
+    /// Rules that answer with an error or are left out.
+    pub(crate) rules_faulty: IntGauge,
     upstream_new: IntCounter,
     upstream_reused: IntCounter,
     connect_failures: IntCounter,
@@ -178,6 +180,11 @@ impl Metrics {
             listeners_wanted: make.gauge(
                 "haflinger_proxy_listeners_wanted",
                 "Listeners that the snapshot asks for.",
+            )?,
+            rules_faulty: make.gauge(
+                "haflinger_proxy_rules_faulty",
+                "Rules that answer 500 or are left out, since a regular expression or name in them \
+                 is broken or too costly.",
             )?,
             // Looked up once: these are counted for every request.
             upstream_new: used.with_label_values(&["false"]),

@@ -1,135 +1,225 @@
-//! The router: which target a host and path lead to.
+//! The router: which rule a request leads to.
 //!
-//! Compiled once for every change of a listener, then immutable and shared. Of all rules that
-//! match, the one wins whose host is most specific (exact, then `*.suffix`, then any), then
-//! whose path is (exact, then the longest prefix). A host whose rules do not match the path
-//! falls through to less specific hosts, because a rule without a host "applies to all inbound
-//! HTTP traffic" (Ingress v1). Of equals the first in the listener's order wins.
+//! Compiled for every change of a listener, then immutable and shared. A request belongs to one
+//! section, by the server name of its connection where clients speak TLS and by its host where they
+//! do not, and only rules of that section count. Of all that fit, the first by
+//! [`HttpRule::precedence`] wins: the closest host, then the closest path, then the most specific
+//! conditions. A host none of whose rules fit falls through to less specific hosts, because a rule
+//! without a host "applies to all inbound HTTP traffic" (Ingress v1).
 //!
-//! Looking up walks a path once, element by element, and stops where no rule goes deeper: its
-//! cost is bounded by the rules, whatever path a client sends.
+//! The cost of looking up does not depend on the number of routes: a hash a host label, a hash a
+//! path element, and then the rules that have host and path in common.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use haflinger_core::{HostMatch, HttpListener, PathMatch, Target};
+use haflinger_core::{
+    HostMatch, HttpListener, HttpRule, ObjectKind, PathMatch, RuleAction, Section, Serves,
+};
 
-/// What a listener answers on a host and path. `T` is what a target was resolved to.
+use crate::conditions::{Conditions, RequestView};
+use crate::expressions::{Expression, Expressions};
+use crate::hosts::HostTable;
+use crate::paths::{Candidate, Paths, without_end};
+use crate::slots::Slots;
+use crate::tls::NameMap;
+
+/// Faults of rules that are told one by one; of more, only the number.
+const FAULTS_TOLD_MAX: usize = 16;
+
+/// What a listener does with requests. `A` is what an action was compiled to.
 #[derive(Debug)]
-pub(crate) struct Router<T> {
-    exact_hosts: HashMap<Arc<str>, Paths<T>>,
-    /// Keyed by the suffix behind `*.`.
-    wildcard_hosts: HashMap<Box<str>, Paths<T>>,
-    any_host: Paths<T>,
+pub(crate) struct Router<A> {
+    sections: Vec<Arc<SectionRules<A>>>,
+    by_host: NameMap<usize>,
+    by_server_name: bool,
+    /// What is wrong with rules.
+    pub(crate) faults: RuleFaults,
 }
 
-/// What a rule says: where to, or that the service it names does not exist.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Route<T> {
-    /// Send it there.
-    To(T),
-    /// A rule matches, but what it points at is missing: 503.
-    Missing,
-}
-
+/// Rules of one section.
 #[derive(Debug)]
-struct Paths<T> {
-    exact: HashMap<Box<str>, Route<T>>,
-    prefixes: Node<T>,
+pub(crate) struct SectionRules<A> {
+    hosts: HostTable<Paths<A>>,
+    faults: RuleFaults,
 }
 
+/// What is wrong with rules, of which each answers with an error or is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RuleFaults {
+    /// How many rules.
+    pub(crate) count: usize,
+    /// The first of them, with their objects.
+    pub(crate) told: Vec<Arc<str>>,
+}
+
+/// Where a request leads.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found<A> {
+    /// To this action.
+    Rule {
+        /// What is done.
+        action: Arc<A>,
+        /// Length of the path or prefix in the rule, without slashes at its end.
+        prefix_bytes: usize,
+        /// A condition of the rule is broken: 500.
+        broken: bool,
+    },
+    /// No rule fits: 404.
+    Nothing,
+    /// The host is of another section than the connection: 421.
+    Misdirected,
+}
+
+/// What compiled parts are found in again, so that a change costs what it changes.
 #[derive(Debug)]
-struct Node<T> {
-    route: Option<Route<T>>,
-    children: HashMap<Box<str>, Node<T>>,
+pub(crate) struct Shelf<A> {
+    expressions: Expressions,
+    /// By the address of what they were compiled from, which every entry keeps alive.
+    actions: Slots<usize, A>,
 }
 
-impl<T> Default for Node<T> {
+impl<A> Default for Shelf<A> {
     fn default() -> Self {
-        Self { route: None, children: HashMap::new() }
+        Self { expressions: Slots::default(), actions: Slots::default() }
     }
 }
 
-impl<T> Default for Paths<T> {
-    fn default() -> Self {
-        Self { exact: HashMap::new(), prefixes: Node::default() }
-    }
-}
-
-impl<T: Clone> Router<T> {
-    /// Compiles the rules of `listener`; `resolve` turns a target into what requests are given.
-    pub(crate) fn compile(listener: &HttpListener, mut resolve: impl FnMut(&Target) -> T) -> Self {
-        let mut router = Self {
-            exact_hosts: HashMap::new(),
-            wildcard_hosts: HashMap::new(),
-            any_host: Paths::default(),
-        };
-        for rule in listener.rules() {
-            let to = rule.action.backends.iter().find_map(|backend| backend.to.as_ref().ok());
-            let route = to.map_or(Route::Missing, |to| Route::To(resolve(&to.target)));
-            let paths = match &rule.host {
-                HostMatch::Any => &mut router.any_host,
-                HostMatch::OneLabel(suffix) | HostMatch::Suffix(suffix) => {
-                    router.wildcard_hosts.entry(suffix.as_ref().into()).or_default()
-                }
-                HostMatch::Exact(host) => router.exact_hosts.entry(host.clone()).or_default(),
+impl<A> Router<A> {
+    /// Compiles `listener`. What was the same in `former` is shared with the router that it was
+    /// compiled to. `make` turns an action into what requests are given, which has to keep what it
+    /// was made from.
+    pub(crate) fn compile(
+        listener: &HttpListener,
+        former: Option<(&HttpListener, &Self)>,
+        shelf: &mut Shelf<A>,
+        mut make: impl FnMut(&Arc<RuleAction>) -> A,
+    ) -> Self {
+        let mut sections = Vec::with_capacity(listener.sections.len());
+        let mut by_host = NameMap::default();
+        let mut faults = RuleFaults::default();
+        for (at, section) in listener.sections.iter().enumerate() {
+            let rules = match former.and_then(|former| held(former, at, section)) {
+                Some(rules) => rules,
+                None => Arc::new(SectionRules::compile(section, shelf, &mut make)),
             };
-            match &rule.matches.path {
-                PathMatch::Exact(path) => {
-                    paths.exact.entry(path.as_ref().into()).or_insert(route);
-                }
-                PathMatch::Prefix(path) => {
-                    let mut node = &mut paths.prefixes;
-                    for element in elements(path) {
-                        node = node.children.entry(element.into()).or_default();
-                    }
-                    node.route.get_or_insert(route);
-                }
-                PathMatch::Regex(_) => {}
-            }
+            faults.add(&rules.faults);
+            sections.push(rules);
+            by_host.add(&section.host, at);
         }
-        router
+        Self { sections, by_host, by_server_name: listener.tls, faults }
     }
 
-    /// Where a request goes; `None` when nothing matches. `host` is in canonical form (lower
-    /// case, no port) and absent only for HTTP/1.0; `path` is without the query.
-    pub(crate) fn find(&self, host: Option<&str>, path: &str) -> Option<Route<T>> {
-        let exact = host.and_then(|host| self.exact_hosts.get(host));
-        let wildcard = host
-            .and_then(|host| host.split_once('.'))
-            .filter(|(label, _)| !label.is_empty())
-            .and_then(|(_, suffix)| self.wildcard_hosts.get(suffix));
-        [exact, wildcard, Some(&self.any_host)]
-            .into_iter()
-            .flatten()
-            .find_map(|paths| paths.find(path))
-            .cloned()
+    /// Where a request leads whose connection was opened for `server_name`.
+    pub(crate) fn find(&self, server_name: Option<&str>, request: &RequestView<'_>) -> Found<A> {
+        let of_host = self.by_host.find(request.host);
+        let section = match self.by_server_name {
+            false => of_host,
+            true => {
+                let own = self.by_host.find(server_name);
+                // HTTP/1.0 may lack a host, and then says nothing else than its connection.
+                if request.host.is_some() && own != of_host {
+                    return match of_host {
+                        Some(_) => Found::Misdirected,
+                        None => Found::Nothing,
+                    };
+                }
+                own
+            }
+        };
+        let Some(section) = section.and_then(|at| self.sections.get(*at)) else {
+            return Found::Nothing;
+        };
+        let mut near = section.hosts.near(request.host);
+        match near.find_map(|near| near.entry.find(request, near.one_label)) {
+            Some(Candidate { action, prefix_bytes, broken, .. }) => {
+                Found::Rule { action: action.clone(), prefix_bytes: *prefix_bytes, broken: *broken }
+            }
+            None => Found::Nothing,
+        }
     }
 }
 
-impl<T> Paths<T> {
-    fn find(&self, path: &str) -> Option<&Route<T>> {
-        if let Some(route) = self.exact.get(path) {
-            return Some(route);
+/// The rules of a section that is the same in what was served before.
+fn held<A>(
+    (spec, router): (&HttpListener, &Router<A>),
+    at: usize,
+    section: &Section,
+) -> Option<Arc<SectionRules<A>>> {
+    // Sections keep their order, so that most are found where they were.
+    let named = |at: &usize| spec.sections.get(*at).is_some_and(|s| s.origin == section.origin);
+    let at = Some(at).filter(named).or_else(|| (0..spec.sections.len()).find(named))?;
+    (spec.sections[at] == *section).then(|| router.sections.get(at).cloned()).flatten()
+}
+
+impl<A> SectionRules<A> {
+    fn compile(
+        section: &Section,
+        shelf: &mut Shelf<A>,
+        mut make: impl FnMut(&Arc<RuleAction>) -> A,
+    ) -> Self {
+        let mut compiled = Self { hosts: HostTable::default(), faults: RuleFaults::default() };
+        let Serves::Requests(rules) = &section.serves else { return compiled };
+        let mut sorted: Vec<_> = rules.iter().map(|rule| (rule.precedence(), rule)).collect();
+        // Stable: rules with the same precedence stay in the listener's order.
+        sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (_, rule) in sorted {
+            compiled.add(rule, shelf, &mut make);
         }
-        let mut node = &self.prefixes;
-        let mut deepest = node.route.as_ref();
-        for element in elements(path) {
-            match node.children.get(element) {
-                Some(child) => node = child,
-                None => break,
+        compiled
+    }
+
+    fn add(
+        &mut self,
+        rule: &HttpRule,
+        shelf: &mut Shelf<A>,
+        mut make: impl FnMut(&Arc<RuleAction>) -> A,
+    ) {
+        let Shelf { expressions, actions } = shelf;
+        let mut expression = |text: &Arc<str>| expressions.slot(text, || Expression::new(text));
+        let conditions = match Conditions::compile(&rule.matches, &mut expression) {
+            Ok(conditions) => conditions.map(Box::new),
+            Err(name) => {
+                return self.faults.tell(rule, &format!("{name:?} is no name of a header field"));
             }
-            deepest = node.route.as_ref().or(deepest);
+        };
+        if let PathMatch::Regex(text) = &rule.matches.path
+            && let Some(fault) = expression(text).fault()
+        {
+            // Which paths are meant is not known: it fits none.
+            return self.faults.tell(rule, &format!("path {text:?}: {fault}"));
         }
-        deepest
+        let fault = conditions.as_ref().and_then(|conditions| conditions.fault());
+        if let Some(fault) = fault {
+            self.faults.tell(rule, &format!("value of a header field or parameter: {fault}"));
+        }
+        let candidate = Candidate {
+            one_label: matches!(rule.host, HostMatch::OneLabel(_)),
+            broken: fault.is_some(),
+            prefix_bytes: without_end(rule.matches.path.as_str()).len(),
+            action: actions.slot(&(Arc::as_ptr(&rule.action) as usize), || make(&rule.action)),
+            conditions,
+        };
+        let is_grpc = rule.object.kind == ObjectKind::GrpcRoute;
+        let paths = self.hosts.entry(&rule.host);
+        paths.add(&rule.matches.path, is_grpc, candidate, expression);
     }
 }
 
-/// The elements of a path. A final slash adds none: `/a` and `/a/` are one prefix (Ingress v1).
-fn elements(path: &str) -> impl Iterator<Item = &str> {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    let path = path.strip_suffix('/').unwrap_or(path);
-    path.split('/').filter(move |_| !path.is_empty())
+impl RuleFaults {
+    fn tell(&mut self, rule: &HttpRule, fault: &str) {
+        self.count += 1;
+        if self.told.len() < FAULTS_TOLD_MAX {
+            let name = rule.action.name.as_ref().map(|name| format!(" rule {name}"));
+            let name = name.unwrap_or_default();
+            self.told.push(format!("{}{name}: {fault}", rule.object).into());
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        let room = FAULTS_TOLD_MAX - self.told.len().min(FAULTS_TOLD_MAX);
+        self.told.extend(other.told.iter().take(room).cloned());
+    }
 }
 
 #[cfg(test)]

@@ -36,8 +36,12 @@ pub struct ListenerStatus {
     pub state: ListenerState,
     /// Why not.
     pub reason: Option<String>,
-    /// Rules compiled.
+    /// Rules.
     pub rules: usize,
+    /// Those that answer with an error or are left out, because something in them is broken.
+    pub rules_faulty: usize,
+    /// What is wrong with the first of them.
+    pub rule_faults: Vec<Arc<str>>,
     /// Client connections open now.
     pub connections: i64,
     /// Requests ended since it was added.

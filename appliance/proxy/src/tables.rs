@@ -13,9 +13,11 @@ use haflinger_core::{
 };
 use imbl::ordmap::DiffItem;
 
+use crate::action::Action;
 use crate::listener::{Listener, Routes};
 use crate::metrics::Metrics;
 use crate::reports::SocketWord;
+use crate::routes::Shelf;
 use crate::slots::Slots;
 use crate::status::{CertificateStatus, ListenerState, ListenerStatus};
 use crate::tls::certificates::{Certificate, CertificateError, CertificateSlot};
@@ -57,6 +59,7 @@ pub(crate) struct Tables {
     tls: TlsBase,
     snapshot: Arc<Snapshot>,
     targets: Slots<Target, TargetSlot>,
+    shelf: Shelf<Action>,
     certificate_slots: Slots<CertificateRef, CertificateSlot>,
     certificates: BTreeMap<CertificateRef, Held>,
     listeners: BTreeMap<SocketAddr, Served>,
@@ -86,6 +89,7 @@ impl Tables {
             tls,
             snapshot: Arc::default(),
             targets: Slots::default(),
+            shelf: Shelf::default(),
             certificate_slots: Slots::default(),
             certificates: BTreeMap::new(),
             listeners: BTreeMap::new(),
@@ -135,6 +139,9 @@ impl Tables {
         self.metrics.generation.set(i64::try_from(new.generation).unwrap_or(i64::MAX));
         if !old.certificates.ptr_eq(&new.certificates) {
             self.count_certificates();
+        }
+        if !old.http.ptr_eq(&new.http) {
+            self.count_rules();
         }
         self.count_listeners();
         effects
@@ -207,11 +214,25 @@ impl Tables {
         tls.sections(spec, former, slot, target)
     }
 
-    fn routes(&mut self, spec: &HttpListener) -> Routes {
-        let Self { targets, snapshot, .. } = self;
-        Routes::compile(spec, |target| {
-            targets.slot(target, || TargetSlot::new(snapshot.targets.get(target).cloned()))
-        })
+    /// Compiles the routes of a listener; what has not changed is shared with those of now.
+    fn routes(&mut self, address: SocketAddr, spec: &HttpListener) -> Routes {
+        let Self { targets, snapshot, shelf, listeners, .. } = self;
+        let served = listeners.get(&address);
+        let former = served.map(|served| (served.spec.clone(), served.listener.routes.load_full()));
+        let former = former.as_ref().map(|(spec, routes)| (&**spec, &**routes));
+        let routes = Routes::compile(spec, former, shelf, |action| {
+            let slot = |target: &Target| {
+                targets.slot(target, || TargetSlot::new(snapshot.targets.get(target).cloned()))
+            };
+            let refuse = |name: &str| {
+                tracing::warn!(listener = %address, name, "rules cannot edit this header field");
+            };
+            Action::compile(action, slot, refuse)
+        });
+        for fault in &routes.faults.told {
+            tracing::warn!(listener = %address, %fault, "a rule is broken");
+        }
+        routes
     }
 
     fn add(
@@ -221,7 +242,7 @@ impl Tables {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let routes = self.routes(spec);
+        let routes = self.routes(address, spec);
         let tls = match spec.tls.then(|| self.sections(spec, None)).transpose() {
             Ok(tls) => tls,
             Err(error) => {
@@ -245,7 +266,7 @@ impl Tables {
     }
 
     fn change(&mut self, address: SocketAddr, spec: &Arc<HttpListener>) {
-        let routes = self.routes(spec);
+        let routes = self.routes(address, spec);
         let Some(served) = self.listeners.get_mut(&address) else { return };
         served.spec = spec.clone();
         served.listener.routes.store(Arc::new(routes));
@@ -349,6 +370,11 @@ impl Tables {
         self.metrics.listeners_bound.set(as_gauge(bound));
     }
 
+    fn count_rules(&self) {
+        let faulty = |served: &Served| served.listener.routes.load().faults.count;
+        self.metrics.rules_faulty.set(as_gauge(self.listeners.values().map(faulty).sum()));
+    }
+
     fn count_certificates(&self) {
         let faulty = self.certificates.values().filter(|held| held.fault.is_some()).count();
         let expire = |held: &Held| held.slot.load().map(|certificate| certificate.not_after_secs);
@@ -369,12 +395,15 @@ impl Tables {
                 SocketState::Retrying { reason, .. } => (ListenerState::Retrying, reason.clone()),
                 SocketState::Refused => (ListenerState::Refused, Some(self.refusal())),
             };
+            let routes = served.listener.routes.load();
             ListenerStatus {
                 address: *address,
                 tls: served.spec.tls,
                 state,
                 reason,
                 rules: served.spec.rules().count(),
+                rules_faulty: routes.faults.count,
+                rule_faults: routes.faults.told.clone(),
                 connections: served.listener.metrics.connections.get(),
                 requests: served.listener.metrics.requests(),
             }

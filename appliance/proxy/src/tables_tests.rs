@@ -6,7 +6,8 @@ use haflinger_core::{BackendSet, CertificateSpec, Family, HostMatch, HttpRule, I
 use haflinger_core::{ObjectRef, PathMatch, Protocol, SourceId};
 
 use super::*;
-use crate::routes::Route;
+use crate::conditions::RequestView;
+use crate::routes::Found;
 
 fn tables(listeners_max: usize) -> Tables {
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
@@ -164,7 +165,10 @@ fn a_target_reaches_rules_that_were_compiled_before_it_came() {
     let mut changing = snapshot(&[1]);
     tables.apply(Arc::new(changing.clone()), now);
     let routes = tables.listeners[&address(1)].listener.routes.load_full();
-    let Some(Route::To(slot)) = routes.find(None, "/") else { panic!("no route") };
+    let (method, fields) = (http::Method::GET, http::HeaderMap::new());
+    let view = RequestView { host: None, path: "/", query: None, method: &method, fields: &fields };
+    let Found::Rule { action, .. } = routes.find(None, &view) else { panic!("no route") };
+    let slot = &action.backend(0).unwrap().to.as_ref().unwrap().slot;
     assert!(slot.load().is_none());
     let set = BackendSet { target: target(), backends: Vec::new(), table: TableView::empty() };
     changing.targets.insert(target(), Arc::new(set));

@@ -46,8 +46,11 @@ impl TargetSlot {
 
 /// The hash of request number `count` of a connection whose flow hash is `flow`.
 pub(crate) fn request_hash(flow: u64, count: u64) -> u64 {
-    // The finalizer of SplitMix64: a bijection in which every input bit reaches every output bit.
-    let mut hash = flow.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    mixed(flow.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+}
+
+/// The finalizer of SplitMix64: a bijection in which every input bit reaches every output bit.
+pub(crate) fn mixed(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     hash ^ (hash >> 31)

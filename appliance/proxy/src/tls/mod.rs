@@ -29,6 +29,7 @@ mod sections;
 mod streams;
 
 pub(crate) use self::accept::{Greeted, greet};
+pub(crate) use self::by_name::NameMap;
 pub(crate) use self::metrics::TlsMetrics;
 pub(crate) use self::sections::{Sections, TlsBase};
 pub(crate) use self::streams::relay;

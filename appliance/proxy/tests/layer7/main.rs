@@ -11,6 +11,7 @@ mod clients;
 mod forwarding;
 mod hostile;
 mod lifecycle;
+mod rules;
 mod streams;
 mod support;
 mod tls;

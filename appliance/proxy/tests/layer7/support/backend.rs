@@ -79,6 +79,7 @@ pub async fn dead_address() -> SocketAddr {
 }
 
 async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     loop {
         let mut header = String::new();
@@ -108,7 +109,7 @@ async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         }
         let size = read_body(&mut stream, &header).await?;
         let body = match path.as_str() {
-            "/echo" => header.clone().into_bytes(),
+            other if other.split('?').next() == Some("/echo") => header.clone().into_bytes(),
             "/size" => size.to_string().into_bytes(),
             "/die" => return Ok(()),
             "/gate" => {

@@ -37,6 +37,19 @@ impl RawClient {
         self.answer().await
     }
 
+    /// Sends a request without a body, with these fields, and reads its answer.
+    pub async fn ask(
+        &mut self,
+        method: &str,
+        target: &str,
+        host: &str,
+        fields: &[(&str, &str)],
+    ) -> Option<(u16, String)> {
+        let fields: String = fields.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
+        self.send(&format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n")).await;
+        self.answer().await
+    }
+
     /// The next answer with a length: status and, behind the header, body. `None` when the
     /// connection ended before.
     pub async fn answer(&mut self) -> Option<(u16, String)> {

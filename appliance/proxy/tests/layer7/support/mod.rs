@@ -15,9 +15,10 @@ use std::time::Duration;
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::forwarding::ForwardingTable;
 use haflinger_core::{
-    Backend, BackendSet, BackendState, CertificateRef, CertificateSpec, Family, HostMatch,
-    HttpListener, HttpRule, IngressTls, ObjectKind, ObjectRef, PathMatch, Protocol, Section,
-    SectionRef, SectionTls, Serves, Snapshot, SourceId, StreamRule, Target, Update,
+    Backend, BackendSet, BackendState, CertificateRef, CertificateSpec, Family, Filter, HostMatch,
+    HttpListener, HttpRule, IngressTls, ObjectKind, ObjectRef, PathMatch, Protocol, RuleAction,
+    RuleBackend, Section, SectionRef, SectionTls, Serves, Snapshot, SourceId, StreamRule, Target,
+    Update, Upstream,
 };
 use haflinger_proxy::{ListenerState, Proxy, ProxyHandle, Settings};
 use tokio::sync::{mpsc, watch};
@@ -104,6 +105,12 @@ impl Lab {
     /// Serves these sections by TLS on the lab's address.
     pub fn listen_sections(&mut self, sections: Vec<Section>) {
         let listener = HttpListener { tls: true, sections };
+        self.snapshot.http.insert(self.address, Arc::new(listener));
+    }
+
+    /// Serves these sections without TLS on the lab's address.
+    pub fn listen_plain_sections(&mut self, sections: Vec<Section>) {
+        let listener = HttpListener { tls: false, sections };
         self.snapshot.http.insert(self.address, Arc::new(listener));
     }
 
@@ -205,6 +212,26 @@ pub fn origin() -> SectionRef {
     let source = SourceId::inventory();
     let object = ObjectRef::of_kind(&source, ObjectKind::Gateway, "default", "edge");
     SectionRef { object, name: "listener".into() }
+}
+
+/// A listener of a Gateway that serves HTTP without TLS.
+pub fn plain_section(host: HostMatch, rules: Vec<HttpRule>) -> Section {
+    Section { origin: Some(origin()), host, tls: None, serves: Serves::Requests(rules) }
+}
+
+/// A rule for every host with any action.
+pub fn route(path: &str, action: RuleAction) -> HttpRule {
+    HttpRule { action: Arc::new(action), ..rule(None, path, None) }
+}
+
+/// An action with these filters, to one backend.
+pub fn action(to: &str, filters: Vec<Filter>) -> RuleAction {
+    RuleAction { backends: vec![weighted(1, to)], filters, ..RuleAction::default() }
+}
+
+/// A backend with a weight.
+pub fn weighted(weight: u32, to: &str) -> RuleBackend {
+    RuleBackend { weight, to: Ok(Upstream::plain(target(to))), filters: Vec::new() }
 }
 
 pub fn tls_entry(name: &str, hosts: &[&str]) -> IngressTls {

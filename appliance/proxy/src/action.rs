@@ -1,0 +1,164 @@
+//! What a rule does, compiled: backends by weight, and filters whose contents have been checked.
+
+use std::sync::Arc;
+
+use haflinger_core::{
+    Cors, Filter, Mirror, Redirect, Rewrite, RuleAction, RuleBackend, Target, Upstream,
+    UpstreamProtocol, UpstreamTls,
+};
+
+use crate::edits::Edits;
+use crate::upstream::{TargetSlot, mixed};
+
+/// What is done with the requests of a rule. Rules that share an action share the compiled one.
+#[derive(Debug)]
+pub(crate) struct Action {
+    /// Kept, so that its address stays its own for as long as this lives.
+    #[expect(dead_code, reason = "held, not read")]
+    from: Arc<RuleAction>,
+    backends: Vec<ActionBackend>,
+    weight: u64,
+    steps: Vec<Step>,
+}
+
+/// One backend of a rule.
+#[derive(Debug)]
+pub(crate) struct ActionBackend {
+    /// The sum of the weights up to and with this one.
+    upto: u64,
+    /// Where to, or the status that requests are answered with.
+    pub(crate) to: Result<ActionUpstream, u16>,
+    steps: Vec<Step>,
+}
+
+/// Where requests go.
+#[derive(Debug)]
+pub(crate) struct ActionUpstream {
+    /// The backends now.
+    pub(crate) slot: Arc<TargetSlot>,
+    /// What they speak.
+    pub(crate) speaks: UpstreamProtocol,
+    /// How they are greeted.
+    pub(crate) tls: Option<Arc<UpstreamTls>>,
+}
+
+/// A filter.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Fields of the request.
+    Request(Edits),
+    /// Fields of the answer.
+    Response(Edits),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
+    /// Host or path.
+    Rewrite(Rewrite),
+}
+
+impl Action {
+    /// Compiles `from`; `slot` finds the backends of a target, and `refuse` is told the names of
+    /// fields that rules may not edit.
+    pub(crate) fn compile(
+        from: &Arc<RuleAction>,
+        mut slot: impl FnMut(&Target) -> Arc<TargetSlot>,
+        mut refuse: impl FnMut(&str),
+    ) -> Self {
+        let mut weight = 0;
+        let mut upstream = |to: &Upstream| ActionUpstream {
+            slot: slot(&to.target),
+            speaks: to.speaks,
+            tls: to.tls.clone(),
+        };
+        let mut steps = |filters: &[Filter]| {
+            filters.iter().filter_map(|filter| Step::compile(filter, &mut refuse)).collect()
+        };
+        let backend = |backend: &RuleBackend| {
+            weight += u64::from(backend.weight);
+            ActionBackend {
+                upto: weight,
+                to: backend.to.as_ref().map(&mut upstream).map_err(|status| *status),
+                steps: steps(&backend.filters),
+            }
+        };
+        let backends = from.backends.iter().map(backend).collect();
+        Self { from: from.clone(), backends, weight, steps: steps(&from.filters) }
+    }
+
+    /// The backend for a request with `hash`: of `weight` parts each has as many as its own weight.
+    /// `None` when no backend has any.
+    pub(crate) fn choose(&self, hash: u64) -> Option<usize> {
+        if self.weight == 0 {
+            return None;
+        }
+        // Mixed once more: the bits as they are choose the bucket of the forwarding table.
+        let part = (u128::from(mixed(hash)) * u128::from(self.weight)) >> 64;
+        let part = u64::try_from(part).unwrap_or(u64::MAX);
+        Some(self.backends.partition_point(|backend| backend.upto <= part))
+    }
+
+    /// One of its backends.
+    pub(crate) fn backend(&self, at: usize) -> Option<&ActionBackend> {
+        self.backends.get(at)
+    }
+
+    /// The filters for a request that goes to the backend, in their order.
+    pub(crate) fn steps(&self, backend: Option<usize>) -> impl Iterator<Item = &Step> {
+        let of_backend = backend.and_then(|at| self.backends.get(at)).map(|backend| &backend.steps);
+        self.steps.iter().chain(of_backend.into_iter().flatten())
+    }
+}
+
+impl Step {
+    fn compile(from: &Filter, refuse: impl FnMut(&str)) -> Option<Self> {
+        match from {
+            Filter::RequestHeaders(edits) => Some(Self::Request(Edits::compile(edits, refuse))),
+            Filter::ResponseHeaders(edits) => Some(Self::Response(Edits::compile(edits, refuse))),
+            Filter::Redirect(redirect) => Some(Self::Redirect(redirect.clone())),
+            Filter::Rewrite(rewrite) => Some(Self::Rewrite(rewrite.clone())),
+            Filter::Mirror(Mirror { .. }) | Filter::Cors(Cors { .. }) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn action(weights: &[u32]) -> Action {
+        let backend =
+            |weight: &u32| RuleBackend { weight: *weight, to: Err(500), filters: Vec::new() };
+        let backends = weights.iter().map(backend).collect();
+        let from = Arc::new(RuleAction { backends, ..RuleAction::default() });
+        Action::compile(&from, |_| unreachable!("no target"), |_| {})
+    }
+
+    #[test]
+    fn each_backend_has_the_share_of_its_weight_and_none_without_weight() {
+        let action = action(&[0, 70, 0, 30, 0]);
+        let mut counts = [0; 5];
+        for n in 0..100_000_u64 {
+            counts[action.choose(crate::upstream::request_hash(7, n)).unwrap()] += 1;
+        }
+        assert_eq!([counts[0], counts[2], counts[4]], [0; 3]);
+        // Binomial with deviation 145: ten deviations.
+        assert!((68_550..71_450).contains(&counts[1]), "{counts:?}");
+    }
+
+    #[test]
+    fn the_choice_leaves_every_bucket_of_the_table_to_each_backend() {
+        let action = action(&[1, 1]);
+        let mut seen = [0_u64; 2];
+        for n in 0..4_096 {
+            let hash = crate::upstream::request_hash(7, n);
+            seen[action.choose(hash).unwrap()] |= 1 << (hash >> 58);
+        }
+        assert_eq!(seen, [u64::MAX; 2], "the first bits of the hash say nothing of the choice");
+    }
+
+    #[test]
+    fn without_any_weight_there_is_no_choice() {
+        assert_eq!(action(&[]).choose(1), None);
+        assert_eq!(action(&[0, 0]).choose(1), None);
+        assert_eq!(action(&[u32::MAX, u32::MAX]).choose(u64::MAX).map(|at| at < 2), Some(true));
+    }
+}

@@ -1,0 +1,81 @@
+//! The first stage: limits of the client's side, and where the request leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header;
+use pingora_core::protocols::http::ServerSession;
+use pingora_proxy::Session;
+
+use super::answer::Reply;
+use super::{Gateway, RequestState};
+use crate::admission::{Arrived, Next, admit};
+use crate::answers::Answer;
+use crate::connection::ConnectionContext;
+use crate::settings::Settings;
+
+/// How long the rest of a request body is read and thrown away, so that the connection can carry
+/// another request.
+const BODY_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Gateway {
+    /// Finds the rule of a request; what it is answered, unless a backend is asked.
+    pub(super) fn admit(&self, session: &mut Session, state: &mut RequestState) -> Option<Reply> {
+        let connection = state.connection.as_ref()?;
+        if doubtful_framing(session) {
+            return Some(Reply::Answer(Answer::BadRequest));
+        }
+        let arrived = Arrived {
+            server_name: connection.server_name.as_deref(),
+            tls: connection.listener.tls.is_some(),
+            port: connection.listener.address.port(),
+            hash: state.hash,
+        };
+        let limit = self.shared.settings.load().header_bytes_max;
+        let routes = connection.listener.routes.load();
+        let admission = admit(&routes, session.req_header(), &arrived, limit);
+        state.rule = admission.rule;
+        match admission.next {
+            Next::Forward => None,
+            Next::Answer(answer) => Some(Reply::Answer(answer)),
+            Next::Redirect { status, location } => Some(Reply::Redirect { status, location }),
+        }
+    }
+}
+
+pub(super) fn connection_of(session: &Session) -> Option<Arc<ConnectionContext>> {
+    let data = session.digest()?.proxy_digest.as_ref()?.user_data.as_ref()?;
+    data.downcast_ref::<Arc<ConnectionContext>>().cloned()
+}
+
+/// Sets what Pingora leaves unlimited on the client's side.
+pub(super) fn apply_client_limits(session: &mut ServerSession, settings: &Settings) {
+    // Pingora has switched keepalive on without limit, or off because the client said so.
+    if session.get_keepalive().is_some() {
+        let idle = settings.client_idle_timeout;
+        session.set_keepalive(Some(idle.as_secs() + u64::from(idle.subsec_nanos() > 0)));
+    }
+    let read_timeout = match session.is_upgrade_req() {
+        true => settings.upgraded_idle_timeout,
+        false => settings.client_read_timeout,
+    };
+    session.set_read_timeout(Some(read_timeout));
+    session.set_write_timeout(Some(settings.client_write_timeout));
+    session.set_total_drain_timeout(Some(BODY_DRAIN_TIMEOUT));
+    // Without it Pingora fails a request when the next one arrives early (RFC 9112, section
+    // 9.3.2, allows that).
+    session.set_pipelining_enabled(true);
+}
+
+/// Whether a request has both `Transfer-Encoding` and `Content-Length`, on which proxies have
+/// disagreed (RFC 9112, section 6.1). Pingora drops the length and goes on; here it is refused.
+fn doubtful_framing(session: &ServerSession) -> bool {
+    if session.is_http2() || !session.req_header().headers.contains_key(header::TRANSFER_ENCODING) {
+        return false;
+    }
+    let name = header::CONTENT_LENGTH.as_str().as_bytes();
+    session.to_h1_raw().split(|byte| *byte == b'\n').any(|line| {
+        let field = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        field.trim_ascii().eq_ignore_ascii_case(name)
+    })
+}

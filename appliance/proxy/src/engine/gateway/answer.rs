@@ -1,0 +1,107 @@
+//! Answers of the proxy's own.
+
+use bytes::Bytes;
+use http::{Method, header};
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::{FailToProxy, Session};
+
+use super::forward::prepare_response;
+use super::{Gateway, RequestState};
+use crate::answers::Answer;
+
+/// What the proxy itself says to a request.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// A status.
+    Answer(Answer),
+    /// Where to go instead.
+    Redirect {
+        /// The status code.
+        status: u16,
+        /// `Location`.
+        location: String,
+    },
+}
+
+impl Gateway {
+    pub(super) async fn reply(
+        &self,
+        session: &mut Session,
+        state: &RequestState,
+        reply: &Reply,
+    ) -> Result<()> {
+        match reply {
+            Reply::Answer(answer) => {
+                if !answer.keeps_connection() {
+                    session.set_keepalive(None);
+                }
+                respond(session, state, *answer).await
+            }
+            Reply::Redirect { status, location } => {
+                let mut response = ResponseHeader::build(*status, Some(3))?;
+                response.insert_header(header::LOCATION, location)?;
+                response.insert_header(header::CONTENT_LENGTH, 0)?;
+                prepare_response(session, &mut response, state);
+                session.write_response_header(Box::new(response), true).await
+            }
+        }
+    }
+
+    pub(super) async fn reply_to_failure(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        state: &RequestState,
+    ) -> FailToProxy {
+        let Some(answer) = answer_to(error) else {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        // The connection ends with this answer, because how much of the exchange happened is
+        // not known.
+        session.set_keepalive(None);
+        if session.response_written().is_none_or(|r| r.status.is_informational())
+            && let Err(error) = respond(session, state, answer).await
+        {
+            tracing::debug!(%error, "cannot send an answer");
+        }
+        FailToProxy { error_code: answer.status(), can_reuse_downstream: false }
+    }
+}
+
+/// What a failed request is answered; nothing when the client is gone.
+fn answer_to(error: &Error) -> Option<Answer> {
+    use ErrorType::{
+        ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, WriteError,
+        WriteTimedout,
+    };
+    match (error.esource(), error.etype()) {
+        (_, HTTPStatus(503)) => Some(Answer::Unavailable),
+        (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout) => {
+            Some(Answer::GatewayTimeout)
+        }
+        (ErrorSource::Upstream, _) => Some(Answer::BadGateway),
+        (ErrorSource::Downstream, ReadTimedout) => Some(Answer::RequestTimeout),
+        (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | WriteTimedout) => {
+            None
+        }
+        (ErrorSource::Downstream, _) => Some(Answer::BadRequest),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Answer::Internal),
+    }
+}
+
+/// Sends an answer.
+async fn respond(session: &mut Session, state: &RequestState, answer: Answer) -> Result<()> {
+    let body = answer.body();
+    let mut response = ResponseHeader::build(answer.status(), Some(4))?;
+    response.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
+    response.insert_header(header::CONTENT_LENGTH, body.len())?;
+    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    prepare_response(session, &mut response, state);
+    let bodiless = session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(response), bodiless).await?;
+    if !bodiless {
+        session.write_response_body(Some(Bytes::from_static(body.as_bytes())), true).await?;
+    }
+    Ok(())
+}

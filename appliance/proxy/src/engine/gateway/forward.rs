@@ -1,0 +1,125 @@
+//! The third stage: what the backend is told, and what the client is told of its answer.
+
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Uri};
+use pingora_core::{Error, ErrorType, OrErr, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use super::{Gateway, RequestState};
+use crate::action::Step;
+use crate::edits::Fields;
+use crate::headers::{Arrival, forwarding, joined_cookies};
+use crate::rewrite;
+
+impl Gateway {
+    pub(super) fn prepare_request(
+        &self,
+        session: &Session,
+        request: &mut RequestHeader,
+        state: &RequestState,
+    ) -> Result<()> {
+        let Some(connection) = &state.connection else { return Ok(()) };
+        let settings = self.shared.settings.load();
+        // Over HTTP/2 the host stands in `:authority`; Pingora has made a field of it by now.
+        let arrival = Arrival {
+            peer: connection.peer,
+            local: connection.listener.address,
+            tls: connection.listener.tls.is_some(),
+            host: request.headers.get(header::HOST),
+        };
+        let original = &session.req_header().headers;
+        let (remove, set) = forwarding(arrival, original, &settings.trusted_proxies);
+        for name in remove {
+            request.remove_header(&name);
+        }
+        for (name, value) in set {
+            request.insert_header(name, value)?;
+        }
+        if let Some(cookies) = joined_cookies(original) {
+            request.insert_header(header::COOKIE, cookies)?;
+        }
+        let Some(rule) = &state.rule else { return Ok(()) };
+        for step in rule.action.steps(rule.backend) {
+            match step {
+                Step::Request(edits) => edits.apply(&mut Request(request)),
+                Step::Rewrite(to) => rewrite_request(to, request, rule.prefix_bytes)?,
+                Step::Response(_) | Step::Redirect(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Applies the rule's edits to an answer, a backend's or our own. While the listener is being
+/// taken out of service each answer is the last one.
+pub(super) fn prepare_response(
+    session: &mut Session,
+    response: &mut ResponseHeader,
+    state: &RequestState,
+) {
+    if state.connection.as_ref().is_some_and(|c| c.listener.is_draining()) {
+        session.set_keepalive(None);
+    }
+    let Some(rule) = &state.rule else { return };
+    for step in rule.action.steps(rule.backend) {
+        if let Step::Response(edits) = step {
+            edits.apply(&mut Response(response));
+        }
+    }
+}
+
+fn rewrite_request(
+    to: &haflinger_core::Rewrite,
+    request: &mut RequestHeader,
+    prefix_bytes: usize,
+) -> Result<()> {
+    if let Some(path) = &to.path {
+        let path = rewrite::path(path, request.uri.path(), prefix_bytes);
+        let target = rewrite::with_query(&path, request.uri.query());
+        let mut parts = request.uri.clone().into_parts();
+        parts.path_and_query = Some(target.parse().or_err(ErrorType::InternalError, "path")?);
+        request.set_uri(Uri::from_parts(parts).or_err(ErrorType::InternalError, "target")?);
+    }
+    if let Some(host) = &to.host {
+        let host = HeaderValue::from_str(host)
+            .map_err(|error| Error::because(ErrorType::InternalError, "host", error))?;
+        request.insert_header(header::HOST, host)?;
+    }
+    Ok(())
+}
+
+/// Edits of what goes to a backend.
+struct Request<'a>(&'a mut RequestHeader);
+
+/// Edits of what goes to the client.
+struct Response<'a>(&'a mut ResponseHeader);
+
+// Pingora refuses no name and no value that has been checked already.
+impl Fields for Request<'_> {
+    fn remove(&mut self, name: &HeaderName) {
+        self.0.remove_header(name);
+    }
+
+    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.insert_header(name.clone(), value.clone());
+    }
+
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.append_header(name.clone(), value.clone());
+    }
+}
+
+impl Fields for Response<'_> {
+    fn remove(&mut self, name: &HeaderName) {
+        self.0.remove_header(name);
+    }
+
+    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.insert_header(name.clone(), value.clone());
+    }
+
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.append_header(name.clone(), value.clone());
+    }
+}

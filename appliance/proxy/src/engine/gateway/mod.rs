@@ -1,0 +1,199 @@
+//! The stages of a request, as Pingora calls them:
+//!
+//! ```text
+//!  admit ──> choose a backend ──> forward ──> log
+//!    └─────────────┴──────────────────┴──> answer ourselves
+//! ```
+
+mod admit;
+mod answer;
+mod choose;
+mod forward;
+mod log;
+
+use std::net::SocketAddr;
+use std::os::unix::io::RawFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use crate::action::ActionUpstream;
+use crate::admission::Admitted;
+use crate::connection::ConnectionContext;
+use crate::upstream::RetryBudget;
+use crate::worker::Shared;
+
+/// What Pingora asks about requests.
+pub(super) struct Gateway {
+    shared: Arc<Shared>,
+    retries: RetryBudget,
+}
+
+/// What is remembered about one request.
+pub(super) struct RequestState {
+    began: Instant,
+    connection: Option<Arc<ConnectionContext>>,
+    rule: Option<Admitted>,
+    hash: u64,
+    failed_on: Vec<SocketAddr>,
+    attempts: usize,
+}
+
+impl Gateway {
+    pub(super) fn new(shared: Arc<Shared>, retry_percent: u32) -> Self {
+        Self { shared, retries: RetryBudget::new(retry_percent) }
+    }
+}
+
+impl RequestState {
+    /// Where the request goes.
+    fn upstream(&self) -> Option<&ActionUpstream> {
+        let rule = self.rule.as_ref()?;
+        rule.action.backend(rule.backend?)?.to.as_ref().ok()
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = RequestState;
+
+    fn new_ctx(&self) -> RequestState {
+        RequestState {
+            began: Instant::now(),
+            connection: None,
+            rule: None,
+            hash: 0,
+            failed_on: Vec::new(),
+            attempts: 0,
+        }
+    }
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        state: &mut RequestState,
+    ) -> Result<()> {
+        let connection = admit::connection_of(session)
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "connection unknown"))?;
+        state.hash = connection.begin_request();
+        state.connection = Some(connection);
+        self.retries.earn();
+        admit::apply_client_limits(session, &self.shared.settings.load());
+        Ok(())
+    }
+
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        state: &mut RequestState,
+    ) -> Result<bool> {
+        match self.admit(session, state) {
+            None => Ok(false),
+            Some(reply) => {
+                self.reply(session, state, &reply).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        state: &mut RequestState,
+    ) -> Result<Box<HttpPeer>> {
+        self.choose_peer(session, state).map(Box::new)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        state: &mut RequestState,
+    ) -> Result<()> {
+        self.prepare_request(session, request, state)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        state: &mut RequestState,
+    ) -> Result<()> {
+        forward::prepare_response(session, response, state);
+        Ok(())
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _descriptor: RawFd,
+        _digest: Option<&Digest>,
+        _state: &mut RequestState,
+    ) -> Result<()> {
+        self.shared.metrics.connected(reused);
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        peer: &HttpPeer,
+        state: &mut RequestState,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        self.after_failed_connect(peer, state, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        state: &mut RequestState,
+        client_reused: bool,
+    ) -> Box<Error> {
+        self.after_failed_exchange(peer, session, error, state, client_reused)
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        state: &mut RequestState,
+    ) -> FailToProxy {
+        self.reply_to_failure(session, error, state).await
+    }
+
+    async fn logging(
+        &self,
+        session: &mut Session,
+        error: Option<&Error>,
+        state: &mut RequestState,
+    ) {
+        self.log(session, error, state);
+    }
+
+    // Failures are counted, answered and logged above, at debug level as everything about one
+    // request.
+    fn suppress_error_log(&self, _: &Session, _: &RequestState, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &RequestState,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
