@@ -150,8 +150,10 @@ impl Watched {
             Self::Slices => Some("backends of Services"),
             Self::Ingresses => Some("Ingresses"),
             Self::Nodes => Some("routes to pods, and nodes' ports in their place"),
-            Self::Certificates => Some("HTTPS of Ingresses"),
-            Self::Namespaces => Some("addresses of pools that choose by labels of namespaces"),
+            Self::Certificates => Some("HTTPS of Ingresses and Gateways"),
+            Self::Namespaces => Some(
+                "addresses of pools, and listeners of Gateways, that choose by labels of namespaces",
+            ),
             Self::BlockAffinities => Some("routes to pods by Calico's block affinities"),
             Self::CiliumNodes => Some("routes to pods by CiliumNodes"),
             Self::Pods => Some("readiness gates of pods"),

@@ -45,18 +45,51 @@ lists_and_watches! {
         "Ingresses, where the API server is older than 1.34",
         "Ingresses";
     Certificates: "" "secrets",
-        "HTTPS of Ingresses, where the API server is older than 1.34",
-        "HTTPS of Ingresses";
+        "HTTPS of Ingresses and Gateways, where the API server is older than 1.34",
+        "HTTPS of Ingresses and Gateways";
     Namespaces: "" "namespaces",
-        "addresses of pools that choose by labels of namespaces, where the API server is older than \
-         1.34",
-        "addresses of pools that choose by labels of namespaces";
+        "addresses of pools, and listeners of Gateways, that choose by labels of namespaces, where \
+         the API server is older than 1.34",
+        "addresses of pools, and listeners of Gateways, that choose by labels of namespaces";
     BlockAffinities: "crd.projectcalico.org" "blockaffinities",
         "routes to pods by Calico's block affinities, where the API server is older than 1.34",
         "routes to pods by Calico's block affinities";
     CiliumNodes: "cilium.io" "ciliumnodes",
         "routes to pods by CiliumNodes, where the API server is older than 1.34",
         "routes to pods by CiliumNodes";
+    GatewayClasses: "gateway.networking.k8s.io" "gatewayclasses",
+        "Gateways, where the API server is older than 1.34",
+        "Gateways";
+    Gateways: "gateway.networking.k8s.io" "gateways",
+        "Gateways, where the API server is older than 1.34",
+        "Gateways";
+    ListenerSets: "gateway.networking.k8s.io" "listenersets",
+        "listeners of ListenerSets, where the API server is older than 1.34",
+        "listeners of ListenerSets";
+    HttpRoutes: "gateway.networking.k8s.io" "httproutes",
+        "HTTPRoutes, where the API server is older than 1.34",
+        "HTTPRoutes";
+    GrpcRoutes: "gateway.networking.k8s.io" "grpcroutes",
+        "GRPCRoutes, where the API server is older than 1.34",
+        "GRPCRoutes";
+    TlsRoutes: "gateway.networking.k8s.io" "tlsroutes",
+        "TLSRoutes, where the API server is older than 1.34",
+        "TLSRoutes";
+    TcpRoutes: "gateway.networking.k8s.io" "tcproutes",
+        "TCPRoutes, where the API server is older than 1.34",
+        "TCPRoutes";
+    UdpRoutes: "gateway.networking.k8s.io" "udproutes",
+        "UDPRoutes, where the API server is older than 1.34",
+        "UDPRoutes";
+    ReferenceGrants: "gateway.networking.k8s.io" "referencegrants",
+        "references of routes and Gateways across namespaces, where the API server is older than 1.34",
+        "references of routes and Gateways across namespaces";
+    BackendTlsPolicies: "gateway.networking.k8s.io" "backendtlspolicies",
+        "TLS to backends, where the API server is older than 1.34",
+        "TLS to backends";
+    AuthorityMaps: "" "configmaps",
+        "certificates of clients, and TLS to backends, where the API server is older than 1.34",
+        "certificates of clients, and TLS to backends";
 }
 
 const fn of_pods(verb: &'static str, without: &'static str) -> Right {

@@ -24,13 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::feed::{Heard, Relists};
 use crate::ledger::{Key, Watched};
-use crate::objects::{Kind, Object};
+use crate::objects::{GatewayBody, Kind, Object};
 use crate::rights::rights_for;
 use crate::settings::ClusterSettings;
 use crate::status::Board;
 use crate::translate::update::{self, Translate};
 use crate::translate::{Claims, SERVICE_NAME_LABEL};
-use presence::Presence;
+use presence::{Documents, Presence, Resource};
 use watch::{SILENCE_MAX, Watch};
 
 /// Waits between attempts to reach a server that is away.
@@ -39,6 +39,13 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// The first minor release whose streaming lists are on by default and stay on (1.34).
 const STREAMING_SINCE_MINOR: u32 = 34;
+
+/// Secrets that may hold certificates of authorities that somebody names, as far as a selector can
+/// say it: those of types that hold none, which in most clusters are nearly all, are left out.
+const AUTHORITY_SECRETS: &str = "type!=helm.sh/release.v1,\
+    type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockerconfigjson,\
+    type!=kubernetes.io/dockercfg,type!=kubernetes.io/basic-auth,type!=kubernetes.io/ssh-auth,\
+    type!=bootstrap.kubernetes.io/token";
 
 /// Watches a cluster until `shutdown`, through every failure and change of settings.
 pub(crate) async fn run(
@@ -69,6 +76,7 @@ pub(crate) async fn run(
                         let streaming = reach(&client, &board, &mut pace).await;
                         let watches = Watches {
                             client: client.clone(),
+                            documents: Documents::new(client.clone()),
                             streaming,
                             claims: Claims::of(&current),
                             pod_routes: current.pod_routes.clone(),
@@ -79,7 +87,7 @@ pub(crate) async fn run(
                             stop: stop.clone(),
                         };
                         watches.start(&mut tasks);
-                        inspect(inspection, &board, &current).await;
+                        inspect(inspection, &board).await;
                     } => "inspection ended",
                 };
                 tracing::info!(source = %board.source, reason, "watches end");
@@ -153,10 +161,8 @@ async fn until_changed(
 }
 
 /// Says which rights are missing, and never ends.
-async fn inspect(inspection: Inspection, board: &Board, settings: &ClusterSettings) {
-    let by_labels = !settings.labels.namespaces.is_empty();
-    let is_asked_for = |kind| by_labels || kind != Watched::Namespaces;
-    let rights = || rights_for(|kind| board.is_wanted(kind) && is_asked_for(kind));
+async fn inspect(inspection: Inspection, board: &Board) {
+    let rights = || rights_for(|kind| board.is_wanted(kind));
     inspection.run(rights, |missing| board.missing_rights(missing)).await;
 }
 
@@ -167,6 +173,7 @@ async fn until_moved(keeper: &mut Keeper, board: &Board) -> &'static str {
 
 struct Watches {
     client: Client,
+    documents: Documents,
     streaming: bool,
     claims: Claims,
     pod_routes: Vec<RouteOrigin>,
@@ -194,12 +201,35 @@ impl Watches {
             self.leave_out(tasks, Watched::Pods);
         }
         if self.claims.labels.namespaces.is_empty() {
-            self.leave_out(tasks, Watched::Namespaces);
+            self.spawn_beside_gateways(tasks, Watched::Namespaces, None, update::namespace);
         } else {
             self.spawn(tasks, Watched::Namespaces, None, update::namespace);
         }
         self.spawn_optional(tasks, Watched::BlockAffinities, update::block_affinity);
         self.spawn_optional(tasks, Watched::CiliumNodes, update::cilium_node);
+        self.start_gateway_api(tasks);
+    }
+
+    /// The Gateway API, and what is of use beside it alone.
+    fn start_gateway_api(&self, tasks: &mut JoinSet<()>) {
+        self.spawn_optional(tasks, Watched::GatewayClasses, update::gateway_class);
+        self.spawn_optional(tasks, Watched::Gateways, update::gateway);
+        self.spawn_optional(tasks, Watched::ListenerSets, update::listener_set);
+        self.spawn_optional(tasks, Watched::HttpRoutes, update::http_route);
+        self.spawn_optional(tasks, Watched::GrpcRoutes, update::grpc_route);
+        self.spawn_optional(tasks, Watched::TlsRoutes, update::tls_route);
+        self.spawn_optional(tasks, Watched::TcpRoutes, update::tcp_route);
+        self.spawn_optional(tasks, Watched::UdpRoutes, update::udp_route);
+        self.spawn_optional(tasks, Watched::ReferenceGrants, update::reference_grant);
+        self.spawn_optional(tasks, Watched::BackendTlsPolicies, update::backend_tls_policy);
+        self.spawn_beside_gateways(tasks, Watched::AuthorityMaps, None, update::authority_map);
+        let secrets = Some(Selector::Field(AUTHORITY_SECRETS));
+        self.spawn_beside_gateways(
+            tasks,
+            Watched::AuthoritySecrets,
+            secrets,
+            update::authority_secret,
+        );
     }
 
     /// A kind that the settings leave out is nothing to wait for. What is known of it from an
@@ -241,13 +271,36 @@ impl Watches {
     ) {
         let wanted = watched.origin().is_none_or(|origin| self.pod_routes.contains(&origin));
         self.board.wanted(watched, wanted);
-        let presence =
-            Presence { client: self.client.clone(), watch: self.watch(watched, None, translate) };
+        let presence = self.presence(watched, Resource::of::<B>(), None, translate);
         if wanted {
             self.until_stopped(tasks, presence.run());
         } else {
             self.until_stopped(tasks, presence.forget());
         }
+    }
+
+    /// A kind that is of use where the cluster has Gateways alone.
+    fn spawn_beside_gateways<B: Kind>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        watched: Watched,
+        selector: Option<Selector>,
+        translate: Translate<B>,
+    ) {
+        let resource = Resource::of::<GatewayBody>();
+        self.until_stopped(tasks, self.presence(watched, resource, selector, translate).run());
+    }
+
+    fn presence<B: Kind>(
+        &self,
+        watched: Watched,
+        resource: Resource,
+        selector: Option<Selector>,
+        translate: Translate<B>,
+    ) -> Presence<B, impl Fn(&Object<B>) -> Option<SourceUpdate> + Clone + Send + Sync + use<B>>
+    {
+        let watch = self.watch(watched, selector, translate);
+        Presence { documents: self.documents.clone(), resource, watch }
     }
 
     fn watch<B: Kind>(

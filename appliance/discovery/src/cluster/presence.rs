@@ -10,12 +10,19 @@
 //! would not tell: a server refuses it for want of rights before it looks whether there is such a
 //! kind. Where the document itself is refused, the kind is taken to be there, and the watch says
 //! what it lacks.
+//!
+//! Kinds that every cluster has, and that are of use beside such a kind alone, are watched while
+//! the cluster has that one.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use haflinger_core::SourceUpdate;
 use haflinger_kubernetes::{Pace, describe};
 use kube::Client;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::watch::Watch;
 use super::{RETRY_FIRST, RETRY_MAX};
@@ -30,9 +37,74 @@ const ASK_EVERY: Duration = Duration::from_secs(20);
 /// that has just started, or one of several that lags, may not have heard of it yet.
 const ABSENCES_MIN: u32 = 3;
 
+/// For how long an answer counts for the other kinds of its group: less than any kind waits before
+/// it asks again, so that each of its answers is a new one.
+const ANSWER_HOLDS: Duration = Duration::from_secs(5);
+
+/// A resource that a cluster may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resource {
+    pub(super) group: &'static str,
+    pub(super) version: &'static str,
+    pub(super) plural: &'static str,
+}
+
+impl Resource {
+    pub(super) fn of<B: Kind>() -> Self {
+        Self { group: B::GROUP, version: B::VERSION, plural: B::PLURAL }
+    }
+}
+
+/// What the cluster says that it has: one request for all the kinds of a group that ask at about
+/// the same time.
+#[derive(Clone)]
+pub(super) struct Documents {
+    client: Client,
+    /// By group; the lock of each is held while it is asked for.
+    answers: Arc<Mutex<BTreeMap<&'static str, LastAnswer>>>,
+}
+
+/// The plural names of a group's resources; `None`: the document is withheld.
+type Answer = Result<Option<Vec<String>>, String>;
+
+/// When it was given, if it ever was.
+type LastAnswer = Arc<Mutex<Option<(Instant, Answer)>>>;
+
+impl Documents {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, answers: Arc::default() }
+    }
+
+    async fn has(&self, resource: Resource) -> Result<bool, String> {
+        let answer = self.answers.lock().await.entry(resource.group).or_default().clone();
+        let mut answer = answer.lock().await;
+        let known = match &*answer {
+            Some((at, known)) if at.elapsed() < ANSWER_HOLDS => known.clone(),
+            _ => {
+                let known = self.ask(resource).await;
+                *answer = Some((Instant::now(), known.clone()));
+                known
+            }
+        };
+        Ok(known?.is_none_or(|plurals| plurals.iter().any(|plural| plural == resource.plural)))
+    }
+
+    async fn ask(&self, resource: Resource) -> Answer {
+        let version = format!("{}/{}", resource.group, resource.version);
+        match self.client.list_api_group_resources(&version).await {
+            Ok(list) => Ok(Some(list.resources.into_iter().map(|found| found.name).collect())),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Some(Vec::new())),
+            Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+            Err(error) => Err(describe(&error)),
+        }
+    }
+}
+
 /// Watches a kind while its cluster has it.
 pub(super) struct Presence<B: Kind, F> {
-    pub(super) client: Client,
+    pub(super) documents: Documents,
+    /// What the cluster has to have.
+    pub(super) resource: Resource,
     pub(super) watch: Watch<B, F>,
 }
 
@@ -118,13 +190,7 @@ where
     }
 
     async fn is_there(&self) -> Result<bool, String> {
-        let version = format!("{}/{}", B::GROUP, B::VERSION);
-        match self.client.list_api_group_resources(&version).await {
-            Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == B::PLURAL)),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-            Err(kube::Error::Api(status)) if status.code == 403 => Ok(true),
-            Err(error) => Err(describe(&error)),
-        }
+        self.documents.has(self.resource).await
     }
 
     async fn say(&self, heard: Heard) -> Result<(), Ended> {

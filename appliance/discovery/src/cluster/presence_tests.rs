@@ -61,7 +61,8 @@ async fn said_until(script: &Script, enough: impl Fn(&[String]) -> bool) -> (Vec
         relists: tokio::sync::watch::channel(Default::default()).1,
         listed_for: 0,
     };
-    let presence = Presence { client: script.client(), watch };
+    let documents = Documents::new(script.client());
+    let presence = Presence { documents, resource: Resource::of::<AffinityBody>(), watch };
     let mut said = Vec::new();
     let listen = async {
         while !enough(&said) {

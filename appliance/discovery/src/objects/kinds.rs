@@ -3,36 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
-use super::lax::{Lax, Shape, shape_from_object};
-use super::{Kind, Meta};
-
-macro_rules! slim {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty),* $(,)? })*) => {
-        $(
-            $(#[$doc])*
-            #[derive(Clone, Debug, Default, Deserialize)]
-            #[serde(rename_all = "camelCase", default)]
-            pub(crate) struct $name { $($(#[$attribute])* pub(crate) $field: Lax<$type>,)* }
-
-            #[cfg(test)]
-            impl super::honours::Fields for $name {
-                fn fields(at: &str, found: &mut std::collections::BTreeSet<String>) {
-                    // Named as they are read, in the order in which they are declared.
-                    let mut names = super::honours::names_of::<Self>().iter();
-                    $(<$type as super::honours::Fields>::fields(
-                        &super::honours::below(at, names.next()),
-                        found,
-                    );)*
-                }
-            }
-        )*
-        shape_from_object!($($name),*);
-    };
-}
-
-type List<T> = Vec<Lax<T>>;
+use super::Meta;
+use super::lax::{Lax, Shape};
+use super::slim::{List, kinds, slim};
 
 /// Text that never appears in a log: a Secret's value, base64.
 #[derive(Clone, Default)]
@@ -61,6 +36,34 @@ impl Shape for Flag {
 
     fn from_text(text: &str) -> Option<Self> {
         Some(Self(text == "true"))
+    }
+}
+
+/// Whether there is anything, of whatever shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Present;
+
+impl Shape for Present {
+    fn from_text(_: &str) -> Option<Self> {
+        Some(Self)
+    }
+
+    fn from_integer(_: i64) -> Option<Self> {
+        Some(Self)
+    }
+
+    fn from_bool(_: bool) -> Option<Self> {
+        Some(Self)
+    }
+
+    fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Option<Self>, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Some(Self))
+    }
+
+    fn from_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<Option<Self>, A::Error> {
+        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Some(Self))
     }
 }
 
@@ -246,28 +249,39 @@ slim! {
     IngressTlsBody { hosts: List<String>, secret_name: String }
 
     /// core/v1 Secret.
-    SecretBody { metadata: Meta, data: BTreeMap<String, Lax<Withheld>> }
-}
+    SecretBody { metadata: Meta, data: CertificateData }
+    /// `Secret.data` of type `kubernetes.io/tls`.
+    CertificateData {
+        #[serde(rename = "tls.crt")]
+        chain: Withheld,
+        #[serde(rename = "tls.key")]
+        key: Withheld,
+    }
 
-macro_rules! kinds {
-    ($($body:ident: $group:literal, $version:literal, $kind:literal, $plural:literal;)*) => {
-        /// Every kind, with the fields that are read of it.
-        #[cfg(test)]
-        pub(super) fn fields_by_kind() -> Vec<(&'static str, std::collections::BTreeSet<String>)> {
-            vec![$(($kind, super::honours::fields_of::<$body>())),*]
-        }
+    /// core/v1 Secret, for its certificates of authorities alone.
+    AuthoritySecretBody {
+        metadata: Meta,
+        #[serde(rename = "type")]
+        secret_type: String,
+        data: EncodedAuthorities,
+    }
+    /// `Secret.data`.
+    EncodedAuthorities {
+        #[serde(rename = "ca.crt")]
+        certificates: Withheld,
+        #[serde(rename = "ca.crl")]
+        revoked: Withheld,
+    }
 
-        $(impl Kind for $body {
-            const GROUP: &'static str = $group;
-            const VERSION: &'static str = $version;
-            const KIND: &'static str = $kind;
-            const PLURAL: &'static str = $plural;
-
-            fn metadata(&mut self) -> &mut Lax<Meta> {
-                &mut self.metadata
-            }
-        })*
-    };
+    /// core/v1 ConfigMap, for its certificates of authorities alone.
+    ConfigMapBody { metadata: Meta, data: AuthorityData }
+    /// `ConfigMap.data`.
+    AuthorityData {
+        #[serde(rename = "ca.crt")]
+        certificates: String,
+        #[serde(rename = "ca.crl")]
+        revoked: String,
+    }
 }
 
 kinds! {
@@ -278,6 +292,8 @@ kinds! {
     NodeBody: "", "v1", "Node", "nodes";
     IngressBody: "networking.k8s.io", "v1", "Ingress", "ingresses";
     SecretBody: "", "v1", "Secret", "secrets";
+    AuthoritySecretBody: "", "v1", "Secret", "secrets";
+    ConfigMapBody: "", "v1", "ConfigMap", "configmaps";
     AffinityBody: "crd.projectcalico.org", "v1", "BlockAffinity", "blockaffinities";
     CiliumNodeBody: "cilium.io", "v2", "CiliumNode", "ciliumnodes";
 }

@@ -4,10 +4,13 @@
 
 pub(crate) mod lax;
 
+mod gateway;
 #[cfg(test)]
 mod honours;
 mod kinds;
 mod names;
+mod routes;
+mod slim;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,9 +19,11 @@ use kube::api::ObjectMeta;
 use kube::core::NamespaceResourceScope;
 use serde::{Deserialize, Deserializer};
 
+pub(crate) use gateway::*;
 pub(crate) use kinds::*;
 use lax::{Lax, Shape, shape_from_object};
 pub(crate) use names::Name;
+pub(crate) use routes::*;
 
 /// A kind of object that discovery watches.
 pub(crate) trait Kind:
@@ -43,6 +48,8 @@ pub(crate) struct Object<B> {
     meta: ObjectMeta,
     /// `metadata.creationTimestamp` in seconds since 1970; 0 when unreadable.
     pub(crate) created_secs: i64,
+    /// `metadata.generation`; 0 where the kind has none.
+    pub(crate) generation: i64,
     /// `metadata.deletionTimestamp` is set.
     pub(crate) deleting: bool,
     /// Everything but the metadata.
@@ -100,6 +107,7 @@ pub(crate) struct Meta {
     uid: Lax<String>,
     resource_version: Lax<String>,
     creation_timestamp: Lax<String>,
+    generation: Lax<i64>,
     deletion_timestamp: Lax<String>,
     labels: Lax<BTreeMap<String, Lax<String>>>,
     annotations: Lax<BTreeMap<String, Lax<String>>>,
@@ -120,6 +128,7 @@ impl<'de, B: Kind> Deserialize<'de> for Object<B> {
             meta.creation_timestamp.text().and_then(|text| text.parse().ok());
         Ok(Self {
             created_secs: created.map_or(0, jiff::Timestamp::as_second),
+            generation: meta.generation.get().copied().unwrap_or_default(),
             deleting: meta.deletion_timestamp.text().is_some(),
             meta: ObjectMeta {
                 name: meta.name.into_option(),

@@ -5,6 +5,8 @@
 
 mod addresses;
 mod annotations;
+pub(crate) mod authority;
+pub(crate) mod gateway;
 mod ingress;
 mod l4;
 mod migration;

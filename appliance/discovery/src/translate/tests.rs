@@ -19,7 +19,7 @@ mod networks;
 mod pods;
 mod shared;
 
-fn cluster() -> ClusterSettings {
+pub(super) fn cluster() -> ClusterSettings {
     ClusterSettings {
         name: "c".into(),
         kubeconfig: "kubeconfig".into(),
@@ -37,7 +37,7 @@ fn claims() -> Claims {
     Claims::of(&cluster())
 }
 
-fn source() -> SourceId {
+pub(super) fn source() -> SourceId {
     SourceId::cluster("c")
 }
 
@@ -45,11 +45,11 @@ fn object<B: Kind>(json: Value) -> Object<B> {
     serde_json::from_value(json).unwrap()
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn reasons(faults: &[SourceFault]) -> Vec<FaultReason> {
+pub(super) fn reasons(faults: &[SourceFault]) -> Vec<FaultReason> {
     faults.iter().map(|fault| fault.reason).collect()
 }
 

@@ -3,13 +3,18 @@
 //! `None` means that the object says nothing to us; the feed then takes back what it said
 //! before.
 
-use haflinger_core::{CertificateRef, ObjectRef, PodRef, RouteOrigin, SourceId, SourceUpdate};
+use haflinger_core::{
+    AuthorityKind, AuthorityRef, AuthoritySpec, CertificateRef, ObjectKind, ObjectRef, PodRef,
+    RouteOrigin, RouteSpec, SourceId, SourceUpdate,
+};
 
-use super::{Claims, SERVICE_NAME_LABEL};
+use super::{Claims, SERVICE_NAME_LABEL, authority, gateway};
 use crate::ledger::Watched;
 use crate::objects::{
-    AffinityBody, CiliumNodeBody, IngressBody, Kind, NamespaceBody, NodeBody, Object, PodBody,
-    SecretBody, ServiceBody, SliceBody,
+    AffinityBody, AuthoritySecretBody, BackendTlsPolicyBody, CiliumNodeBody, ConfigMapBody,
+    GatewayBody, GatewayClassBody, GrpcRouteBody, HttpRouteBody, IngressBody, Kind,
+    ListenerSetBody, NamespaceBody, NodeBody, Object, PodBody, ReferenceGrantBody, SecretBody,
+    ServiceBody, SliceBody, TcpRouteBody, TlsRouteBody, UdpRouteBody,
 };
 use crate::settings::ClusterSettings;
 
@@ -136,11 +141,166 @@ pub(crate) fn certificate(
     })
 }
 
+/// A GatewayClass is told when its controller is ours.
+pub(crate) fn gateway_class(
+    object: &Object<GatewayClassBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::GatewayClass {
+        object: named(object, source, ObjectKind::GatewayClass),
+        spec: Some(Box::new(gateway::gateway_class(object)?)),
+    })
+}
+
+/// Every Gateway is told: which class is ours may be known later.
+pub(crate) fn gateway(
+    object: &Object<GatewayBody>,
+    source: &SourceId,
+    claims: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::Gateway {
+        object: named(object, source, ObjectKind::Gateway),
+        spec: Some(Box::new(gateway::gateway(object, source, claims)?)),
+    })
+}
+
+/// Every ListenerSet of a Gateway is told.
+pub(crate) fn listener_set(
+    object: &Object<ListenerSetBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::ListenerSet {
+        object: named(object, source, ObjectKind::ListenerSet),
+        spec: Some(Box::new(gateway::listener_set(object, source)?)),
+    })
+}
+
+/// Every HTTPRoute is told, also one without a parent of ours: its status may still name one.
+pub(crate) fn http_route(
+    object: &Object<HttpRouteBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    route(object, source, ObjectKind::HttpRoute, gateway::http_route(object, source)?)
+}
+
+/// As HTTPRoutes.
+pub(crate) fn grpc_route(
+    object: &Object<GrpcRouteBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    route(object, source, ObjectKind::GrpcRoute, gateway::grpc_route(object, source)?)
+}
+
+/// As HTTPRoutes.
+pub(crate) fn tls_route(
+    object: &Object<TlsRouteBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    route(object, source, ObjectKind::TlsRoute, gateway::stream_route(object, source)?)
+}
+
+/// As HTTPRoutes.
+pub(crate) fn tcp_route(
+    object: &Object<TcpRouteBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    route(object, source, ObjectKind::TcpRoute, gateway::stream_route(object, source)?)
+}
+
+/// As HTTPRoutes.
+pub(crate) fn udp_route(
+    object: &Object<UdpRouteBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    route(object, source, ObjectKind::UdpRoute, gateway::stream_route(object, source)?)
+}
+
+/// Every ReferenceGrant is told.
+pub(crate) fn reference_grant(
+    object: &Object<ReferenceGrantBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::ReferenceGrant {
+        object: named(object, source, ObjectKind::ReferenceGrant),
+        spec: Some(Box::new(gateway::reference_grant(object)?)),
+    })
+}
+
+/// Every BackendTLSPolicy is told.
+pub(crate) fn backend_tls_policy(
+    object: &Object<BackendTlsPolicyBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::BackendTlsPolicy {
+        object: named(object, source, ObjectKind::BackendTlsPolicy),
+        spec: Some(Box::new(gateway::backend_tls_policy(object, source)?)),
+    })
+}
+
+/// A ConfigMap is told when it has certificates of authorities.
+pub(crate) fn authority_map(
+    object: &Object<ConfigMapBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    let material = authority::config_map(object)?;
+    Some(of_authority(object, source, AuthorityKind::ConfigMap, material))
+}
+
+/// A Secret is told when it has certificates of authorities that somebody may name.
+pub(crate) fn authority_secret(
+    object: &Object<AuthoritySecretBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    let material = authority::secret(object)?;
+    Some(of_authority(object, source, AuthorityKind::Secret, material))
+}
+
+fn named<B>(object: &Object<B>, source: &SourceId, kind: ObjectKind) -> ObjectRef {
+    ObjectRef::of_kind(source, kind, object.namespace(), object.name())
+}
+
+fn route<B>(
+    object: &Object<B>,
+    source: &SourceId,
+    kind: ObjectKind,
+    spec: RouteSpec,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::Route { object: named(object, source, kind), spec: Some(Box::new(spec)) })
+}
+
+fn of_authority<B>(
+    object: &Object<B>,
+    source: &SourceId,
+    kind: AuthorityKind,
+    material: AuthoritySpec,
+) -> SourceUpdate {
+    SourceUpdate::Authority {
+        authority: AuthorityRef {
+            source: source.clone(),
+            kind,
+            namespace: object.namespace().into(),
+            name: object.name().into(),
+        },
+        material: Some(Box::new(material)),
+    }
+}
+
 /// Tells what one object of a cluster means, as its watch hears it: total for any bytes, and
 /// without I/O. `json` is the object as the API writes it in a list or an event.
 ///
 /// `None` when it says nothing: an object without a name, an Ingress of another class, an
-/// EndpointSlice of no Service. What cannot be used in an object is a fault in the update.
+/// EndpointSlice of no Service, a ConfigMap without certificates. What cannot be used in an object is a fault in the update.
 ///
 /// # Errors
 /// The bytes are no JSON.
@@ -159,7 +319,18 @@ pub fn translate_object(
         Watched::BlockAffinities => read(json, cluster, block_affinity),
         Watched::CiliumNodes => read(json, cluster, cilium_node),
         Watched::Pods => read(json, cluster, pod),
-        _ => Ok(None),
+        Watched::GatewayClasses => read(json, cluster, gateway_class),
+        Watched::Gateways => read(json, cluster, gateway),
+        Watched::ListenerSets => read(json, cluster, listener_set),
+        Watched::HttpRoutes => read(json, cluster, http_route),
+        Watched::GrpcRoutes => read(json, cluster, grpc_route),
+        Watched::TlsRoutes => read(json, cluster, tls_route),
+        Watched::TcpRoutes => read(json, cluster, tcp_route),
+        Watched::UdpRoutes => read(json, cluster, udp_route),
+        Watched::ReferenceGrants => read(json, cluster, reference_grant),
+        Watched::BackendTlsPolicies => read(json, cluster, backend_tls_policy),
+        Watched::AuthorityMaps => read(json, cluster, authority_map),
+        Watched::AuthoritySecrets => read(json, cluster, authority_secret),
     }
 }
 
