@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use haflinger_core::{
-    Cors, Filter, Mirror, Redirect, Rewrite, RuleAction, RuleBackend, Target, Upstream,
-    UpstreamProtocol, UpstreamTls,
+    Cors, Filter, Mirror, Redirect, RetryPolicy, Rewrite, RuleAction, RuleBackend, RuleTimeouts,
+    Target, Upstream, UpstreamProtocol, UpstreamTls,
 };
 
 use crate::edits::Edits;
@@ -14,7 +14,6 @@ use crate::upstream::{TargetSlot, mixed};
 #[derive(Debug)]
 pub(crate) struct Action {
     /// Kept, so that its address stays its own for as long as this lives.
-    #[expect(dead_code, reason = "held, not read")]
     from: Arc<RuleAction>,
     backends: Vec<ActionBackend>,
     weight: u64,
@@ -105,6 +104,16 @@ impl Action {
     pub(crate) fn steps(&self, backend: Option<usize>) -> impl Iterator<Item = &Step> {
         let of_backend = backend.and_then(|at| self.backends.get(at)).map(|backend| &backend.steps);
         self.steps.iter().chain(of_backend.into_iter().flatten())
+    }
+
+    /// How long requests may take.
+    pub(crate) fn timeouts(&self) -> RuleTimeouts {
+        self.from.timeouts
+    }
+
+    /// What is tried again.
+    pub(crate) fn retry(&self) -> Option<&RetryPolicy> {
+        self.from.retry.as_ref()
     }
 }
 

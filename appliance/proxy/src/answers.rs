@@ -3,6 +3,8 @@
 //! An answer is short and names nothing internal: no address, no product, no reason that
 //! only the operator can act on.
 
+use http::{HeaderMap, HeaderValue, header};
+
 /// An answer of the proxy's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -59,15 +61,54 @@ impl Answer {
         }
     }
 
+    /// The status of a gRPC call (gRPC, "Status codes and their use in gRPC"; GRPCRoute
+    /// `spec.rules`): calls that nobody takes are unimplemented, those without a backend
+    /// unavailable.
+    pub(crate) fn grpc_status(self) -> u16 {
+        match self {
+            Self::NotFound => 12,
+            Self::BadRequest | Self::HeaderTooLarge | Self::Internal => 13,
+            Self::GatewayTimeout => 4,
+            Self::RequestTimeout
+            | Self::Misdirected
+            | Self::Unresolved
+            | Self::BadGateway
+            | Self::Unavailable => 14,
+        }
+    }
+
     /// Whether the connection can go on afterwards: only when its framing was beyond doubt.
     pub(crate) fn keeps_connection(self) -> bool {
         matches!(self, Self::NotFound | Self::Misdirected | Self::Unresolved | Self::Unavailable)
     }
 }
 
+/// Whether a request is a gRPC call ("gRPC over HTTP2", `Content-Type`).
+pub(crate) fn is_grpc(fields: &HeaderMap) -> bool {
+    let kind = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let rest = kind.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_grpc_call_is_known_by_its_content() {
+        for (kind, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x=y", true),
+            ("application/grpc-web", false),
+            ("text/plain", false),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            assert_eq!(is_grpc(&fields), expected, "{kind}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
 
     #[test]
     fn every_answer_says_its_status_and_nothing_else() {

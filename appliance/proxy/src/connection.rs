@@ -15,7 +15,7 @@ use crate::listener::Listener;
 pub(crate) enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
-    /// HTTP/2, negotiated by ALPN.
+    /// HTTP/2, negotiated by ALPN or, without TLS, known beforehand.
     Http2,
 }
 

@@ -18,7 +18,7 @@
 //! | `tls` | certificates, sections by server name, handshakes |
 //! | `routes`, `hosts`, `paths`, `conditions`, `expressions` | which rule a request leads to, pure |
 //! | `admission`, `answers`, `authority` | whether it is let through, pure |
-//! | `action`, `edits`, `rewrite`, `headers`, `upstream` | what is done with it, pure |
+//! | `action`, `edits`, `rewrite`, `headers`, `upstream`, `patience` | what is done with it, pure |
 //! | `slots` | places whose content changes while many hold them |
 //! | `engine` | the only place that names Pingora |
 
@@ -37,6 +37,7 @@ mod listen;
 mod listener;
 mod metrics;
 mod paths;
+mod patience;
 mod proxy;
 mod reports;
 mod rewrite;

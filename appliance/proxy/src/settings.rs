@@ -61,9 +61,10 @@ pub struct Settings {
     /// Unused connections to backends kept by one worker; beyond it the least recently used
     /// one is closed.
     pub upstream_idle_max: usize,
-    /// Time between two reads on an upgraded connection (WebSocket), in either direction.
+    /// Time between two reads on an upgraded connection (WebSocket) or of a gRPC call, in either
+    /// direction.
     pub upgraded_idle_timeout: Duration,
-    /// Backends that one request is tried on (1 to [`ATTEMPTS_MAX`]).
+    /// Backends that one request is tried on (1 to [`ATTEMPTS_MAX`]), unless its rule says.
     pub attempts_max: usize,
     /// Retries granted per hundred requests, over all services of a worker (0 to
     /// [`RETRY_PERCENT_MAX`]), beside a reserve of [`crate::RETRY_RESERVE`]. It bounds

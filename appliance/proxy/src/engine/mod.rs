@@ -6,6 +6,7 @@
 
 mod gateway;
 mod pingora;
+mod preface;
 mod stream;
 
 use crate::connection::ClientConnection;

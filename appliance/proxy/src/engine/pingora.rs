@@ -11,11 +11,14 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
+use tokio::time::Instant;
 
 use super::HttpEngine;
 use super::gateway::Gateway;
+use super::preface::{First, look};
 use super::stream::{ClientStream, HeaderLimits};
 use crate::connection::{ClientConnection, ClientIo};
+use crate::metrics::Refusal;
 use crate::settings::{ATTEMPTS_MAX, CONNECTION_REQUESTS_MAX, Settings};
 use crate::worker::Shared;
 
@@ -65,6 +68,7 @@ impl PingoraEngine {
         let mut proxy = catch_unwind(AssertUnwindSafe(|| http_proxy(&conf, gateway)))
             .map_err(|_| EngineError::TrustStore)?;
         let mut options = HttpServerOptions::default();
+        // Plain connections are looked at before Pingora has them (`preface`).
         options.h2c = false;
         options.keepalive_request_limit = Some(CONNECTION_REQUESTS_MAX);
         options.h2_idle_timeout = Some(settings.client_idle_timeout);
@@ -91,11 +95,22 @@ fn h2_options(settings: &Settings) -> H2Options {
 
 impl HttpEngine for PingoraEngine {
     async fn serve(&self, connection: ClientConnection) {
-        let ClientConnection { io, protocol, context } = connection;
+        let ClientConnection { io, mut protocol, context } = connection;
         let settings = self.shared.settings.load();
-        let limits =
-            HeaderLimits { timeout: settings.header_timeout, bytes_max: settings.header_bytes_max };
+        let since = Instant::now();
+        let limits = HeaderLimits {
+            since,
+            timeout: settings.header_timeout,
+            bytes_max: settings.header_bytes_max,
+        };
         drop(settings);
+        if let ClientIo::Tcp(stream) = &io {
+            match look(stream, since + limits.timeout, context.listener.idle_end()).await {
+                First::Speaks(spoken) => protocol = spoken,
+                First::TimedOut => return self.shared.metrics.refused(Refusal::HeaderTimeout),
+                First::Ended => return,
+            }
+        }
         let draining = context.listener.draining();
         let metrics = self.shared.metrics.clone();
         let stream: std::io::Result<Stream> = match io {

@@ -41,6 +41,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeaderLimits {
+    /// When the connection began to owe its first header.
+    pub(super) since: Instant,
     /// Time for a header.
     pub(super) timeout: Duration,
     /// Bytes of a header.
@@ -87,8 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
             idle_end: Box::pin(idle_end),
             phase: context.phase(),
             header_bytes: 0,
-            // A new connection owes its first header from the start.
-            header_since: Some(Instant::now()),
+            header_since: Some(limits.since),
             deadline: None,
             context,
         })
@@ -245,5 +246,5 @@ impl<S> GetSocketDigest for ClientStream<S> {
     }
 }
 
-// Without h2c nothing is peeked at.
+// Which protocol is spoken is known before, so nothing is peeked at.
 impl<S> Peek for ClientStream<S> {}

@@ -9,8 +9,10 @@
 
 mod clients;
 mod forwarding;
+mod grpc;
 mod hostile;
 mod lifecycle;
+mod patience;
 mod rules;
 mod streams;
 mod support;

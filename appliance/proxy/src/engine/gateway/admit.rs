@@ -10,7 +10,7 @@ use pingora_proxy::Session;
 use super::answer::Reply;
 use super::{Gateway, RequestState};
 use crate::admission::{Arrived, Next, admit};
-use crate::answers::Answer;
+use crate::answers::{Answer, is_grpc};
 use crate::connection::ConnectionContext;
 use crate::settings::Settings;
 
@@ -55,7 +55,9 @@ pub(super) fn apply_client_limits(session: &mut ServerSession, settings: &Settin
         let idle = settings.client_idle_timeout;
         session.set_keepalive(Some(idle.as_secs() + u64::from(idle.subsec_nanos() > 0)));
     }
-    let read_timeout = match session.is_upgrade_req() {
+    // Calls of gRPC may be silent for as long as connections of another protocol.
+    let streams = session.is_upgrade_req() || is_grpc(&session.req_header().headers);
+    let read_timeout = match streams {
         true => settings.upgraded_idle_timeout,
         false => settings.client_read_timeout,
     };

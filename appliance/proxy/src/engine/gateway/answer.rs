@@ -8,7 +8,7 @@ use pingora_proxy::{FailToProxy, Session};
 
 use super::forward::prepare_response;
 use super::{Gateway, RequestState};
-use crate::answers::Answer;
+use crate::answers::{Answer, is_grpc};
 
 /// What the proxy itself says to a request.
 #[derive(Debug)]
@@ -92,6 +92,9 @@ fn answer_to(error: &Error) -> Option<Answer> {
 
 /// Sends an answer.
 async fn respond(session: &mut Session, state: &RequestState, answer: Answer) -> Result<()> {
+    if session.is_http2() && is_grpc(&session.req_header().headers) {
+        return respond_to_call(session, state, answer).await;
+    }
     let body = answer.body();
     let mut response = ResponseHeader::build(answer.status(), Some(4))?;
     response.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
@@ -104,4 +107,18 @@ async fn respond(session: &mut Session, state: &RequestState, answer: Answer) ->
         session.write_response_body(Some(Bytes::from_static(body.as_bytes())), true).await?;
     }
     Ok(())
+}
+
+/// Sends an answer to a gRPC call: a status alone, in the header ("Trailers-Only").
+async fn respond_to_call(
+    session: &mut Session,
+    state: &RequestState,
+    answer: Answer,
+) -> Result<()> {
+    let mut response = ResponseHeader::build(200, Some(3))?;
+    response.insert_header(header::CONTENT_TYPE, "application/grpc")?;
+    response.insert_header("grpc-status", answer.grpc_status())?;
+    response.insert_header("grpc-message", answer.body().trim_end())?;
+    prepare_response(session, &mut response, state);
+    session.write_response_header(Box::new(response), true).await
 }

@@ -1,16 +1,19 @@
 //! The second stage: which backend is asked, and what happens when it fails.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use haflinger_core::UpstreamProtocol;
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::{Gateway, RequestState};
-use crate::answers::Answer;
+use crate::action::Action;
+use crate::answers::{Answer, is_grpc};
+use crate::patience::{AttemptLimits, attempt_limits, attempts, pause};
 use crate::settings::Settings;
 use crate::upstream::choose;
 
@@ -22,6 +25,11 @@ const UPSTREAM_KEEPALIVE: (Duration, Duration, usize) =
 /// As many as servers usually allow (RFC 9113, section 6.5.2).
 const UPSTREAM_STREAMS_MAX: usize = 100;
 
+/// Bytes that a backend may send ahead on one HTTP/2 stream, and on all streams of a connection
+/// together, before the clients have read: what a connection can cost.
+const UPSTREAM_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const UPSTREAM_CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
 impl RequestState {
     /// The next backend; of a target whose backends have all failed, none.
     fn next_backend(&self) -> Option<SocketAddr> {
@@ -31,27 +39,70 @@ impl RequestState {
 }
 
 impl Gateway {
-    pub(super) fn choose_peer(
+    pub(super) async fn choose_peer(
         &self,
         session: &Session,
         state: &mut RequestState,
     ) -> Result<HttpPeer> {
+        let action = state.rule.as_ref().map(|rule| &*rule.action);
+        if state.attempts > 0 {
+            let pause =
+                pause(action.and_then(Action::retry), state.attempts, rand::random_range(0.0..1.0));
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        let settings = self.shared.settings.load();
+        let grpc = is_grpc(&session.req_header().headers);
+        let upgrade = session.is_upgrade_req();
+        let idle = match upgrade || grpc {
+            true => settings.upgraded_idle_timeout,
+            false => settings.upstream_read_timeout,
+        };
+        // A connection that becomes another protocol has no last byte of an answer.
+        let timeouts = action.map(Action::timeouts).filter(|_| !upgrade).unwrap_or_default();
+        let limits = attempt_limits(timeouts, state.began, Instant::now(), idle, &settings);
+        let limits = limits.ok_or_else(|| {
+            Error::explain(ErrorType::ReadTimedout, "no time is left for an attempt").into_up()
+        })?;
         state.attempts += 1;
+        state.deadline = limits.deadline;
         // No backend is left when the last one went between admission and here.
         let backend = state.next_backend().ok_or_else(|| {
             Error::explain(ErrorType::HTTPStatus(Answer::Unavailable.status()), "no backend")
         })?;
-        let mut peer = peer(backend, &self.shared.settings.load(), session.is_upgrade_req());
+        state.asking = Some(backend);
+        let mut peer = peer(backend, &settings, &limits);
         let Some(upstream) = state.upstream() else { return Ok(peer) };
         if upstream.tls.is_some() {
             let error = Error::explain(ErrorType::TLSHandshakeFailure, "no TLS to backends");
             return Err(error.into_up());
         }
         if upstream.speaks == UpstreamProtocol::Http2 {
-            peer.options.set_http_version(2, 2);
-            peer.options.max_h2_streams = UPSTREAM_STREAMS_MAX;
+            speak_http2(&mut peer);
         }
         Ok(peer)
+    }
+
+    /// A status that the rule asks not to pass on while an attempt is left, is not.
+    pub(super) fn check_status(
+        &self,
+        session: &Session,
+        response: &ResponseHeader,
+        state: &mut RequestState,
+    ) -> Result<()> {
+        let retry = state.rule.as_ref().and_then(|rule| rule.action.retry());
+        let asked = retry.is_some_and(|retry| retry.codes.contains(&response.status.as_u16()));
+        if !asked || session.as_ref().retry_buffer_truncated() {
+            return Ok(());
+        }
+        let failed = state.asking;
+        if self.may_retry_anywhere(state, failed) {
+            state.retry_granted = true;
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "a status to try again on");
+            return Err(error.into_up());
+        }
+        Ok(())
     }
 
     /// No byte has been sent: any request may be tried elsewhere.
@@ -68,9 +119,9 @@ impl Gateway {
         error
     }
 
-    /// Bytes may have been sent. Only an idempotent request (RFC 9110, section 9.2.2), on a
-    /// connection that had been idle, whose body can be sent again, is tried elsewhere: the
-    /// backend closed the connection just as it was taken from the pool.
+    /// Bytes may have been sent. Only an idempotent request (RFC 9110, section 9.2.2) whose body
+    /// can be sent again is tried elsewhere, and only on a connection that had been idle, which the
+    /// backend closed just as it was taken from the pool; where the rule asks for attempts, on any.
     pub(super) fn after_failed_exchange(
         &self,
         peer: &HttpPeer,
@@ -82,29 +133,37 @@ impl Gateway {
         if *error.esource() == ErrorSource::Upstream {
             self.shared.metrics.exchange_failed();
         }
+        if std::mem::take(&mut state.retry_granted) {
+            error.set_retry(true);
+            return error;
+        }
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
         error.retry.decide_reuse(client_reused);
-        let retry = repeatable && error.retry() && {
-            let backend = backend_of(peer);
-            // The backend itself may be well: when there is no other it is asked once more.
-            self.may_retry(state, backend)
-                || (state.next_backend().is_none() && {
-                    state.failed_on.clear();
-                    self.may_retry(state, None)
-                })
-        };
+        let asked = state.rule.as_ref().is_some_and(|rule| rule.action.retry().is_some());
+        let worth = error.retry() || (asked && *error.esource() == ErrorSource::Upstream);
+        let retry = repeatable && worth && self.may_retry_anywhere(state, backend_of(peer));
         tracing::debug!(backend = %peer, %error, retry, "a backend failed");
         error.set_retry(retry);
         error
+    }
+
+    /// The same, also on `failed` itself when there is no other: it may be well.
+    fn may_retry_anywhere(&self, state: &mut RequestState, failed: Option<SocketAddr>) -> bool {
+        self.may_retry(state, failed)
+            || (state.next_backend().is_none() && {
+                state.failed_on.clear();
+                self.may_retry(state, None)
+            })
     }
 
     /// Whether a request that failed on `failed` may be tried again, and where is settled later.
     fn may_retry(&self, state: &mut RequestState, failed: Option<SocketAddr>) -> bool {
         state.failed_on.extend(failed);
         let settings = self.shared.settings.load();
-        if state.attempts >= settings.attempts_max || state.next_backend().is_none() {
+        let retry = state.rule.as_ref().and_then(|rule| rule.action.retry());
+        if state.attempts >= attempts(retry, &settings) || state.next_backend().is_none() {
             return false;
         }
         if !self.retries.spend() {
@@ -116,21 +175,27 @@ impl Gateway {
     }
 }
 
-fn peer(backend: SocketAddr, settings: &Settings, upgrade: bool) -> HttpPeer {
+fn peer(backend: SocketAddr, settings: &Settings, limits: &AttemptLimits) -> HttpPeer {
     let mut peer = HttpPeer::new(backend, false, String::new());
     let options = &mut peer.options;
-    options.connection_timeout = Some(settings.connect_timeout);
-    options.total_connection_timeout = Some(settings.connect_timeout);
-    options.read_timeout = Some(match upgrade {
-        true => settings.upgraded_idle_timeout,
-        false => settings.upstream_read_timeout,
-    });
+    options.connection_timeout = Some(limits.connect);
+    options.total_connection_timeout = Some(limits.connect);
+    options.read_timeout = Some(limits.read);
     options.write_timeout = Some(settings.upstream_write_timeout);
     options.idle_timeout = Some(settings.upstream_idle_timeout);
     let (idle, interval, count) = UPSTREAM_KEEPALIVE;
     options.tcp_keepalive =
         Some(TcpKeepalive { idle, interval, count, user_timeout: Duration::ZERO });
     peer
+}
+
+/// HTTP/2 without asking: over TLS the handshake has to agree.
+pub(super) fn speak_http2(peer: &mut HttpPeer) {
+    let options = &mut peer.options;
+    options.set_http_version(2, 2);
+    options.max_h2_streams = UPSTREAM_STREAMS_MAX;
+    options.h2_stream_window_size = Some(UPSTREAM_STREAM_WINDOW_BYTES);
+    options.h2_connection_window_size = Some(UPSTREAM_CONNECTION_WINDOW_BYTES);
 }
 
 fn backend_of(peer: &HttpPeer) -> Option<SocketAddr> {

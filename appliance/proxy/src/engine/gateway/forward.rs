@@ -1,13 +1,16 @@
 //! The third stage: what the backend is told, and what the client is told of its answer.
 
+use std::time::{Duration, Instant};
+
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, Uri, Version};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{Gateway, RequestState};
 use crate::action::Step;
+use crate::answers::is_grpc;
 use crate::edits::Fields;
 use crate::headers::{Arrival, forwarding, joined_cookies};
 use crate::rewrite;
@@ -39,6 +42,10 @@ impl Gateway {
         if let Some(cookies) = joined_cookies(original) {
             request.insert_header(header::COOKIE, cookies)?;
         }
+        // Hop by hop and therefore gone, but some servers of gRPC refuse calls without it.
+        if request.version == Version::HTTP_2 && is_grpc(original) {
+            request.insert_header(header::TE, "trailers")?;
+        }
         let Some(rule) = &state.rule else { return Ok(()) };
         for step in rule.action.steps(rule.backend) {
             match step {
@@ -66,6 +73,18 @@ pub(super) fn prepare_response(
         if let Step::Response(edits) = step {
             edits.apply(&mut Response(response));
         }
+    }
+}
+
+/// Ends an answer whose time is over. Between two pieces the read timeout holds, so that a silent
+/// backend is cut off after twice the rule's time at the latest.
+pub(super) fn check_deadline(state: &RequestState) -> Result<Option<Duration>> {
+    match state.deadline {
+        Some(deadline) if deadline <= Instant::now() => {
+            let error = Error::explain(ErrorType::ReadTimedout, "the answer takes too long");
+            Err(error.into_up())
+        }
+        _ => Ok(None),
     }
 }
 

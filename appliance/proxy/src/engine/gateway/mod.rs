@@ -14,9 +14,10 @@ mod log;
 use std::net::SocketAddr;
 use std::os::unix::io::RawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
@@ -41,8 +42,14 @@ pub(super) struct RequestState {
     connection: Option<Arc<ConnectionContext>>,
     rule: Option<Admitted>,
     hash: u64,
+    /// Where the attempt in progress goes.
+    asking: Option<SocketAddr>,
     failed_on: Vec<SocketAddr>,
     attempts: usize,
+    /// When the answer to the attempt in progress has to be complete.
+    deadline: Option<Instant>,
+    /// Another attempt has been decided on, and paid for.
+    retry_granted: bool,
 }
 
 impl Gateway {
@@ -69,8 +76,11 @@ impl ProxyHttp for Gateway {
             connection: None,
             rule: None,
             hash: 0,
+            asking: None,
             failed_on: Vec::new(),
             attempts: 0,
+            deadline: None,
+            retry_granted: false,
         }
     }
 
@@ -107,7 +117,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         state: &mut RequestState,
     ) -> Result<Box<HttpPeer>> {
-        self.choose_peer(session, state).map(Box::new)
+        self.choose_peer(session, state).await.map(Box::new)
     }
 
     async fn upstream_request_filter(
@@ -117,6 +127,25 @@ impl ProxyHttp for Gateway {
         state: &mut RequestState,
     ) -> Result<()> {
         self.prepare_request(session, request, state)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        state: &mut RequestState,
+    ) -> Result<()> {
+        self.check_status(session, response, state)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end: bool,
+        state: &mut RequestState,
+    ) -> Result<Option<Duration>> {
+        forward::check_deadline(state)
     }
 
     async fn response_filter(

@@ -4,13 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Answers by path: `/echo` the header as it came; `/size` the length of the body; `/big/N` N
+/// Answers by path: `/echo` the header as it came; `/fail/N/STATUS` the first N times this status;
+/// `/trickle` a byte every few milliseconds, without end; `/size` the length of the body; `/big/N` N
 /// bytes; `/gate` once the gate is opened; `/die` nothing, the connection is closed; an upgrade
 /// echoes; everything else the backend's name.
 pub struct Backend {
@@ -23,6 +25,7 @@ struct Shared {
     name: String,
     requests: AtomicUsize,
     connections: AtomicUsize,
+    failures: AtomicUsize,
     gate: watch::Sender<bool>,
 }
 
@@ -34,6 +37,7 @@ impl Backend {
             name: name.to_owned(),
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            failures: AtomicUsize::new(0),
             gate: watch::Sender::new(false),
         });
         let stop = CancellationToken::new();
@@ -75,7 +79,12 @@ impl Drop for Backend {
 
 /// An address of this host on which nobody listens.
 pub async fn dead_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    // Held without listening, so that no other test is given the port.
+    std::mem::forget(socket);
+    address
 }
 
 async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
@@ -108,6 +117,14 @@ async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             }
         }
         let size = read_body(&mut stream, &header).await?;
+        let status = failure(&path, shared);
+        if path == "/trickle" {
+            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n").await?;
+            loop {
+                stream.get_mut().write_all(b"x").await?;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
         let body = match path.as_str() {
             other if other.split('?').next() == Some("/echo") => header.clone().into_bytes(),
             "/size" => size.to_string().into_bytes(),
@@ -122,12 +139,24 @@ async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
                 None => shared.name.clone().into_bytes(),
             },
         };
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let answer = format!("HTTP/1.1 {status} A\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.get_mut().write_all(answer.as_bytes()).await?;
         if !header.starts_with("HEAD ") {
             stream.get_mut().write_all(&body).await?;
         }
     }
+}
+
+/// The status to answer with: that of `/fail/N/STATUS` for the first N requests.
+fn failure(path: &str, shared: &Shared) -> u16 {
+    let parts: Vec<&str> = path.split('/').collect();
+    if let ["", "fail", count, status] = parts[..] {
+        let so_far = shared.failures.fetch_add(1, Ordering::Relaxed);
+        if so_far < count.parse().unwrap() {
+            return status.parse().unwrap();
+        }
+    }
+    200
 }
 
 /// The value of a field of a raw header.

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod grpc;
 pub mod issuer;
 
 use std::net::SocketAddr;
