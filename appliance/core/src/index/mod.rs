@@ -180,6 +180,7 @@ impl Index {
                 let entry = entry.or_default();
                 if entry.slices.note(slice, content) || entry.is_empty() {
                     self.slices_changed(&object);
+                    self.feed_changed(&object);
                     self.dirty.services.insert(object);
                 }
             }

@@ -91,11 +91,7 @@ impl Index {
             Some(want(&object, spec, exposure))
         });
         entry.spec = spec;
-        // Names and protocols of ports decide how a backend is spoken to.
-        let users = entry.users.iter();
-        let gateways: Vec<ObjectRef> =
-            users.filter(|user| user.kind == ObjectKind::Gateway).cloned().collect();
-        self.mark_users(&gateways);
+        self.named_service_changed(&object);
         self.claims.want(&object, wanted);
         self.dirty.reports.insert(object.clone());
         self.dirty.services.insert(object);
@@ -118,7 +114,9 @@ impl Index {
         let slice_faults = entry.slices.values().flat_map(|slice| slice.faults.iter().cloned());
         next.faults.extend(slice_faults);
         self.replace_derived(object, &mut entry, next);
-        self.follow_pods(object, &entry);
+        if object.kind == ObjectKind::Service {
+            self.follow_pods(object, &entry);
+        }
         self.dirty.reports.insert(object.clone());
         if entry.is_empty() {
             self.services.remove(object);
@@ -293,8 +291,10 @@ impl Index {
                 next.keys.insert(key);
             }
         }
-        let names = exposure.hostnames.iter().cloned().collect();
-        self.publish_hostnames(object, names, &served, exposure.ttl_secs);
+        if object.kind == ObjectKind::Service {
+            let names = exposure.hostnames.iter().cloned().collect();
+            self.publish_hostnames(object, names, &served, exposure.ttl_secs);
+        }
     }
 
     /// Serves one port of one address. Returns what is wrong with it.
@@ -356,7 +356,8 @@ impl Index {
             self.health.remove(probe);
             self.dirty.changed = true;
         }
-        if entry.spec.as_ref().is_none_or(|spec| spec.exposure.is_none()) {
+        let exposed = entry.spec.as_ref().is_some_and(|spec| spec.exposure.is_some());
+        if !exposed && object.kind == ObjectKind::Service {
             self.publish_hostnames(object, BTreeSet::new(), &[], None);
         }
         // Rules name targets: they change only when targets come or go. Whether a target has
@@ -390,7 +391,9 @@ impl Index {
     /// A freed port may be what others that share the address wait for.
     fn reconsider_port(&mut self, key: &ServiceKey) {
         let holders = self.claims.holders(key.vip);
-        self.dirty.services.extend(holders);
+        // A Gateway's L4 listeners are services under its name.
+        let services = holders.into_iter().filter(|holder| holder.kind != ObjectKind::Ingress);
+        self.dirty.services.extend(services);
     }
 
     /// How far a new flow gets on the address at best; `None` without an L4 service.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::attach::{Attached, Attachments};
 use super::conditions::Why;
 use super::hosts::host_match;
+use super::l4::Conduit;
 use super::listeners::{Merged, Opening, merge};
 use super::routes::{Compiled, Compiler, refusal};
 use super::tls_policies::PolicyVerdict;
@@ -35,6 +36,8 @@ pub(super) struct Built {
     pub(super) sets: BTreeMap<ObjectRef, bool>,
     /// What is served on each TCP port.
     pub(super) ports: BTreeMap<u16, Arc<HttpListener>>,
+    /// What L4 listeners lead to.
+    pub(super) conduits: Vec<Conduit>,
     /// By route and place among its parents.
     pub(super) routes: BTreeMap<(ObjectRef, usize), RouteVerdict>,
     /// Policies for Services that its routes lead to.
@@ -83,7 +86,7 @@ pub(super) struct RouteVerdict {
 }
 
 /// A route with its rules.
-type Ready<'a> = (&'a ObjectRef, &'a RouteSpec, Compiled);
+pub(super) type Ready<'a> = (&'a ObjectRef, &'a RouteSpec, Compiled);
 
 impl Index {
     /// Builds a Gateway of ours anew.
@@ -215,8 +218,13 @@ impl Compiler<'_> {
             _ => Protocol::Tcp,
         };
         for backend in spec.rules.iter().flat_map(|rule| &rule.backends) {
-            if let Err(why) = self.target(route, &backend.backend, protocol) {
-                compiled.unresolved.get_or_insert(why);
+            let found = self.target(route, &backend.backend, protocol);
+            match found {
+                Ok((target, _)) if route.kind == ObjectKind::TlsRoute => {
+                    self.uses.services.insert(target.object);
+                }
+                Ok(_) => {}
+                Err(why) => drop(compiled.unresolved.get_or_insert(why)),
             }
         }
         compiled
@@ -261,6 +269,9 @@ impl Built {
             let opening = Opening::of(&listener.spec.protocol);
             let served = matches!(opening, Some(Opening::Plain | Opening::Tls));
             self.name(listener, attached);
+            if listener.is_accepted() {
+                self.conduits.extend(compiler.conduit(listener, attached, routes));
+            }
             if !listener.is_accepted() || !served || ends_tls && tls.is_none() {
                 continue;
             }

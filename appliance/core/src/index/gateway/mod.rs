@@ -18,6 +18,7 @@ mod conditions;
 mod features;
 mod grants;
 mod hosts;
+mod l4;
 mod listeners;
 mod routes;
 mod status;
@@ -57,12 +58,18 @@ pub(super) struct GatewayApi {
     policies_of: Relation<ObjectRef>,
     /// Gateways by what they trust.
     authority_users: Relation<AuthorityRef>,
+    /// Gateways by the Services that they name.
+    named_by: Relation<ObjectRef>,
+    /// Gateways by the Services that feed their L4 listeners.
+    fed_by: Relation<ObjectRef>,
     /// Gateways by address.
     on_address: Relation<IpAddr>,
     /// Gateways to be built anew.
     stale: BTreeSet<ObjectRef>,
     /// Gateways whose addresses have changed.
     moved: BTreeSet<ObjectRef>,
+    /// Gateways whose L4 listeners lead to other backends.
+    refed: BTreeSet<ObjectRef>,
 }
 
 /// Every label of a namespace.
@@ -83,7 +90,10 @@ struct GatewayEntry {
 /// What a Gateway leads to.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Uses {
+    /// Services that requests are sent to.
     services: BTreeSet<ObjectRef>,
+    /// Services that references name, be it in vain.
+    named: BTreeSet<ObjectRef>,
     certificates: BTreeSet<CertificateRef>,
     authorities: BTreeSet<AuthorityRef>,
     /// Namespaces beside those of the naming objects: grants there decide.
@@ -252,9 +262,7 @@ impl Index {
         let (old, new) = (services(&old), services(&new));
         api.policies_of.relink(&object, &old, &new);
         for service in old.union(&new) {
-            let users = self.services.get(service).into_iter().flat_map(|entry| &entry.users);
-            let gateways = users.filter(|user| user.kind == ObjectKind::Gateway);
-            api.stale.extend(gateways.cloned());
+            api.stale.extend(api.named_by.of(service).cloned());
         }
     }
 
@@ -280,6 +288,13 @@ impl Index {
             let choosing: Vec<ObjectRef> = choosing.map(|(name, _)| name.clone()).collect();
             api.stale.extend(choosing);
         }
+    }
+
+    /// Marks the Gateways that name a Service whose ports have changed.
+    pub(super) fn named_service_changed(&mut self, service: &ObjectRef) {
+        let api = &mut self.gateway_api;
+        api.stale.extend(api.named_by.of(service).cloned());
+        api.refed.extend(api.fed_by.of(service).cloned());
     }
 
     /// Marks what has to look again at something that it uses: Gateways are built anew.
@@ -320,7 +335,8 @@ impl Index {
 
     /// Whether a Gateway has to be looked at.
     pub(super) fn has_stale_gateways(&self) -> bool {
-        !self.gateway_api.stale.is_empty() || !self.gateway_api.moved.is_empty()
+        let GatewayApi { stale, moved, refed, .. } = &self.gateway_api;
+        !(stale.is_empty() && moved.is_empty() && refed.is_empty())
     }
 
     /// Brings the marked Gateways up to date.
@@ -331,6 +347,10 @@ impl Index {
         }
         for gateway in std::mem::take(&mut self.gateway_api.moved) {
             self.place_gateway(&gateway);
+            self.gateway_api.refed.insert(gateway);
+        }
+        for gateway in std::mem::take(&mut self.gateway_api.refed) {
+            self.feed_gateway(&gateway);
         }
     }
 
@@ -343,21 +363,22 @@ impl Index {
         let new = &entry.built;
         let routes = differing(&old.routes, &new.routes).map(|(route, _)| route.clone());
         let sets = old.sets.keys().chain(new.sets.keys()).cloned();
-        let policies = old.policies.keys().chain(new.policies.keys()).cloned();
+        let policies = differing(&old.policies, &new.policies).cloned();
         let reports: Vec<ObjectRef> = routes.chain(sets).chain(policies).collect();
         self.dirty.reports.extend(reports);
         if old.ports != new.ports {
             self.dirty.addresses.extend(&entry.addresses);
         }
-        self.register_gateway_uses(gateway, &old.uses);
+        self.register_gateway_uses(gateway, &old);
         self.want_for_gateway(gateway);
         self.dirty.reports.insert(gateway.clone());
     }
 
     /// Tells Services, certificates and authorities who points at them.
-    fn register_gateway_uses(&mut self, gateway: &ObjectRef, old: &Uses) {
-        let Some(entry) = self.gateway_api.gateways.get(gateway) else { return };
-        let new = &entry.built.uses;
+    fn register_gateway_uses(&mut self, gateway: &ObjectRef, before: &Built) {
+        let api = &mut self.gateway_api;
+        let Some(entry) = api.gateways.get(gateway) else { return };
+        let (old, new) = (&before.uses, &entry.built.uses);
         for service in old.services.symmetric_difference(&new.services) {
             let entry = self.services.entry(service.clone()).or_default();
             match new.services.contains(service) {
@@ -374,8 +395,9 @@ impl Index {
             };
             self.dirty.certificates.insert(certificate.clone());
         }
-        let users = &mut self.gateway_api.authority_users;
-        users.relink(gateway, &old.authorities, &new.authorities);
+        api.authority_users.relink(gateway, &old.authorities, &new.authorities);
+        api.named_by.relink(gateway, &old.named, &new.named);
+        api.fed_by.relink(gateway, &before.fed_by(), &entry.built.fed_by());
     }
 }
 

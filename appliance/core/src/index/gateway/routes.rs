@@ -167,6 +167,7 @@ impl<'a> Compiler<'a> {
     /// anything being wrong with the route.
     fn upstream(&mut self, route: &ObjectRef, backend: &BackendRef) -> Result<Upstream, Why> {
         let (target, port) = self.target(route, backend, Protocol::Tcp)?;
+        self.uses.services.insert(target.object.clone());
         let tls = self.greeting(&target.object, &port);
         let speaks = speaks(route.kind, &port, tls.is_some())?;
         let tls = tls.transpose().map_err(|why| Why::new(POLICY, why.message))?;
@@ -197,7 +198,7 @@ impl<'a> Compiler<'a> {
             let message = format!("{place} is of another namespace, and no ReferenceGrant there");
             return Err(Why::new("RefNotPermitted", format!("{message} allows the reference")));
         }
-        self.uses.services.insert(object.clone());
+        self.uses.named.insert(object.clone());
         let missing = |what: String| Why::new("BackendNotFound", what);
         let Some(number) = port else { return Err(missing(format!("{place}: port is missing"))) };
         let entry = self.index.services.get(object);

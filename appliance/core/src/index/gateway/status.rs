@@ -39,13 +39,13 @@ impl Index {
             return None;
         }
         let mut report = self.claim_report(gateway, &spec.recorded, &spec.wish, IpMode::Proxy);
-        let fates = self.fates(entry, gateway);
+        let fates = self.fates((gateway, entry), gateway);
         let generation = spec.generation;
         let accepted = accepted(spec, &fates);
         let programmed = self.programmed(gateway, entry, spec, &accepted, &fates);
         let sets = entry.built.sets.iter();
         let attached = sets.filter(|(set, allowed)| {
-            **allowed && self.fates(entry, set).iter().any(|fate| fate.refusal.is_none())
+            **allowed && self.fates((gateway, entry), set).iter().any(|fate| fate.refusal.is_none())
         });
         let attached_sets = u32::try_from(attached.count()).unwrap_or(u32::MAX);
         let mut conditions = vec![
@@ -75,7 +75,11 @@ impl Index {
     }
 
     /// What becomes of the listeners of a Gateway or of one of its ListenerSets.
-    fn fates<'a>(&self, entry: &'a GatewayEntry, owner: &ObjectRef) -> Vec<Fate<'a>> {
+    fn fates<'a>(
+        &self,
+        (gateway, entry): (&ObjectRef, &'a GatewayEntry),
+        owner: &ObjectRef,
+    ) -> Vec<Fate<'a>> {
         let listeners = entry.built.listeners.iter().filter(|at| at.owner == *owner);
         let fates = listeners.map(|listener| {
             let key = |address: &IpAddr| ServiceKey {
@@ -86,6 +90,12 @@ impl Index {
             let denied = entry.addresses.iter().find_map(|address| {
                 let why = entry.denied.get(&(*address, listener.port))?;
                 Some(Why::new("PortUnavailable", &**why))
+            });
+            let taken = self.services.get(gateway).map_or(&[][..], |fed| &fed.taken);
+            let taken = entry.addresses.iter().map(key).find(|key| taken.contains(key));
+            let denied = denied.or_else(|| {
+                let message = format!("{} is served for an older object", taken?);
+                Some(Why::new("PortUnavailable", message))
             });
             let closed = entry.addresses.iter().find_map(|address| {
                 let fault = self.unserved_fault(&key(address))?;
@@ -134,7 +144,7 @@ impl Index {
                 .map_or("no address is assigned yet".to_owned(), |fault| fault.message.clone());
             return Some(Why::new("AddressNotAssigned", message));
         }
-        let of_sets = entry.built.sets.keys().flat_map(|set| self.fates(entry, set));
+        let of_sets = entry.built.sets.keys().flat_map(|set| self.fates((gateway, entry), set));
         let served = fates.iter().any(|fate| fate.unprogrammed.is_none())
             || of_sets.into_iter().any(|fate| fate.unprogrammed.is_none());
         let first = fates.iter().find_map(|fate| fate.unprogrammed.as_ref());
@@ -152,9 +162,9 @@ impl Index {
         let allowed = *entry.built.sets.get(set)?;
         let gateway = entry.spec.as_ref()?;
         let generation = spec.generation;
-        let of_gateway = self.fates(entry, &spec.parent);
+        let of_gateway = self.fates((&spec.parent, entry), &spec.parent);
         let parent_accepted = accepted(gateway, &of_gateway);
-        let fates = self.fates(entry, set);
+        let fates = self.fates((&spec.parent, entry), set);
         let none = |pick: fn(&Fate<'_>) -> bool| !fates.iter().any(pick);
         let valid = |fate: &Fate<'_>| fate.refusal.is_none();
         let refused = if !allowed {

@@ -12,8 +12,11 @@ use crate::{
 };
 
 mod conflicts;
+mod order;
+mod policies;
 mod references;
 mod serving;
+mod streams;
 
 pub(super) const VIP: &str = "192.0.2.9";
 
