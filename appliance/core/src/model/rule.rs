@@ -218,7 +218,7 @@ mod tests {
         let rule =
             |path: &PathMatch| HttpRule::simple(HostMatch::Any, path.clone(), None, object.clone());
         let mut rules: Vec<HttpRule> = paths.iter().map(rule).collect();
-        rules.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+        rules.sort_by_key(HttpRule::precedence);
         rules.iter().map(|rule| rule.matches.path.as_str().to_owned()).collect()
     }
 

@@ -73,7 +73,7 @@ fn a_tcp_route_becomes_a_service_with_the_shares_of_its_backends() {
     index.publish(2).unwrap();
     let left = index.current();
     assert!(left.services.is_empty() && left.targets.is_empty() && left.vips.is_empty());
-    assert!(index.services.get(&gateway_name("g")).is_none());
+    assert!(!index.services.contains_key(&gateway_name("g")));
 }
 
 #[test]
