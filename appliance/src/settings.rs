@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use haflinger_bgp::model::{Community, HoldTime, RouterId};
 use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
-use haflinger_config::{Attach, Config, Fallback, KeyAlgorithm, Peer, PodRoutes, Zone, ZonePolicy};
+use haflinger_config::{
+    Attach, Config, Fallback, KeyAlgorithm, Peer, PodRoutes, TlsPolicy, Zone, ZonePolicy,
+};
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::{
     FlowTimeouts, ForwardingMode, LabelRequirement, LabelSelector, LabelTest, Policy, Pool,
@@ -242,6 +244,10 @@ pub(crate) fn proxy(config: &Config, key: FlowHashKey) -> haflinger_proxy::Setti
         flow_hash_key: key,
         workers: proxy.workers.and_then(NonZeroUsize::new).unwrap_or(defaults.workers),
         connections_max: proxy.connections_max,
+        tls_policy: match proxy.tls_policy {
+            TlsPolicy::Intermediate => haflinger_proxy::TlsPolicy::Intermediate,
+            TlsPolicy::Modern => haflinger_proxy::TlsPolicy::Modern,
+        },
         tls_handshake_timeout: proxy.tls_handshake_timeout,
         header_timeout: proxy.request_header_timeout,
         header_bytes_max: proxy.request_header_bytes_max,

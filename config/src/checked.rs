@@ -12,7 +12,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use crate::file::{
-    Attach, Fallback, ForwardingMode, KeyAlgorithm, LogFormat, PodRoutes, ZonePolicy,
+    Attach, Fallback, ForwardingMode, KeyAlgorithm, LogFormat, PodRoutes, TlsPolicy,
+    ZonePolicy,
 };
 
 /// The whole configuration.
@@ -491,6 +492,8 @@ pub struct Proxy {
     pub workers: Option<usize>,
     /// Client connections at most.
     pub connections_max: usize,
+    /// Which TLS is spoken with clients.
+    pub tls_policy: TlsPolicy,
     /// For a TLS handshake.
     pub tls_handshake_timeout: Duration,
     /// For the head of a request.

@@ -529,6 +529,8 @@ pub struct Proxy {
     /// Client connections at most.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections_max: u32,
+    /// Which TLS is spoken with clients.
+    pub tls_policy: TlsPolicy,
     /// Milliseconds for a TLS handshake.
     #[schemars(range(min = 10, max = 60_000))]
     pub tls_handshake_timeout_ms: u32,
@@ -589,6 +591,7 @@ impl Default for Proxy {
             https_port: 443,
             workers: None,
             connections_max: 50_000,
+            tls_policy: TlsPolicy::Intermediate,
             tls_handshake_timeout_ms: 10_000,
             request_header_timeout_ms: 10_000,
             request_header_bytes_max: 32_768,
@@ -608,6 +611,16 @@ impl Default for Proxy {
             drain_secs: 30,
         }
     }
+}
+
+/// Which versions of TLS are spoken with clients, always with forward secrecy and AEAD ciphers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsPolicy {
+    /// TLS 1.2 and 1.3.
+    Intermediate,
+    /// TLS 1.3 alone.
+    Modern,
 }
 
 /// Health checks; what is checked, and how often, is said by each service.

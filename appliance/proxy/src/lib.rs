@@ -53,7 +53,8 @@ mod worker;
 pub use engine::EngineError;
 pub use proxy::{Proxy, ProxyError, ProxyHandle};
 pub use settings::{
-    ATTEMPTS_MAX, CONNECTION_REQUESTS_MAX, RETRY_PERCENT_MAX, Settings, SettingsError, WORKERS_MAX,
+    ATTEMPTS_MAX, CONNECTION_REQUESTS_MAX, RETRY_PERCENT_MAX, Settings, SettingsError, TlsPolicy,
+    WORKERS_MAX,
 };
 pub use status::{CertificateStatus, ListenerState, ListenerStatus, ProxyStatus};
 pub use tables::LISTENERS_MAX;

@@ -79,7 +79,7 @@ impl Proxy {
     pub fn new(settings: Settings, registry: &Registry) -> Result<Self, ProxyError> {
         settings.check()?;
         let metrics = Metrics::new(registry)?;
-        let workers_started = settings.workers.get();
+        let (workers_started, policy) = (settings.workers.get(), settings.tls_policy);
         let shared = Arc::new(Shared {
             settings: ArcSwap::from_pointee(settings),
             metrics: metrics.clone(),
@@ -88,7 +88,7 @@ impl Proxy {
         let workers = (0..workers_started)
             .map(|number| Worker::start(number, &shared))
             .collect::<Result<Vec<_>, _>>()?;
-        let tables = Mutex::new(Tables::new(metrics, TlsBase::new()?, LISTENERS_MAX));
+        let tables = Mutex::new(Tables::new(metrics, TlsBase::new(policy)?, LISTENERS_MAX));
         let renew_engines = Notify::new();
         let state = Arc::new(State {
             shared,
@@ -224,6 +224,7 @@ impl ProxyHandle {
     pub fn reconfigure(&self, settings: Settings) -> Result<(), SettingsError> {
         settings.check()?;
         let old = self.state.shared.settings.swap(Arc::new(settings.clone()));
+        self.state.tables().set_tls_policy(settings.tls_policy);
         if !settings.same_engine(&old) {
             self.state.renew_engines.notify_one();
         }

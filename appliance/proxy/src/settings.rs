@@ -21,6 +21,15 @@ pub const RETRY_PERCENT_MAX: u32 = 1_000;
 /// long-lived connection is returned and clients spread anew over the fleet.
 pub const CONNECTION_REQUESTS_MAX: u32 = 1_000_000;
 
+/// Which versions of TLS are spoken with clients, always with forward secrecy and AEAD ciphers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsPolicy {
+    /// TLS 1.2 (RFC 5246) and 1.3 (RFC 8446).
+    Intermediate,
+    /// TLS 1.3 alone.
+    Modern,
+}
+
 /// Everything about layer 7 that the configuration decides. Every timeout is a real one: none
 /// can be switched off.
 #[derive(Clone, PartialEq)]
@@ -33,6 +42,8 @@ pub struct Settings {
     /// Client connections open at once over all listeners. One more is accepted and closed at
     /// once, so that a client learns it without waiting.
     pub connections_max: usize,
+    /// Which TLS is spoken with clients.
+    pub tls_policy: TlsPolicy,
     /// Time for a TLS handshake from the first byte to the last.
     pub tls_handshake_timeout: Duration,
     /// Time for a request header, from its first byte (on a new connection: from the
@@ -97,6 +108,7 @@ impl Settings {
             flow_hash_key,
             workers,
             connections_max: 50_000,
+            tls_policy: TlsPolicy::Intermediate,
             tls_handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             header_bytes_max: 32 * 1024,
@@ -186,6 +198,7 @@ impl fmt::Debug for Settings {
             .field("upstream_idle_max", &self.upstream_idle_max)
             .field("attempts_max", &self.attempts_max)
             .field("retry_percent", &self.retry_percent)
+            .field("tls_policy", &self.tls_policy)
             .field("trusted_proxies", &self.trusted_proxies);
         for (field, value) in self.timeouts() {
             out.field(field, &value);

@@ -18,6 +18,7 @@ use crate::listener::{Listener, Routes};
 use crate::metrics::Metrics;
 use crate::reports::SocketWord;
 use crate::routes::Shelf;
+use crate::settings::TlsPolicy;
 use crate::slots::Slots;
 use crate::status::{CertificateStatus, ListenerState, ListenerStatus};
 use crate::tls::certificates::{Certificate, CertificateError, CertificateSlot};
@@ -196,6 +197,24 @@ impl Tables {
             if let Some(tls) = &served.listener.tls {
                 let slot = |key: &_| certificate_slots.slot(key, CertificateSlot::default);
                 tls.load().rename(&served.spec, key, slot);
+            }
+        }
+    }
+
+    /// Greets the clients of every listener anew, from the next handshake on.
+    pub(crate) fn set_tls_policy(&mut self, policy: TlsPolicy) {
+        if !self.tls.set_policy(policy) {
+            return;
+        }
+        let listeners = self.listeners.values();
+        let all: Vec<_> = listeners.map(|s| (s.spec.clone(), s.listener.clone())).collect();
+        for (spec, listener) in all {
+            let Some(tls) = &listener.tls else { continue };
+            match self.sections(&spec, None) {
+                Ok(sections) => tls.store(Arc::new(sections)),
+                Err(error) => {
+                    tracing::error!(listener = %listener.address, %error, "no TLS configuration");
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::routes::Found;
 
 fn tables(listeners_max: usize) -> Tables {
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-    Tables::new(metrics, TlsBase::new().unwrap(), listeners_max)
+    Tables::new(metrics, TlsBase::new(TlsPolicy::Intermediate).unwrap(), listeners_max)
 }
 
 fn address(n: u16) -> SocketAddr {

@@ -91,6 +91,7 @@ pub(crate) fn proxy(context: &mut Context, file: &file::Proxy) -> Option<Proxy> 
         https_port: file.https_port,
         workers: file.workers.map(usize::from),
         connections_max: count(file.connections_max),
+        tls_policy: file.tls_policy,
         tls_handshake_timeout: millis(file.tls_handshake_timeout_ms),
         request_header_timeout: millis(file.request_header_timeout_ms),
         request_header_bytes_max: count(file.request_header_bytes_max),

@@ -8,19 +8,21 @@ use std::sync::Arc;
 use haflinger_core::{
     CertificateRef, ClientValidation, HttpListener, Section, SectionTls, Serves, Target,
 };
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 
 use super::by_name::NameMap;
 use super::certificates::{CertificateSlot, NameTable, Resolver};
 use super::clients::client_verifier;
 use super::streams::StreamRoutes;
+use crate::settings::TlsPolicy;
 use crate::upstream::TargetSlot;
 
 /// What all TLS listeners share.
 pub(crate) struct TlsBase {
     provider: Arc<CryptoProvider>,
+    policy: TlsPolicy,
     tickets: Arc<dyn ProducesTickets>,
 }
 
@@ -80,10 +82,16 @@ impl Sections {
 }
 
 impl TlsBase {
-    /// Makes keys for session tickets.
-    pub(crate) fn new() -> Result<Self, rustls::Error> {
+    /// Makes keys for session tickets. They are replaced every six hours, and taken for another
+    /// six; each host has its own.
+    pub(crate) fn new(policy: TlsPolicy) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Ok(Self { provider, tickets: rustls::crypto::ring::Ticketer::new()? })
+        Ok(Self { provider, policy, tickets: rustls::crypto::ring::Ticketer::new()? })
+    }
+
+    /// Holds for what is compiled from now on; whether it differs from before.
+    pub(crate) fn set_policy(&mut self, policy: TlsPolicy) -> bool {
+        std::mem::replace(&mut self.policy, policy) != policy
     }
 
     /// Compiles the sections of a listener; what `former` has already is kept.
@@ -140,7 +148,7 @@ impl TlsBase {
         resolver: Arc<Resolver>,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(self.provider.clone())
-            .with_safe_default_protocol_versions()?;
+            .with_protocol_versions(versions(self.policy))?;
         let mut config = match client {
             None => builder.with_no_client_auth(),
             Some(validation) => {
@@ -165,6 +173,15 @@ impl TlsBase {
         // would hold it once more.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Arc::new(config))
+    }
+}
+
+/// rustls has no other ciphers than those with forward secrecy and authenticated encryption.
+fn versions(policy: TlsPolicy) -> &'static [&'static SupportedProtocolVersion] {
+    static MODERN: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+    match policy {
+        TlsPolicy::Intermediate => rustls::ALL_VERSIONS,
+        TlsPolicy::Modern => MODERN,
     }
 }
 

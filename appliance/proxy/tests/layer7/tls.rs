@@ -1,8 +1,16 @@
 //! Certificates: which is served, when another takes its place, and what is refused.
 
-use haflinger_core::{CertificateSpec, FaultReason, HostMatch, Update};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::client::{handshake, leaf};
+use haflinger_core::{CertificateSpec, FaultReason, HostMatch, Update};
+use haflinger_proxy::TlsPolicy;
+use rustls::SignatureScheme;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::client::{Credulous, RawTls, credulous, greet, handshake, leaf, trusting};
+use crate::support::issuer::Issuer;
 use crate::support::{Lab, certificate_ref, section, self_signed, tls_entry, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,4 +190,166 @@ async fn report(
         Ok(Some(Update::Certificate { certificate, fault })) => (certificate, fault),
         other => panic!("no report about a certificate: {other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_of_key_is_served_in_both_versions_of_tls() {
+    let issuer = Issuer::new("ours");
+    let mut lab = Lab::start();
+    let rsa = include_str!("support/rsa-2048.pem");
+    let kinds: [(&str, CertificateSpec); 4] = [
+        ("p256", issuer.issue_with(&["p256.example"], 1, &rcgen::PKCS_ECDSA_P256_SHA256)),
+        ("p384", issuer.issue_with(&["p384.example"], 2, &rcgen::PKCS_ECDSA_P384_SHA384)),
+        ("ed25519", issuer.issue_with(&["ed25519.example"], 3, &rcgen::PKCS_ED25519)),
+        ("rsa", issuer.issue_for(&["rsa.example"], 4, rcgen::KeyPair::from_pem(rsa).unwrap())),
+    ];
+    let mut entries = Vec::new();
+    for (name, spec) in &kinds {
+        lab.certificate(name, spec.clone());
+        entries.push(tls_entry(name, &[]));
+    }
+    lab.listen_tls(Vec::new(), entries);
+    lab.publish().await;
+    for (name, spec) in &kinds {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let config = trusting(&[&issuer.pem], &[version]);
+            let stream = greet(lab.address, &format!("{name}.example"), config).await.unwrap();
+            let session = stream.get_ref().1;
+            assert_eq!(session.protocol_version(), Some(version.version), "{name}");
+            assert_eq!(session.peer_certificates().unwrap()[0], leaf(spec), "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_shown_the_certificate_of_a_name_that_it_can_check() {
+    let mut lab = Lab::start();
+    let issuer = Issuer::new("ours");
+    let ed25519 = issuer.issue_with(&["shop.example"], 1, &rcgen::PKCS_ED25519);
+    let ecdsa = issuer.issue(&["shop.example"], 2);
+    lab.certificate("ed25519", ed25519.clone());
+    lab.certificate("ecdsa", ecdsa.clone());
+    lab.listen_tls(Vec::new(), vec![tls_entry("ed25519", &[]), tls_entry("ecdsa", &[])]);
+    lab.publish().await;
+    let config = trusting(&[&issuer.pem], rustls::ALL_VERSIONS);
+    let stream = greet(lab.address, "shop.example", config).await.unwrap();
+    assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], leaf(&ed25519));
+    let mut config = credulous();
+    let schemes = vec![SignatureScheme::ECDSA_NISTP256_SHA256];
+    config.dangerous().set_certificate_verifier(Arc::new(Credulous { schemes }));
+    let stream = greet(lab.address, "shop.example", config).await.unwrap();
+    assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], leaf(&ecdsa));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_modern_policy_leaves_tls_1_3_alone_and_is_changed_while_running() {
+    let spec = self_signed(&["shop.example"]);
+    let mut lab = Lab::start();
+    lab.certificate("shop", spec.clone());
+    lab.listen_tls(Vec::new(), vec![tls_entry("shop", &[])]);
+    lab.publish().await;
+    let address = lab.address;
+    let visit = async |version| {
+        let config = trusting(&[&spec.chain_pem], &[version]);
+        greet(address, "shop.example", config).await.map(|_| ())
+    };
+    let (old, new) = (&rustls::version::TLS12, &rustls::version::TLS13);
+    assert!(visit(old).await.is_ok() && visit(new).await.is_ok());
+    for (policy, old_is_served) in [(TlsPolicy::Modern, false), (TlsPolicy::Intermediate, true)] {
+        lab.reconfigure(|settings| settings.tls_policy = policy);
+        assert_eq!(visit(old).await.is_ok(), old_is_served);
+        assert!(visit(new).await.is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_replaced_under_load_without_a_failed_handshake() {
+    let issuer = Issuer::new("ours");
+    let mut lab = Lab::start();
+    lab.certificate("shop", issuer.issue(&["shop.example"], 0));
+    lab.listen_tls(Vec::new(), vec![tls_entry("shop", &[])]);
+    lab.publish().await;
+    let (address, pem) = (lab.address, issuer.pem.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, pem) = (stop.clone(), pem.clone());
+            tokio::spawn(async move {
+                let mut seen = BTreeSet::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let config = trusting(&[&pem], rustls::ALL_VERSIONS);
+                    let stream = greet(address, "shop.example", config).await.unwrap();
+                    seen.insert(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec());
+                }
+                seen.len()
+            })
+        })
+        .collect();
+    for number in 1..=20 {
+        let handshakes = || lab.metric("haflinger_proxy_connections_total", "");
+        let before = handshakes();
+        until("clients come and go", || handshakes() >= before + 8.0).await;
+        lab.certificate("shop", issuer.issue(&["shop.example"], number));
+        lab.publish().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        assert!(client.await.unwrap() > 5, "certificates were seen to change");
+    }
+    assert_eq!(lab.metric("haflinger_proxy_connections_refused_total", ""), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_resumed_for_its_own_name_alone() {
+    let mut lab = Lab::start();
+    lab.certificate("both", self_signed(&["shop.example", "blog.example"]));
+    let host = |name: &str| HostMatch::Exact(name.into());
+    lab.listen_sections(vec![
+        section(host("shop.example"), vec![tls_entry("both", &[])], Vec::new()),
+        section(host("blog.example"), vec![tls_entry("both", &[])], Vec::new()),
+    ]);
+    lab.publish().await;
+    let config = credulous();
+    let visit = async |name: &str| {
+        let mut client = RawTls::connect(lab.address, name, config.clone()).await.unwrap();
+        // Tickets come behind the handshake.
+        assert_eq!(client.get(name).await, Some(404));
+        client.resumed()
+    };
+    assert!(!visit("shop.example").await);
+    assert!(visit("shop.example").await);
+    assert!(!visit("blog.example").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_do_not_speak_tls_or_only_by_the_byte_are_cut_off() {
+    let mut lab = Lab::start_with(|settings| {
+        settings.tls_handshake_timeout = std::time::Duration::from_millis(500);
+    });
+    lab.certificate("shop", self_signed(&["shop.example"]));
+    lab.listen_tls(Vec::new(), vec![tls_entry("shop", &[])]);
+    lab.publish().await;
+    let refused = |reason| lab.metric("haflinger_proxy_connections_refused_total", reason);
+    for (garbage, alert) in [
+        (&b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n"[..], true),
+        (&[0; 4_000][..], true),
+        // A record without end.
+        (&[22, 3, 1, 0xff, 0xff, 1][..], true),
+        // A handshake message without end.
+        (&[22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff][..], true),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(lab.address).await.unwrap();
+        stream.write_all(garbage).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset is an end too.
+        let _ = stream.read_to_end(&mut answer).await;
+        assert_eq!(answer.first() == Some(&21), alert, "{garbage:?}");
+    }
+    until("garbage is counted", || refused("tls_hello") == 4.0).await;
+    let slow = tokio::net::TcpStream::connect(lab.address).await.unwrap();
+    until("the slow client is cut off", || {
+        let _ = slow.try_write(&[22]);
+        refused("tls_timeout") == 1.0
+    })
+    .await;
 }

@@ -7,7 +7,9 @@ use haflinger_core::CertificateSpec;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -138,7 +140,7 @@ pub fn credulous() -> ClientConfig {
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Credulous))
+        .with_custom_certificate_verifier(Arc::new(Credulous::new()))
         .with_no_client_auth()
 }
 
@@ -151,7 +153,7 @@ pub fn identified(spec: &CertificateSpec) -> ClientConfig {
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Credulous))
+        .with_custom_certificate_verifier(Arc::new(Credulous::new()))
         .with_client_auth_cert(chain, key)
         .unwrap()
 }
@@ -193,8 +195,35 @@ impl RawTls {
     }
 }
 
+/// What a client needs that trusts these authorities and speaks these versions.
+pub fn trusting(
+    authorities: &[&[u8]],
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    for pem in authorities {
+        roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+/// Trusts everybody whose signatures are of these kinds.
 #[derive(Debug)]
-pub struct Credulous;
+pub struct Credulous {
+    pub schemes: Vec<SignatureScheme>,
+}
+
+impl Credulous {
+    pub fn new() -> Self {
+        let provider = rustls::crypto::ring::default_provider();
+        Self { schemes: provider.signature_verification_algorithms.supported_schemes() }
+    }
+}
 
 impl ServerCertVerifier for Credulous {
     fn verify_server_cert(
@@ -227,9 +256,7 @@ impl ServerCertVerifier for Credulous {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.schemes.clone()
     }
 }
 

@@ -64,6 +64,10 @@ impl Issuer {
         number: u64,
         algorithm: &'static SignatureAlgorithm,
     ) -> CertificateSpec {
+        self.issue_for(names, number, KeyPair::generate_for(algorithm).unwrap())
+    }
+
+    pub fn issue_for(&self, names: &[&str], number: u64, key: KeyPair) -> CertificateSpec {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.serial_number = Some(SerialNumber::from(number));
         params.subject_alt_names = names
@@ -73,7 +77,6 @@ impl Issuer {
                 false => SanType::DnsName((*name).try_into().unwrap()),
             })
             .collect();
-        let key = KeyPair::generate_for(algorithm).unwrap();
         let certificate = params.signed_by(&key, &self.signer).unwrap();
         CertificateSpec {
             chain_pem: certificate.pem().into_bytes(),

@@ -36,6 +36,7 @@ pub struct Lab {
     pub snapshot: Snapshot,
     pub updates: mpsc::Receiver<Update>,
     pub registry: prometheus::Registry,
+    settings: Settings,
     snapshots: watch::Sender<Arc<Snapshot>>,
     pub shutdown: CancellationToken,
     running: Option<JoinHandle<()>>,
@@ -54,7 +55,7 @@ impl Lab {
         settings.drain_timeout = PATIENCE;
         change(&mut settings);
         let registry = prometheus::Registry::new();
-        let proxy = Proxy::new(settings, &registry).unwrap();
+        let proxy = Proxy::new(settings.clone(), &registry).unwrap();
         let handle = proxy.handle();
         let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::default()));
         let (sender, updates) = mpsc::channel(16);
@@ -66,6 +67,7 @@ impl Lab {
             snapshot: Snapshot::default(),
             updates,
             registry,
+            settings,
             snapshots,
             shutdown,
             running: Some(running),
@@ -124,6 +126,12 @@ impl Lab {
     /// Puts certificate material into the snapshot.
     pub fn certificate(&mut self, name: &str, spec: CertificateSpec) {
         self.snapshot.certificates.insert(certificate_ref(name), Arc::new(spec));
+    }
+
+    /// Changes settings while it runs.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        self.handle.reconfigure(self.settings.clone()).unwrap();
     }
 
     /// One rule for everything, to backends called `shop`.
