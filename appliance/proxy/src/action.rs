@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use haflinger_core::{
     Cors, Filter, Mirror, Redirect, RetryPolicy, Rewrite, RuleAction, RuleBackend, RuleTimeouts,
-    Target, Upstream, UpstreamProtocol, UpstreamTls,
+    Upstream, UpstreamProtocol,
 };
 
 use crate::edits::Edits;
+use crate::tls::BackendTls;
 use crate::upstream::{TargetSlot, mixed};
 
 /// What is done with the requests of a rule. Rules that share an action share the compiled one.
@@ -38,7 +39,7 @@ pub(crate) struct ActionUpstream {
     /// What they speak.
     pub(crate) speaks: UpstreamProtocol,
     /// How they are greeted.
-    pub(crate) tls: Option<Arc<UpstreamTls>>,
+    pub(crate) tls: Option<Arc<BackendTls>>,
 }
 
 /// A filter.
@@ -55,19 +56,14 @@ pub(crate) enum Step {
 }
 
 impl Action {
-    /// Compiles `from`; `slot` finds the backends of a target, and `refuse` is told the names of
+    /// Compiles `from`; `upstream` finds where requests go, and `refuse` is told the names of
     /// fields that rules may not edit.
     pub(crate) fn compile(
         from: &Arc<RuleAction>,
-        mut slot: impl FnMut(&Target) -> Arc<TargetSlot>,
+        mut upstream: impl FnMut(&Upstream) -> ActionUpstream,
         mut refuse: impl FnMut(&str),
     ) -> Self {
         let mut weight = 0;
-        let mut upstream = |to: &Upstream| ActionUpstream {
-            slot: slot(&to.target),
-            speaks: to.speaks,
-            tls: to.tls.clone(),
-        };
         let mut steps = |filters: &[Filter]| {
             filters.iter().filter_map(|filter| Step::compile(filter, &mut refuse)).collect()
         };

@@ -7,6 +7,7 @@ use haflinger_core::{
 use http::Request;
 
 use super::*;
+use crate::action::ActionUpstream;
 use crate::routes::Shelf;
 use crate::upstream::TargetSlot;
 
@@ -81,7 +82,9 @@ fn routes() -> Routes {
         };
         Arc::new(TargetSlot::new(set))
     };
-    let make = |action: &Arc<RuleAction>| Action::compile(action, slot, |_| {});
+    let upstream =
+        |to: &Upstream| ActionUpstream { slot: slot(&to.target), speaks: to.speaks, tls: None };
+    let make = |action: &Arc<RuleAction>| Action::compile(action, upstream, |_| {});
     Routes::compile(&listener, None, &mut Shelf::default(), make)
 }
 

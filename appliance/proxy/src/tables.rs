@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use haflinger_core::{
     CertificateRef, CertificateSpec, FaultReason, HttpListener, Snapshot, SourceFault, Target,
+    Upstream,
 };
 use imbl::ordmap::DiffItem;
 
-use crate::action::Action;
+use crate::action::{Action, ActionUpstream};
 use crate::listener::{Listener, Routes};
 use crate::metrics::Metrics;
 use crate::reports::SocketWord;
@@ -22,7 +23,7 @@ use crate::settings::TlsPolicy;
 use crate::slots::Slots;
 use crate::status::{CertificateStatus, ListenerState, ListenerStatus};
 use crate::tls::certificates::{Certificate, CertificateError, CertificateSlot};
-use crate::tls::{Sections, TlsBase};
+use crate::tls::{BackendGreetings, Sections, TlsBase};
 use crate::upstream::TargetSlot;
 
 /// Most listeners: each costs a descriptor a worker and a set of time series.
@@ -62,6 +63,7 @@ pub(crate) struct Tables {
     targets: Slots<Target, TargetSlot>,
     shelf: Shelf<Action>,
     certificate_slots: Slots<CertificateRef, CertificateSlot>,
+    greetings: BackendGreetings,
     certificates: BTreeMap<CertificateRef, Held>,
     listeners: BTreeMap<SocketAddr, Served>,
     /// Those that are still to be bound.
@@ -92,6 +94,7 @@ impl Tables {
             targets: Slots::default(),
             shelf: Shelf::default(),
             certificate_slots: Slots::default(),
+            greetings: BackendGreetings::default(),
             certificates: BTreeMap::new(),
             listeners: BTreeMap::new(),
             unbound: BTreeSet::new(),
@@ -235,18 +238,21 @@ impl Tables {
 
     /// Compiles the routes of a listener; what has not changed is shared with those of now.
     fn routes(&mut self, address: SocketAddr, spec: &HttpListener) -> Routes {
-        let Self { targets, snapshot, shelf, listeners, .. } = self;
+        let Self { targets, snapshot, shelf, listeners, greetings, certificate_slots, .. } = self;
         let served = listeners.get(&address);
         let former = served.map(|served| (served.spec.clone(), served.listener.routes.load_full()));
         let former = former.as_ref().map(|(spec, routes)| (&**spec, &**routes));
         let routes = Routes::compile(spec, former, shelf, |action| {
-            let slot = |target: &Target| {
-                targets.slot(target, || TargetSlot::new(snapshot.targets.get(target).cloned()))
+            let upstream = |to: &Upstream| {
+                let backends = || TargetSlot::new(snapshot.targets.get(&to.target).cloned());
+                let certificate = |key: &_| certificate_slots.slot(key, CertificateSlot::default);
+                let tls = to.tls.as_ref().map(|tls| greetings.greeting(tls, certificate));
+                ActionUpstream { slot: targets.slot(&to.target, backends), speaks: to.speaks, tls }
             };
             let refuse = |name: &str| {
                 tracing::warn!(listener = %address, name, "rules cannot edit this header field");
             };
-            Action::compile(action, slot, refuse)
+            Action::compile(action, upstream, refuse)
         });
         for fault in &routes.faults.told {
             tracing::warn!(listener = %address, %fault, "a rule is broken");

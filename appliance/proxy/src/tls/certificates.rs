@@ -73,6 +73,11 @@ impl fmt::Debug for Certificate {
 }
 
 impl Certificate {
+    /// Chain and key, for rustls alone.
+    pub(super) fn key(&self) -> &Arc<CertifiedKey> {
+        &self.key
+    }
+
     /// Checks and prepares what a Secret holds.
     pub(crate) fn load(spec: &CertificateSpec) -> Result<Self, CertificateError> {
         if spec.chain_pem.len() > PEM_BYTES_MAX || spec.key_pem.len() > PEM_BYTES_MAX {

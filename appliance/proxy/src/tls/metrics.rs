@@ -7,6 +7,7 @@ use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 pub(crate) struct TlsMetrics {
     streams: IntCounterVec,
     streams_open: IntGauge,
+    backend_failures: IntCounterVec,
 }
 
 /// A stream that is open for as long as this lives.
@@ -38,7 +39,18 @@ impl TlsMetrics {
                 "kind",
             )?,
             streams_open,
+            backend_failures: counters(
+                "haflinger_proxy_upstream_tls_failures_total",
+                "TLS handshakes with backends that failed, by reason: certificate (not accepted), \
+                 handshake, protocol (no HTTP/2), unprepared (nothing to verify by).",
+                "reason",
+            )?,
         })
+    }
+
+    /// A handshake with a backend failed.
+    pub(crate) fn backend_failed(&self, reason: &str) {
+        self.backend_failures.with_label_values(&[reason]).inc();
     }
 
     /// Counts a stream, as open until the answer is dropped.

@@ -17,9 +17,11 @@
 //! | `accept` | handshakes with clients |
 //! | `streams` | connections that are passed on as they are |
 //! | `clients` | what clients have to show |
+//! | `backends` | handshakes with backends |
 //! | `certificates` | material checked and swapped in place |
 
 mod accept;
+mod backends;
 mod by_name;
 pub(crate) mod certificates;
 mod clients;
@@ -29,6 +31,7 @@ mod sections;
 mod streams;
 
 pub(crate) use self::accept::{Greeted, greet};
+pub(crate) use self::backends::{BackendGreetings, BackendTls, BackendTlsError};
 pub(crate) use self::by_name::NameMap;
 pub(crate) use self::metrics::TlsMetrics;
 pub(crate) use self::sections::{Sections, TlsBase};

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 
+mod backends;
 mod clients;
 mod forwarding;
 mod grpc;

@@ -330,26 +330,17 @@ async fn clients_that_do_not_speak_tls_or_only_by_the_byte_are_cut_off() {
     lab.listen_tls(Vec::new(), vec![tls_entry("shop", &[])]);
     lab.publish().await;
     let refused = |reason| lab.metric("haflinger_proxy_connections_refused_total", reason);
-    for (garbage, alert) in [
-        (&b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n"[..], true),
-        (&[0; 4_000][..], true),
-        // A record without end.
-        (&[22, 3, 1, 0xff, 0xff, 1][..], true),
-        // A handshake message without end.
-        (&[22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff][..], true),
-    ] {
+    // The last one is a record that is longer than any may be.
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4_000], &[22, 3, 1, 0xff, 0xff, 1]] {
         let mut stream = tokio::net::TcpStream::connect(lab.address).await.unwrap();
         stream.write_all(garbage).await.unwrap();
         let mut answer = Vec::new();
         // A reset is an end too.
         let _ = stream.read_to_end(&mut answer).await;
-        assert_eq!(answer.first() == Some(&21), alert, "{garbage:?}");
+        assert_eq!(answer.first(), Some(&21), "{garbage:?}");
     }
-    until("garbage is counted", || refused("tls_hello") == 4.0).await;
-    let slow = tokio::net::TcpStream::connect(lab.address).await.unwrap();
-    until("the slow client is cut off", || {
-        let _ = slow.try_write(&[22]);
-        refused("tls_timeout") == 1.0
-    })
-    .await;
+    until("garbage is counted", || refused("tls_hello") == 3.0).await;
+    let mut slow = tokio::net::TcpStream::connect(lab.address).await.unwrap();
+    slow.write_all(&[22, 3, 1]).await.unwrap();
+    until("the slow client is cut off", || refused("tls_timeout") == 1.0).await;
 }

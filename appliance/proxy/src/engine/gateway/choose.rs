@@ -10,6 +10,7 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use super::greeting::speak_tls;
 use super::{Gateway, RequestState};
 use crate::action::Action;
 use crate::answers::{Answer, is_grpc};
@@ -74,12 +75,11 @@ impl Gateway {
         state.asking = Some(backend);
         let mut peer = peer(backend, &settings, &limits);
         let Some(upstream) = state.upstream() else { return Ok(peer) };
-        if upstream.tls.is_some() {
-            let error = Error::explain(ErrorType::TLSHandshakeFailure, "no TLS to backends");
-            return Err(error.into_up());
-        }
         if upstream.speaks == UpstreamProtocol::Http2 {
             speak_http2(&mut peer);
+        }
+        if let Some(tls) = &upstream.tls {
+            speak_tls(&mut peer, tls, upstream.speaks, &self.shared.metrics.tls);
         }
         Ok(peer)
     }

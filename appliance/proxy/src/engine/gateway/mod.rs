@@ -9,6 +9,7 @@ mod admit;
 mod answer;
 mod choose;
 mod forward;
+mod greeting;
 mod log;
 
 use std::net::SocketAddr;

@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod client;
 pub mod grpc;
+pub mod guarded;
 pub mod issuer;
 
 use std::net::SocketAddr;
