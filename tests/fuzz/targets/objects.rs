@@ -51,6 +51,8 @@ fn claim(json: &mut Value) {
     if let Some(spec) = spec.as_object_mut() {
         spec.entry("type").or_insert("LoadBalancer".into());
         spec.entry("ingressClassName").or_insert(INGRESS_CLASS_DEFAULT.into());
+        spec.entry("controllerName").or_insert("haflinger.dev/gateway".into());
+        spec.entry("parentRef").or_insert(json!({"name": "edge"}));
     }
     object.entry("addressType").or_insert("IPv4".into());
 }
@@ -60,6 +62,10 @@ fn faults(update: &SourceUpdate) -> &[SourceFault] {
         SourceUpdate::Service { spec: Some(spec), .. } => &spec.faults,
         SourceUpdate::Slice { content: Some(content), .. } => &content.faults,
         SourceUpdate::Ingress { spec: Some(spec), .. } => &spec.faults,
+        SourceUpdate::Gateway { spec: Some(spec), .. } => &spec.faults,
+        SourceUpdate::ListenerSet { spec: Some(spec), .. } => &spec.faults,
+        SourceUpdate::Route { spec: Some(spec), .. } => &spec.faults,
+        SourceUpdate::BackendTlsPolicy { spec: Some(spec), .. } => &spec.faults,
         _ => &[],
     }
 }

@@ -40,6 +40,14 @@ async fn said(script: &Script, count: usize) -> (Vec<String>, Board) {
 }
 
 async fn said_until(script: &Script, enough: impl Fn(&[String]) -> bool) -> (Vec<String>, Board) {
+    said_of(script, Resource::of::<AffinityBody>(), enough).await
+}
+
+async fn said_of(
+    script: &Script,
+    resource: Resource,
+    enough: impl Fn(&[String]) -> bool,
+) -> (Vec<String>, Board) {
     let (sender, mut receiver) = mpsc::channel(64);
     let board = board();
     let translate = |object: &Object<AffinityBody>| {
@@ -62,7 +70,7 @@ async fn said_until(script: &Script, enough: impl Fn(&[String]) -> bool) -> (Vec
         listed_for: 0,
     };
     let documents = Documents::new(script.client());
-    let presence = Presence { documents, resource: Resource::of::<AffinityBody>(), watch };
+    let presence = Presence { documents, resource, watch };
     let mut said = Vec::new();
     let listen = async {
         while !enough(&said) {
@@ -140,4 +148,35 @@ async fn a_server_that_withholds_the_document_is_asked_for_the_list() {
     let script =
         Script::new([(403, vec![refusal(403, "Forbidden")]), list("10", "", &[affinity("a")])]);
     assert_eq!(said(&script, 3).await.0, ["began", "+a", "ended"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn kinds_of_one_group_share_an_answer_that_each_of_them_hears_once() {
+    let script = Script::new([document(&["blockaffinities"]), missing()]);
+    let documents = Documents::new(script.client());
+    let of = |plural| Resource { plural, ..Resource::of::<AffinityBody>() };
+    let (first, second) =
+        tokio::join!(documents.has(of("blockaffinities")), documents.has(of("ippools")));
+    assert_eq!((first, second), (Ok(true), Ok(false)));
+    assert_eq!(script.asked().len(), 1);
+    // Nobody asks again sooner than this.
+    tokio::time::advance(ASK_EVERY / 2).await;
+    assert_eq!(documents.has(of("blockaffinities")).await, Ok(false));
+    assert_eq!(script.asked().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_of_use_beside_another_kind_is_watched_while_the_cluster_has_that_one() {
+    let gateways =
+        Resource { group: "gateway.networking.k8s.io", version: "v1", plural: "gateways" };
+    let script = Script::new([
+        document(&["gatewayclasses"]),
+        document(&["gateways"]),
+        list("10", "", &[affinity("a")]),
+    ]);
+    let (said, _) = said_of(&script, gateways, |said| said.len() == 4).await;
+    assert_eq!(said, ["withheld", "began", "+a", "ended"]);
+    let asked = script.asked();
+    assert!(asked.iter().take(2).all(|asked| asked == "/apis/gateway.networking.k8s.io/v1"));
+    assert!(asked[2].starts_with("/apis/crd.projectcalico.org/v1/blockaffinities"), "{asked:?}");
 }

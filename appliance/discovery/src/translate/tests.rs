@@ -595,7 +595,7 @@ mod secrets {
 }
 
 #[expect(clippy::too_many_lines, reason = "a list of the words that are read")]
-fn any_json() -> impl Strategy<Value = Value> {
+pub(super) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

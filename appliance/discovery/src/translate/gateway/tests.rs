@@ -1,8 +1,10 @@
 use haflinger_core::*;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::ledger::Watched;
-use crate::translate::tests::{cluster, ip, reasons, source};
+use crate::translate::FAULTS_MAX;
+use crate::translate::tests::{any_json, cluster, ip, reasons, source};
 use crate::translate::update::translate_object;
 
 mod authorities;
@@ -50,4 +52,63 @@ fn condition(kind: &str, holds: Holds, generation: i64) -> Condition {
 fn written_condition(kind: &str, status: &str, generation: i64) -> Value {
     json!({"type": kind, "status": status, "reason": "Why", "message": "so",
            "observedGeneration": generation, "lastTransitionTime": "2026-01-02T03:04:05Z"})
+}
+
+/// Objects with which the fuzzer begins as well.
+const EXAMPLES: [&str; 6] = [
+    include_str!("../../../../../tests/fuzz/seeds/objects/authority.json"),
+    include_str!("../../../../../tests/fuzz/seeds/objects/authority-secret.json"),
+    include_str!("../../../../../tests/fuzz/seeds/objects/backendtlspolicy.json"),
+    include_str!("../../../../../tests/fuzz/seeds/objects/gateway.json"),
+    include_str!("../../../../../tests/fuzz/seeds/objects/grpcroute.json"),
+    include_str!("../../../../../tests/fuzz/seeds/objects/httproute.json"),
+];
+
+/// Pointers to everything in a document.
+fn places(at: &str, value: &Value, found: &mut Vec<String>) {
+    found.push(at.to_owned());
+    match value {
+        Value::Array(list) => {
+            for (index, element) in list.iter().enumerate() {
+                places(&format!("{at}/{index}"), element, found);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                places(&format!("{at}/{}", name.replace('/', "~1")), field, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn faults(update: &SourceUpdate) -> &[SourceFault] {
+    match update {
+        SourceUpdate::Gateway { spec: Some(spec), .. } => &spec.faults,
+        SourceUpdate::ListenerSet { spec: Some(spec), .. } => &spec.faults,
+        SourceUpdate::Route { spec: Some(spec), .. } => &spec.faults,
+        SourceUpdate::BackendTlsPolicy { spec: Some(spec), .. } => &spec.faults,
+        _ => &[],
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_object_that_is_wrong_anywhere_is_read_and_what_it_tells_can_be_kept(
+        example in prop::sample::select(&EXAMPLES[..]),
+        place in any::<prop::sample::Index>(),
+        odd in any_json(),
+    ) {
+        let mut object: Value = serde_json::from_str(example).unwrap();
+        let mut found = Vec::new();
+        places("", &object, &mut found);
+        *object.pointer_mut(place.get(&found)).unwrap() = odd;
+        for watched in Watched::ALL {
+            let update = translate_object(watched, object.to_string().as_bytes(), &cluster());
+            let Some(update) = update.unwrap() else { continue };
+            prop_assert!(faults(&update).len() <= FAULTS_MAX + 1);
+            let kept = serde_json::to_vec(&update).unwrap();
+            prop_assert_eq!(serde_json::from_slice::<SourceUpdate>(&kept).unwrap(), update);
+        }
+    }
 }
