@@ -39,7 +39,7 @@ slim! {
         address_type: String,
     }
     /// `Gateway.spec.infrastructure`.
-    GatewayInfrastructure { parameters_ref: ReferenceBody }
+    GatewayInfrastructure { parameters_ref: LocalReferenceBody }
     /// `Gateway.spec.allowedListeners`.
     AllowedListeners { namespaces: NamespacesBody }
     /// `namespaces` of what may attach.

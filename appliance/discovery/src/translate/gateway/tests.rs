@@ -102,7 +102,7 @@ proptest! {
         let mut object: Value = serde_json::from_str(example).unwrap();
         let mut found = Vec::new();
         places("", &object, &mut found);
-        *object.pointer_mut(place.get(&found)).unwrap() = odd;
+        *object.pointer_mut(place.get(&found).as_str()).unwrap() = odd;
         for watched in Watched::ALL {
             let update = translate_object(watched, object.to_string().as_bytes(), &cluster());
             let Some(update) = update.unwrap() else { continue };
