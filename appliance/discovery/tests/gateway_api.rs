@@ -218,6 +218,7 @@ fn settings(kubeconfig: PathBuf) -> Settings {
 /// Where the definitions are; says what is skipped where they are not.
 fn folder(test: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("HAFLINGER_TEST_GATEWAY_API").map(PathBuf::from);
+    #[expect(clippy::print_stderr, reason = "a skipped test has to say so")]
     if folder.is_none() {
         eprintln!("SKIPPED {test}: HAFLINGER_TEST_GATEWAY_API is not set");
     }
