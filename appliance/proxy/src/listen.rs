@@ -171,8 +171,11 @@ async fn serve<E: HttpEngine>(
         return engine.serve(ClientConnection { io, protocol, context: context(None) }).await;
     };
     let sections = tls.load_full();
-    let greeted =
-        tokio::time::timeout(settings.tls_handshake_timeout, greet(stream, &sections, flow)).await;
+    let greeted = tokio::time::timeout(
+        settings.tls_handshake_timeout,
+        greet(stream, &sections, flow, &shared.metrics.tls),
+    )
+    .await;
     drop(sections);
     let refusal = match greeted.unwrap_or(Err(Refusal::TlsTimeout)) {
         Ok(Greeted::Requests { stream, server_name }) => {

@@ -10,6 +10,7 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use super::hello::{Hello, HelloError, read_hello};
+use super::metrics::TlsMetrics;
 use super::sections::{Sections, Termination};
 use super::streams::StreamClient;
 use crate::metrics::Refusal;
@@ -43,6 +44,7 @@ pub(crate) async fn greet(
     mut stream: TcpStream,
     sections: &Sections,
     flow: u64,
+    metrics: &TlsMetrics,
 ) -> Result<Greeted, Refusal> {
     let hello = read_hello(&mut stream).await.map_err(|error| {
         tracing::debug!(%error, "no ClientHello");
@@ -58,7 +60,7 @@ pub(crate) async fn greet(
     match (&section.streams, &section.termination) {
         (None, None) => refuse(stream, Refusal::UnrecognizedName).await,
         (None, Some(termination)) => {
-            let stream = shake_hands(stream, hello, termination).await?;
+            let stream = shake_hands(stream, hello, termination, metrics).await?;
             Ok(Greeted::Requests { stream, server_name })
         }
         // Whether there is anywhere to go is known first: a client whose connection could only be
@@ -67,9 +69,9 @@ pub(crate) async fn greet(
             let target = routes.find(server_name.as_deref(), flow).ok_or(Refusal::NoBackend)?;
             let client = match termination {
                 None => StreamClient::Passthrough { stream, hello: hello.bytes },
-                Some(termination) => {
-                    StreamClient::Terminated(shake_hands(stream, hello, termination).await?)
-                }
+                Some(termination) => StreamClient::Terminated(
+                    shake_hands(stream, hello, termination, metrics).await?,
+                ),
             };
             Ok(Greeted::Stream { client, target })
         }
@@ -80,6 +82,7 @@ async fn shake_hands(
     stream: TcpStream,
     hello: Hello,
     termination: &Termination,
+    metrics: &TlsMetrics,
 ) -> Result<Box<TlsStream<TcpStream>>, Refusal> {
     let Hello { accepted, server_name, .. } = hello;
     if !termination.resolver.serves(server_name.as_deref()) {
@@ -90,11 +93,12 @@ async fn shake_hands(
         return refuse(stream, refusal).await;
     }
     let start = StartHandshake::from_parts(accepted, stream);
-    let stream = start.into_stream(termination.config.clone()).await;
-    stream.map(Box::new).map_err(|error| {
+    let stream = start.into_stream(termination.config.clone()).await.map_err(|error| {
         tracing::debug!(%error, "no TLS session");
         refusal_of(&error)
-    })
+    })?;
+    metrics.handshake(stream.get_ref().1);
+    Ok(Box::new(stream))
 }
 
 async fn refuse<T>(mut stream: TcpStream, refusal: Refusal) -> Result<T, Refusal> {

@@ -7,7 +7,9 @@ use haflinger_core::{
     UpstreamProtocol, UpstreamTls,
 };
 
+use crate::support::backend::Backend;
 use crate::support::client::{RawClient, leaf};
+use crate::support::grpc::{Caller, EchoServer};
 use crate::support::guarded::Guarded;
 use crate::support::issuer::Issuer;
 use crate::support::{Lab, certificate_ref, route, target, until};
@@ -43,7 +45,8 @@ async fn a_backend_is_spoken_to_only_when_it_is_who_it_has_to_be() {
     use UpstreamProtocol::Http1;
     let (ours, theirs) = (Issuer::new("ours"), Issuer::new("theirs"));
     let spec = ours.issue(&["shop.internal", "other.internal", URI], 1);
-    let shop = Guarded::start("shop", &spec, None, &[b"h2", b"http/1.1"]).await;
+    let plain = Backend::start("shop").await;
+    let shop = Guarded::before(plain.address, &spec, None, &[b"h2", b"http/1.1"]).await;
     let mut lab = Lab::start();
     lab.backends("shop", &[shop.address]);
     let (good, bad) = (these(ours.authority()), these(theirs.authority()));
@@ -83,14 +86,15 @@ async fn a_backend_is_spoken_to_only_when_it_is_who_it_has_to_be() {
     assert!(seen.iter().all(|h| h.protocol.as_deref() == Some("http/1.1")), "{seen:?}");
     let failed = |reason| lab.metric("haflinger_proxy_upstream_tls_failures_total", reason);
     assert_eq!((failed("certificate"), failed("unprepared")), (7.0, 2.0));
-    assert_eq!(shop.plain.requests(), 4, "none of the others was asked");
+    assert_eq!(plain.requests(), 4, "none of the others was asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_the_authority_has_revoked_is_not_spoken_to() {
     let ours = Issuer::new("ours");
     let spec = ours.issue(&["shop.internal"], 7);
-    let shop = Guarded::start("shop", &spec, None, &[]).await;
+    let plain = Backend::start("shop").await;
+    let shop = Guarded::before(plain.address, &spec, None, &[]).await;
     let mut lab = Lab::start();
     lab.backends("shop", &[shop.address]);
     for (authority, expected) in
@@ -106,7 +110,8 @@ async fn a_backend_that_the_authority_has_revoked_is_not_spoken_to() {
 async fn the_certificate_of_the_gateway_is_shown_and_a_new_one_at_the_next_handshake() {
     let (ours, clients) = (Issuer::new("ours"), Issuer::new("clients"));
     let spec = ours.issue(&["shop.internal"], 1);
-    let shop = Guarded::start("shop", &spec, Some(&clients.authority()), &[]).await;
+    let plain = Backend::start("shop").await;
+    let shop = Guarded::before(plain.address, &spec, Some(&clients.authority()), &[]).await;
     let mut lab = Lab::start();
     lab.backends("shop", &[shop.address]);
     let mine = UpstreamTls {
@@ -137,7 +142,8 @@ async fn the_certificate_of_the_gateway_is_shown_and_a_new_one_at_the_next_hands
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_with_a_backend_are_resumed_by_those_who_greet_alike() {
     let ours = Issuer::new("ours");
-    let shop = Guarded::start("shop", &ours.issue(&["shop.internal"], 1), None, &[]).await;
+    let plain = Backend::start("shop").await;
+    let shop = Guarded::before(plain.address, &ours.issue(&["shop.internal"], 1), None, &[]).await;
     let mut lab = Lab::start();
     lab.backends("shop", &[shop.address]);
     let tls = greeting(these(ours.authority()));
@@ -160,10 +166,33 @@ async fn sessions_with_a_backend_are_resumed_by_those_who_greet_alike() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_reach_a_backend_by_http_2_over_tls_with_their_trailers() {
+    let ours = Issuer::new("ours");
+    let echo = EchoServer::start().await;
+    let spec = ours.issue(&["shop.internal"], 1);
+    let guarded = Guarded::before(echo.address, &spec, None, &[b"h2", b"http/1.1"]).await;
+    let mut lab = Lab::start();
+    lab.backends("echo", &[guarded.address]);
+    let tls = greeting(these(ours.authority()));
+    listen(&mut lab, &[("/", "echo", UpstreamProtocol::Http2, tls)]);
+    lab.publish().await;
+    let mut caller = Caller::connect(lab.address).await;
+    let (mut one, mut two) =
+        (caller.call("shop.example", "/a").await, caller.call("shop.example", "/b").await);
+    for word in ["hello", "world"] {
+        assert_eq!((one.echo(word).await, two.echo(word).await), (word.into(), word.into()));
+    }
+    assert_eq!(one.end().await.as_deref(), Some("0"));
+    assert_eq!(two.end().await.as_deref(), Some("0"));
+    assert!(guarded.seen().iter().all(|h| h.protocol.as_deref() == Some("h2")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_does_not_agree_to_http_2_is_not_sent_any() {
     let ours = Issuer::new("ours");
     let spec = ours.issue(&["shop.internal"], 1);
-    let shop = Guarded::start("shop", &spec, None, &[]).await;
+    let plain = Backend::start("shop").await;
+    let shop = Guarded::before(plain.address, &spec, None, &[]).await;
     let mut lab = Lab::start();
     lab.backends("shop", &[shop.address]);
     let tls = greeting(these(ours.authority()));
@@ -174,5 +203,5 @@ async fn a_backend_that_does_not_agree_to_http_2_is_not_sent_any() {
         lab.metric("haflinger_proxy_upstream_tls_failures_total", "protocol") == 1.0
     })
     .await;
-    assert_eq!(shop.plain.requests(), 0);
+    assert_eq!(plain.requests(), 0);
 }

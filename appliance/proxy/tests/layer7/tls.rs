@@ -319,6 +319,8 @@ async fn a_session_is_resumed_for_its_own_name_alone() {
     assert!(!visit("shop.example").await);
     assert!(visit("shop.example").await);
     assert!(!visit("blog.example").await);
+    let handshakes = |kind| lab.metric("haflinger_proxy_tls_handshakes_total", kind);
+    assert_eq!((handshakes("full"), handshakes("resumed")), (2.0, 1.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,6 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::backend::Backend;
-
 /// A handshake that a client brought to its end.
 #[derive(Clone, Debug, Default)]
 pub struct Handshake {
@@ -27,22 +25,21 @@ pub struct Handshake {
 /// Decrypts and passes on to a plain backend.
 pub struct Guarded {
     pub address: SocketAddr,
-    pub plain: Backend,
     seen: Arc<Mutex<Vec<Handshake>>>,
 }
 
 impl Guarded {
-    /// One that shows `spec` and asks for certificates of `clients`.
-    pub async fn start(
-        name: &str,
+    /// One before the plain backend `inner` that shows `spec` and asks for certificates of
+    /// `clients`.
+    pub async fn before(
+        inner: SocketAddr,
         spec: &CertificateSpec,
         clients: Option<&AuthoritySpec>,
         protocols: &[&[u8]],
     ) -> Self {
         let acceptor = TlsAcceptor::from(Arc::new(config(spec, clients, protocols)));
-        let plain = Backend::start(name).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, inner) = (listener.local_addr().unwrap(), plain.address);
+        let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = seen.clone();
         tokio::spawn(async move {
@@ -64,7 +61,7 @@ impl Guarded {
                 });
             }
         });
-        Self { address, plain, seen }
+        Self { address, seen }
     }
 
     pub fn seen(&self) -> Vec<Handshake> {
