@@ -132,6 +132,11 @@ impl Index {
         self.claims.effort()
     }
 
+    /// Gateways that were built anew since the start, each with all of its listeners and routes.
+    pub fn gateway_builds(&self) -> u64 {
+        self.builds_of_gateways()
+    }
+
     /// What the forwarding tables have changed since the start.
     pub fn movement(&self) -> Movement {
         self.movement

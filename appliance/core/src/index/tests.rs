@@ -124,7 +124,7 @@ fn set_ingress(name: &str, spec: Option<IngressSpec>) -> Update {
     Update::Source(SourceUpdate::Ingress { object, spec: spec.map(Box::new) })
 }
 
-fn ingress(host: &str, service: &str) -> IngressSpec {
+pub(super) fn ingress(host: &str, service: &str) -> IngressSpec {
     IngressSpec {
         created_secs: 1,
         rules: vec![IngressRule {

@@ -70,6 +70,8 @@ pub(super) struct GatewayApi {
     moved: BTreeSet<ObjectRef>,
     /// Gateways whose L4 listeners lead to other backends.
     refed: BTreeSet<ObjectRef>,
+    /// Gateways built since the start.
+    builds: u64,
 }
 
 /// Every label of a namespace.
@@ -354,7 +356,13 @@ impl Index {
         }
     }
 
+    /// Gateways built since the start.
+    pub(super) fn builds_of_gateways(&self) -> u64 {
+        self.gateway_api.builds
+    }
+
     fn rebuild_gateway(&mut self, gateway: &ObjectRef) {
+        self.gateway_api.builds += 1;
         let Some(entry) = self.gateway_api.gateways.get(gateway) else { return };
         let ours = entry.spec.clone().filter(|spec| self.gateway_api.is_ours(gateway, spec));
         let built = ours.map(|spec| self.build_gateway(gateway, &spec)).unwrap_or_default();

@@ -85,12 +85,14 @@ impl GatewayApi {
                 verdict.refused = Some(Why::new("Conflicted", message));
                 break;
             }
-            let spec = spec_of(service);
-            let has = |port: &Arc<str>| {
-                spec.as_ref().is_some_and(|spec| spec.ports.iter().any(|p| p.name == *port))
+            let missing = match (spec_of(service), section) {
+                (None, _) => Some(format!("service {} is missing", service.name)),
+                (Some(spec), Some(port)) if !spec.ports.iter().any(|p| p.name == *port) => {
+                    Some(format!("service {} has no port named {port:?}", service.name))
+                }
+                _ => None,
             };
-            if let Some(port) = section.as_ref().filter(|port| !has(port)) {
-                let message = format!("service {} has no port named {port:?}", service.name);
+            if let Some(message) = missing {
                 verdict.refused = Some(Why::new("TargetNotFound", message));
                 break;
             }

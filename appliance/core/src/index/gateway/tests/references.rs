@@ -139,3 +139,73 @@ fn what_a_service_port_speaks_decides_how_it_is_spoken_to() {
         assert_eq!(told, expected.is_err());
     }
 }
+
+#[test]
+fn namespaces_are_let_in_by_their_labels() {
+    use crate::{LabelRequirement, LabelSelector, LabelTest};
+    let requirement = LabelRequirement {
+        key: "team".into(),
+        test: LabelTest::In(BTreeSet::from(["web".into()])),
+    };
+    let selector = LabelSelector { text: "team=web".into(), requirements: vec![requirement] };
+    let mut listener = http("web", None);
+    listener.allowed_namespaces = NamespaceChoice::Labels(selector);
+    let there = name(ObjectKind::HttpRoute, "there", "r");
+    let spec = Some(Box::new(RouteSpec { rules: vec![], ..route("g", &[]) }));
+    let mut index = index([
+        set_gateway("g", Some(gateway(vec![listener]))),
+        Update::Source(SourceUpdate::Route { object: there.clone(), spec }),
+    ]);
+    for (team, expected) in [
+        (None, "-Accepted NotAllowedByListeners"),
+        (Some("web"), "+Accepted Accepted"),
+        (Some("other"), "-Accepted NotAllowedByListeners"),
+    ] {
+        let all_labels = team.map(|team| ("team".into(), team.into())).into_iter().collect();
+        let spec = Some(Box::new(NamespaceSpec { all_labels, ..NamespaceSpec::default() }));
+        let (source, name) = (cluster(), "there".into());
+        index.apply(Update::Source(SourceUpdate::Namespace { source, name, spec }));
+        index.publish(1);
+        assert_eq!(parents_of(&index, &there)[0][0], expected);
+    }
+}
+
+#[test]
+fn rules_that_cannot_be_followed_are_dropped_or_answer_with_an_error() {
+    use crate::{ExtensionRef, FilterSpec, Redirect, Rewrite};
+    let redirect = Redirect { scheme: None, host: None, path: None, port: None, status: 302 };
+    let both = vec![FilterSpec::Redirect(redirect), FilterSpec::Rewrite(Rewrite::default())];
+    let bad = RouteRuleSpec { filters: both, ..rule("/bad", vec![]) };
+    let extension = ExtensionRef { kind: "example/Filter".into(), name: "x".into() };
+    let filters = vec![FilterSpec::Extension(extension)];
+    let unknown = RouteRuleSpec { filters, ..rule("/unknown", vec![backend("web", 1)]) };
+    let with = |rules: Vec<RouteRuleSpec>| RouteSpec { rules, ..route("g", &[]) };
+    let index = index([
+        set_gateway("g", Some(gateway(vec![http("web", None)]))),
+        set_route("some", Some(with(vec![rule("/", vec![backend("web", 1)]), bad.clone()]))),
+        set_route("none", Some(with(vec![bad]))),
+        set_route("unknown", Some(with(vec![unknown]))),
+    ]);
+    let rules = rules(&index, 80);
+    let paths: Vec<&str> = rules.iter().map(|rule| rule.matches.path.as_str()).collect();
+    assert_eq!(paths, ["/unknown", "/"]);
+    assert_eq!(rules[0].action.backends[0].to, Err(500));
+    let told = |at: &str| parents_of(&index, &route_name(at))[0].clone();
+    assert_eq!(told("some"), [&ROUTE_GOOD[..], &["+PartiallyInvalid UnsupportedValue"]].concat());
+    assert_eq!(told("none")[0], "-Accepted IncompatibleFilters");
+    assert_eq!(told("unknown"), ["+Accepted Accepted", "-ResolvedRefs InvalidKind"]);
+    let (_, listeners) = listeners_of(&index, &gateway_name("g"));
+    assert_eq!(listeners[0].attached_routes, 2);
+}
+
+#[test]
+fn a_route_that_discovery_could_not_read_is_not_accepted() {
+    let fault = crate::SourceFault::new(crate::FaultReason::InvalidField, "rules[0]: is odd");
+    let spec = RouteSpec { faults: vec![fault], ..route("g", &[]) };
+    let index = index([
+        set_gateway("g", Some(gateway(vec![http("web", None)]))),
+        set_route("r", Some(spec)),
+    ]);
+    assert_eq!(parents_of(&index, &route_name("r"))[0][0], "-Accepted UnsupportedValue");
+    assert!(rules(&index, 80).is_empty());
+}

@@ -149,3 +149,126 @@ fn a_backend_that_cannot_be_had_keeps_its_share() {
     assert_eq!(shares(&index), [(3, None), (1, None)]);
     assert_eq!(parents_of(&index, &route_name("r")), [ROUTE_GOOD]);
 }
+
+#[test]
+fn a_change_costs_the_gateways_that_it_concerns() {
+    let second = GatewaySpec {
+        recorded: vec!["192.0.2.10".parse().unwrap()],
+        ..gateway(vec![http("web", None)])
+    };
+    let mut index = index([
+        set_gateway("g", Some(gateway(vec![http("web", None)]))),
+        set_gateway("h", Some(second)),
+        set_route("r", Some(route("g", &[]))),
+        set_route("s", Some(route("h", &[]))),
+    ]);
+    let mut cost = |update: Update| {
+        let before = index.gateway_builds();
+        index.apply(update);
+        index.publish(1);
+        index.gateway_builds() - before
+    };
+    assert_eq!(cost(set_route("r", Some(route("g", &["a.test"])))), 1);
+    assert_eq!(cost(set_route("r", Some(route("g", &["a.test"])))), 0, "nothing is new");
+    let recorded_status = Some(Box::new(ApiStatus::Route(vec![])));
+    let told = RouteSpec { recorded_status, ..route("g", &["a.test"]) };
+    assert_eq!(cost(set_route("r", Some(told))), 0, "a status was written");
+    assert_eq!(cost(set_slice("web", Some(slice(&[(1, false), (2, true)])))), 0, "a pod came");
+    assert_eq!(cost(set_certificate("default", "unused")), 0);
+    assert_eq!(cost(set_service("web", None)), 2);
+}
+
+#[test]
+fn a_listener_whose_socket_cannot_be_opened_is_told_why() {
+    let mut index = index([set_gateway("g", Some(gateway(vec![http("web", None)])))]);
+    let listener = crate::ServiceKey { vip: at(80).ip(), port: 80, protocol: crate::Protocol::Tcp };
+    let fault = Some("address in use".into());
+    index.apply(Update::Served { listener, fault });
+    index.publish(1).unwrap();
+    let (conditions, listeners) = listeners_of(&index, &gateway_name("g"));
+    assert_eq!(conditions[..2], ["+Accepted Accepted", "-Programmed Invalid"]);
+    let programmed = &listeners[0].conditions[1];
+    assert_eq!(said(std::slice::from_ref(programmed)), ["-Programmed Invalid"]);
+    assert!(programmed.message.contains("address in use"), "{programmed:?}");
+}
+
+#[test]
+fn addresses_are_served_as_asked_for_or_told_why_not() {
+    let with = |foreign: &[&str], requested: &[&str], recorded: &[&str]| GatewaySpec {
+        foreign_addresses: foreign.iter().map(|text| (*text).into()).collect(),
+        requested: requested.iter().map(|text| text.parse().unwrap()).collect(),
+        recorded: recorded.iter().map(|text| text.parse().unwrap()).collect(),
+        ..gateway(vec![http("web", None)])
+    };
+    let (inside, outside) = ("192.0.2.77", "203.0.113.7");
+    let first = with(&["odd/type x"], &[outside, inside], &[]);
+    let mut index = index([set_gateway("g", Some(first))]);
+    let told = |index: &Index| {
+        let desired = report(index, &gateway_name("g")).desired.clone();
+        let desired: Vec<String> = desired.iter().map(|a| a.address.to_string()).collect();
+        (listeners_of(index, &gateway_name("g")).0[..2].to_vec(), desired)
+    };
+    assert_eq!(told(&index).0, ["-Accepted UnsupportedAddress", "-Programmed Invalid"]);
+    index.apply(set_gateway("g", Some(with(&[], &[outside, inside], &[inside]))));
+    index.publish(1).unwrap();
+    let (conditions, desired) = told(&index);
+    assert_eq!(conditions, ["+Accepted Accepted", "-Programmed AddressNotUsable"]);
+    assert_eq!(desired, [inside]);
+    index.apply(set_gateway("g", Some(with(&[], &[inside], &[inside]))));
+    index.publish(2).unwrap();
+    let (conditions, desired) = told(&index);
+    assert_eq!(conditions, GATEWAY_GOOD[..2]);
+    assert_eq!(desired, [inside]);
+}
+
+#[test]
+fn an_older_ingress_keeps_its_port_from_a_gateway_on_its_address() {
+    use crate::{IngressSpec, Sharing, SharingNamespaces};
+    let namespaces = SharingNamespaces::Any;
+    let sharing = Arc::new(Sharing { key: "one".into(), namespaces, backends: None });
+    let wish = AddressWish { sharing: Some(sharing), ..AddressWish::default() };
+    let spec = IngressSpec {
+        created_secs: 1,
+        requested: vec![VIP.parse().unwrap()],
+        recorded: vec![VIP.parse().unwrap()],
+        wish: wish.clone(),
+        ..super::super::super::tests::ingress("a.test", "web")
+    };
+    let ingress = SourceUpdate::Ingress {
+        object: ObjectRef::ingress(&cluster(), "default", "i"),
+        spec: Some(Box::new(spec)),
+    };
+    let listeners = vec![http("web", None), listener("more", 81, ListenerProtocol::Http)];
+    let spec = GatewaySpec { wish, ..gateway(listeners) };
+    let index = index([Update::Source(ingress), set_gateway("g", Some(spec))]);
+    assert!(listening(&index, 80).unwrap().sections[0].origin.is_none());
+    assert!(listening(&index, 81).unwrap().sections[0].origin.is_some());
+    let (_, listeners) = listeners_of(&index, &gateway_name("g"));
+    assert_eq!(said(&listeners[0].conditions)[0], "-Accepted PortUnavailable");
+    assert_eq!(said(&listeners[1].conditions), LISTENER_GOOD);
+}
+
+#[test]
+fn a_class_with_parameters_is_told_that_nobody_reads_them() {
+    let object = name(ObjectKind::GatewayClass, "", "edge");
+    let spec = GatewayClassSpec {
+        generation: 7,
+        parameters: Some("example/Kind x".into()),
+        recorded_status: None,
+    };
+    let spec = Some(Box::new(spec));
+    let mut index = index([]);
+    let told = |index: &Index| {
+        let report = report(index, &object);
+        let Some(ApiStatus::Class { conditions, features }) = report.status.as_deref() else {
+            panic!("{report:?}")
+        };
+        assert_eq!(features.len(), SUPPORTED_FEATURES.len());
+        said(conditions)
+    };
+    assert_eq!(told(&index), ["+Accepted Accepted"]);
+    let object = object.clone();
+    index.apply(Update::Source(SourceUpdate::GatewayClass { object, spec }));
+    index.publish(1).unwrap();
+    assert_eq!(told(&index), ["-Accepted InvalidParameters"]);
+}
