@@ -79,6 +79,7 @@ pub(crate) struct Fold {
     waiting: IntGauge,
     generation: IntGauge,
     publish_seconds: Histogram,
+    gateways: IntCounter,
     buckets: IntCounterVec,
     movement: Movement,
     modes: IntGaugeVec,
@@ -111,6 +112,10 @@ impl Fold {
                     "Time that it takes to bring a snapshot up to date and to publish it.",
                 )
                 .buckets(vec![1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]),
+            )?,
+            gateways: IntCounter::new(
+                "haflinger_core_gateway_builds_total",
+                "Gateways that were built anew, each with all of its listeners and routes.",
             )?,
             buckets: IntCounterVec::new(
                 Opts::new(
@@ -147,6 +152,7 @@ impl Fold {
         registry.register(Box::new(fold.waiting.clone()))?;
         registry.register(Box::new(fold.generation.clone()))?;
         registry.register(Box::new(fold.publish_seconds.clone()))?;
+        registry.register(Box::new(fold.gateways.clone()))?;
         registry.register(Box::new(fold.buckets.clone()))?;
         registry.register(Box::new(fold.modes.clone()))?;
         registry.register(Box::new(fold.fallback.clone()))?;
@@ -219,6 +225,7 @@ impl Fold {
             snapshots.send_replace(snapshot);
         }
         timer.observe_duration();
+        self.gateways.inc_by(self.index.gateway_builds() - self.gateways.get());
         self.count(self.index.movement());
         self.movement = self.index.movement();
     }
