@@ -68,6 +68,7 @@ async fn calls_that_the_proxy_answers_get_a_status_of_grpc() {
         assert_eq!(call.response.status(), 200, "{path}");
         assert_eq!(call.field("grpc-status"), Some(status), "{path}");
         assert_eq!(call.field("content-type"), Some("application/grpc"));
+        assert!(call.response.body().is_end_stream(), "{path}: trailers would have to follow");
     }
 }
 

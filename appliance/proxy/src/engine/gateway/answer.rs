@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{Method, header};
+use pingora_core::protocols::http::HttpTask;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::{FailToProxy, Session};
@@ -109,7 +110,8 @@ async fn respond(session: &mut Session, state: &RequestState, answer: Answer) ->
     Ok(())
 }
 
-/// Sends an answer to a gRPC call: a status alone, in the header ("Trailers-Only").
+/// Sends an answer to a gRPC call: a status alone, in the header ("Trailers-Only"). The header's own
+/// frame has to end the stream: clients take an empty frame after it for trailers that are missing.
 async fn respond_to_call(
     session: &mut Session,
     state: &RequestState,
@@ -120,5 +122,6 @@ async fn respond_to_call(
     response.insert_header("grpc-status", answer.grpc_status())?;
     response.insert_header("grpc-message", answer.body().trim_end())?;
     prepare_response(session, &mut response, state);
-    session.write_response_header(Box::new(response), true).await
+    // Of the ways to send a header, this one passes on that it is the end.
+    session.write_response_tasks(vec![HttpTask::Header(Box::new(response), true)]).await.map(drop)
 }
