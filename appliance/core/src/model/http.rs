@@ -146,10 +146,13 @@ impl HttpListener {
         of_rules.chain(of_streams.filter_map(|(_, target)| target.as_ref()))
     }
 
-    /// Whether some requests are answered without a backend: clients are sent elsewhere.
+    /// Whether some requests are answered without a backend: clients are sent elsewhere, or told
+    /// that a Gateway has nothing for them, which no backend's health can change.
     pub fn answers_itself(&self) -> bool {
         let redirects = |filter: &Filter| matches!(filter, Filter::Redirect(_));
+        let of_gateway = || self.sections.iter().any(|section| section.origin.is_some());
         self.rules().any(|rule| rule.action.filters.iter().any(redirects))
+            || of_gateway() && self.targets().next().is_none()
     }
 
     /// Names and certificates of all sections.

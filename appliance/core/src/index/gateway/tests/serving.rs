@@ -47,6 +47,21 @@ fn nothing_is_served_before_the_status_records_the_address() {
 }
 
 #[test]
+fn a_gateway_that_leads_to_nobody_is_announced_so_that_clients_hear_it() {
+    let announced = |index: &Index| index.current().vips.get(&at(80).ip()).unwrap().announcement;
+    let mut index = index([set_gateway("g", Some(gateway(vec![http("web", None)])))]);
+    assert_eq!(announced(&index), Announcement::Announced, "everything is answered with 404");
+    let missing = RouteSpec { rules: vec![rule("/", vec![backend("gone", 1)])], ..route("g", &[]) };
+    index.apply(set_route("r", Some(missing)));
+    index.publish(1).unwrap();
+    assert_eq!(announced(&index), Announcement::Announced, "everything is answered with 500");
+    index.apply(set_route("r", Some(route("g", &[]))));
+    index.apply(set_slice("web", Some(slice(&[(1, false)]))));
+    index.publish(2).unwrap();
+    assert_eq!(announced(&index), Announcement::NoBackend, "another host may have one");
+}
+
+#[test]
 fn a_gateway_of_a_foreign_class_is_left_alone_until_the_class_is_ours() {
     let spec = GatewaySpec { class: "other".into(), ..gateway(vec![http("web", None)]) };
     let mut index = index([set_gateway("g", Some(spec)), set_route("r", Some(route("g", &[])))]);
