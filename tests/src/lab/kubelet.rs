@@ -32,6 +32,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(150);
 /// How often Nodes and their Leases are renewed. The node controller waits for 50 seconds.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Last parts of pods' addresses; the node itself has 1.
+const SLOT_FIRST: u8 = 2;
+const SLOT_LAST: u8 = 254;
+
 /// The stand-in, running.
 #[derive(Debug)]
 pub(super) struct Kubelet {
@@ -62,6 +66,7 @@ impl Kubelet {
             images,
             logs,
             sandboxes: BTreeMap::new(),
+            slots: [SLOT_FIRST; NODES.len()],
             heartbeat: Instant::now(),
         };
         let stopped = stop.clone();
@@ -91,6 +96,8 @@ struct Rounds {
     images: Images,
     logs: Logs,
     sandboxes: BTreeMap<String, Sandbox>,
+    /// From where each node looks for a free slot.
+    slots: [u8; NODES.len()],
     heartbeat: Instant,
 }
 
@@ -135,7 +142,9 @@ impl Rounds {
             let program = Program::of(pod, &self.images, &self.api, &self.place).await?;
             // What it mounts does not exist yet.
             let Some(program) = program else { return Ok(()) };
-            let slot = free_slot(self.sandboxes.values(), index).context("the node is full")?;
+            let slot = free_slot(self.sandboxes.values(), index, self.slots[index]);
+            let slot = slot.context("the node is full")?;
+            self.slots[index] = slot.wrapping_add(1).max(SLOT_FIRST);
             let name = pod["metadata"]["name"].as_str().context("a pod without a name")?;
             let node = &self.nodes[index];
             let sandbox = Sandbox::run(&self.place, node, index, slot, name, program)?;
@@ -213,8 +222,15 @@ async fn answers(api: &Api, address: IpAddr) -> bool {
     answer.is_ok_and(|(status, _)| status.is_success())
 }
 
-fn free_slot<'a>(sandboxes: impl Iterator<Item = &'a Sandbox> + Clone, node: usize) -> Option<u8> {
-    (2..=254).find(|slot| !sandboxes.clone().any(|s| s.node == node && s.slot == *slot))
+/// The next slot that nobody has, from `first` on. An address that a pod has just left is the last
+/// to be given away again: the kernel takes a while to remove its namespace and device.
+fn free_slot<'a>(
+    sandboxes: impl Iterator<Item = &'a Sandbox> + Clone,
+    node: usize,
+    first: u8,
+) -> Option<u8> {
+    let taken = |slot: u8| sandboxes.clone().any(|s| s.node == node && s.slot == slot);
+    (first..=SLOT_LAST).chain(SLOT_FIRST..first).find(|slot| !taken(*slot))
 }
 
 fn uid_of(pod: &Value) -> &str {
