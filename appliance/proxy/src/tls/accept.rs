@@ -54,7 +54,11 @@ pub(crate) async fn greet(
         }
     })?;
     let Some(section) = sections.find(hello.server_name.as_deref()) else {
-        return refuse(stream, Refusal::UnrecognizedName).await;
+        // Where all that is served are streams it is not for us to speak TLS to this client.
+        return match sections.http() {
+            true => refuse(stream, Refusal::UnrecognizedName).await,
+            false => Err(Refusal::UnrecognizedName),
+        };
     };
     let server_name = hello.server_name.clone();
     match (&section.streams, &section.termination) {

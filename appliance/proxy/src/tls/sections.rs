@@ -30,6 +30,7 @@ pub(crate) struct TlsBase {
 #[derive(Debug, Default)]
 pub(crate) struct Sections {
     by_host: NameMap<Arc<TlsSection>>,
+    http: bool,
 }
 
 /// One section.
@@ -60,6 +61,11 @@ impl Sections {
     /// The section for a server name in lower case, or for clients that name none.
     pub(crate) fn find(&self, server_name: Option<&str>) -> Option<&Arc<TlsSection>> {
         self.by_host.find(server_name)
+    }
+
+    /// Whether any of them serves HTTP.
+    pub(crate) fn http(&self) -> bool {
+        self.http
     }
 
     /// Follows certificates whose own names have changed, where those are what is served.
@@ -114,6 +120,7 @@ impl TlsBase {
                 Serves::Requests(_) => None,
                 Serves::Streams(rules) => Some(StreamRoutes::compile(rules, &mut target)),
             };
+            sections.http |= streams.is_none();
             let compiled = TlsSection { termination, streams };
             sections.by_host.add(&section.host, Arc::new(compiled));
         }

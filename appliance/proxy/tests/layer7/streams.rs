@@ -116,6 +116,8 @@ async fn passthrough_termination_and_http_share_a_port_by_server_name() {
 
     let mut client = RawTls::connect(lab.address, "shop.example", credulous()).await.unwrap();
     assert_eq!(client.get("shop.example").await, Some(200));
+    let error = greet(lab.address, "other.example", credulous()).await.unwrap_err();
+    assert!(error.contains("UnrecognisedName"), "{error}");
     for kind in ["passthrough", "terminated"] {
         until("streams are counted", || lab.metric("haflinger_proxy_streams_total", kind) >= 1.0)
             .await;
@@ -173,8 +175,11 @@ async fn a_dead_backend_is_not_noticed_and_without_any_the_connection_is_closed(
     for name in ["dead.example", "empty.example", "lost.example"] {
         greet(lab.address, name, credulous()).await.unwrap_err();
     }
+    let error = greet(lab.address, "other.example", credulous()).await.unwrap_err();
+    assert!(error.contains("eof"), "closed without a word, as nothing here speaks TLS: {error}");
     until("refusals are counted", || {
-        lab.metric("haflinger_proxy_connections_refused_total", "no_backend") == 3.0
+        let refused = |why| lab.metric("haflinger_proxy_connections_refused_total", why);
+        refused("no_backend") == 3.0 && refused("unrecognized_name") == 1.0
     })
     .await;
 }
