@@ -12,8 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use crate::file::{
-    Attach, Fallback, ForwardingMode, KeyAlgorithm, LogFormat, PodRoutes, TlsPolicy,
-    ZonePolicy,
+    Attach, Fallback, ForwardingMode, KeyAlgorithm, LogFormat, PodRoutes, TlsPolicy, ZonePolicy,
 };
 
 /// The whole configuration.
