@@ -2,6 +2,7 @@
 
 pub(crate) mod columns;
 mod datapath;
+mod gateways;
 mod services;
 mod text;
 
@@ -68,6 +69,9 @@ struct Status {
     services: Vec<ServiceStatus>,
     vips: Vec<VipStatus>,
     objects: Vec<ObjectStatus>,
+    gateways: Vec<gateways::GatewayStatus>,
+    /// Routes and policies that are not followed, at which parent and why.
+    unattached: Vec<gateways::UnattachedStatus>,
     hostnames: BTreeMap<Arc<str>, Vec<IpAddr>>,
     discovery: haflinger_discovery::DiscoveryStatus,
     report: haflinger_report::ReportStatus,
@@ -142,7 +146,7 @@ struct VipStatus {
     announcement: Announcement,
 }
 
-/// A Service or Ingress.
+/// A Service, an Ingress, or an object of the Gateway API.
 #[derive(Serialize)]
 struct ObjectStatus {
     object: String,
@@ -204,6 +208,8 @@ impl Exhibition {
             services: services.collect(),
             vips: vips.collect(),
             objects: snapshot.reports.iter().map(|(o, r)| object_status(o, r)).collect(),
+            gateways: gateways::gateways(&snapshot),
+            unattached: gateways::unattached(&snapshot),
             hostnames: snapshot
                 .hostnames
                 .iter()

@@ -13,6 +13,7 @@ use haflinger_report::GateReport;
 use super::Status;
 use super::columns::{Columns, span};
 use super::datapath::datapath;
+use super::gateways;
 use super::services::{relayed_by_host, services};
 
 pub(super) fn render(status: &Status, snapshot: &Snapshot) -> String {
@@ -22,6 +23,7 @@ pub(super) fn render(status: &Status, snapshot: &Snapshot) -> String {
     services(status).print(&mut out);
     checks(&status.health).print(&mut out);
     datapath(&status.xdp).print(&mut out);
+    gateways::columns(&status.gateways, &status.unattached).print(&mut out);
     sites(status, snapshot).print(&mut out);
     peers(status).print(&mut out);
     zones(status).print(&mut out);
