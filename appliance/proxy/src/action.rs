@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use haflinger_core::{
-    Cors, Filter, Mirror, Redirect, RetryPolicy, Rewrite, RuleAction, RuleBackend, RuleTimeouts,
+    Filter, Mirror, Redirect, RetryPolicy, Rewrite, RuleAction, RuleBackend, RuleTimeouts,
     Upstream, UpstreamProtocol,
 };
 
+use crate::cors::CorsPolicy;
 use crate::edits::Edits;
 use crate::tls::BackendTls;
-use crate::upstream::{TargetSlot, mixed};
+use crate::upstream::{TargetSlot, mixed, request_hash};
 
 /// What is done with the requests of a rule. Rules that share an action share the compiled one.
 #[derive(Debug)]
@@ -53,6 +54,19 @@ pub(crate) enum Step {
     Redirect(Redirect),
     /// Host or path.
     Rewrite(Rewrite),
+    /// What other origins may do.
+    Cors(CorsPolicy),
+    /// A copy goes there too.
+    Mirror(ActionMirror),
+}
+
+/// Where copies of requests go.
+#[derive(Debug)]
+pub(crate) struct ActionMirror {
+    /// The backends.
+    pub(crate) to: ActionUpstream,
+    numerator: u32,
+    denominator: u32,
 }
 
 impl Action {
@@ -64,19 +78,18 @@ impl Action {
         mut refuse: impl FnMut(&str),
     ) -> Self {
         let mut weight = 0;
-        let mut steps = |filters: &[Filter]| {
-            filters.iter().filter_map(|filter| Step::compile(filter, &mut refuse)).collect()
+        let mut steps = |filters: &[Filter], upstream: &mut dyn FnMut(&Upstream) -> _| {
+            let step = |filter| Step::compile(filter, upstream, &mut refuse);
+            filters.iter().map(step).collect::<Vec<_>>()
         };
-        let backend = |backend: &RuleBackend| {
-            weight += u64::from(backend.weight);
-            ActionBackend {
-                upto: weight,
-                to: backend.to.as_ref().map(&mut upstream).map_err(|status| *status),
-                steps: steps(&backend.filters),
-            }
-        };
-        let backends = from.backends.iter().map(backend).collect();
-        Self { from: from.clone(), backends, weight, steps: steps(&from.filters) }
+        let mut backends = Vec::with_capacity(from.backends.len());
+        for RuleBackend { weight: own, to, filters } in &from.backends {
+            weight += u64::from(*own);
+            let to = to.as_ref().map(&mut upstream).map_err(|status| *status);
+            backends.push(ActionBackend { upto: weight, to, steps: steps(filters, &mut upstream) });
+        }
+        let steps = steps(&from.filters, &mut upstream);
+        Self { from: from.clone(), backends, weight, steps }
     }
 
     /// The backend for a request with `hash`: of `weight` parts each has as many as its own weight.
@@ -114,14 +127,33 @@ impl Action {
 }
 
 impl Step {
-    fn compile(from: &Filter, refuse: impl FnMut(&str)) -> Option<Self> {
+    fn compile(
+        from: &Filter,
+        upstream: &mut dyn FnMut(&Upstream) -> ActionUpstream,
+        refuse: impl FnMut(&str),
+    ) -> Self {
         match from {
-            Filter::RequestHeaders(edits) => Some(Self::Request(Edits::compile(edits, refuse))),
-            Filter::ResponseHeaders(edits) => Some(Self::Response(Edits::compile(edits, refuse))),
-            Filter::Redirect(redirect) => Some(Self::Redirect(redirect.clone())),
-            Filter::Rewrite(rewrite) => Some(Self::Rewrite(rewrite.clone())),
-            Filter::Mirror(Mirror { .. }) | Filter::Cors(Cors { .. }) => None,
+            Filter::RequestHeaders(edits) => Self::Request(Edits::compile(edits, refuse)),
+            Filter::ResponseHeaders(edits) => Self::Response(Edits::compile(edits, refuse)),
+            Filter::Redirect(redirect) => Self::Redirect(redirect.clone()),
+            Filter::Rewrite(rewrite) => Self::Rewrite(rewrite.clone()),
+            Filter::Cors(cors) => Self::Cors(CorsPolicy::compile(cors)),
+            Filter::Mirror(Mirror { to, numerator, denominator }) => Self::Mirror(ActionMirror {
+                to: upstream(to),
+                numerator: *numerator,
+                denominator: *denominator,
+            }),
         }
+    }
+}
+
+impl ActionMirror {
+    /// Whether a copy of the request with `hash` goes there: of `denominator` so many as the
+    /// numerator says. `place` tells the mirrors of a rule apart.
+    pub(crate) fn wants(&self, hash: u64, place: u64) -> bool {
+        let own = request_hash(hash, place + 1);
+        let part = (u128::from(own) * u128::from(self.denominator)) >> 64;
+        part < u128::from(self.numerator)
     }
 }
 
@@ -158,6 +190,25 @@ mod tests {
             seen[action.choose(hash).unwrap()] |= 1 << (hash >> 58);
         }
         assert_eq!(seen, [u64::MAX; 2], "the first bits of the hash say nothing of the choice");
+    }
+
+    #[test]
+    fn a_mirror_gets_its_share_and_two_mirrors_not_the_same_requests() {
+        let to =
+            ActionUpstream { slot: Arc::default(), speaks: UpstreamProtocol::Http1, tls: None };
+        let mut mirror = ActionMirror { to, numerator: 25, denominator: 50 };
+        let hashes = || (0..10_000).map(|n| crate::upstream::request_hash(7, n));
+        let count = |mirror: &ActionMirror, place| {
+            hashes().filter(|hash| mirror.wants(*hash, place)).count()
+        };
+        // Binomial with deviation 50: ten deviations.
+        assert!((4_500..5_500).contains(&count(&mirror, 0)));
+        let both = hashes().filter(|hash| mirror.wants(*hash, 0) && mirror.wants(*hash, 1)).count();
+        assert!((2_000..3_000).contains(&both), "{both}");
+        mirror.numerator = 0;
+        assert_eq!(count(&mirror, 0), 0);
+        mirror.numerator = 50;
+        assert_eq!(count(&mirror, 0), 10_000);
     }
 
     #[test]

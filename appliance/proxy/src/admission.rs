@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use http::{Version, header, request};
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Version, request};
 
 use crate::action::{Action, Step};
 use crate::answers::Answer;
 use crate::authority::host_of;
 use crate::conditions::RequestView;
+use crate::cors::is_preflight;
 use crate::listener::Routes;
 use crate::rewrite::{Asked, location};
 use crate::routes::Found;
@@ -59,6 +61,8 @@ pub(crate) enum Next {
         /// `Location`.
         location: String,
     },
+    /// The proxy: what other origins may do, in these fields.
+    Preflight(Vec<(HeaderName, HeaderValue)>),
 }
 
 /// What becomes of a request.
@@ -113,7 +117,14 @@ fn next(rule: &Admitted, view: &RequestView<'_>, arrived: &Arrived<'_>) -> Next 
                 let location = location(redirect, &asked);
                 return Next::Redirect { status: redirect.status, location };
             }
-            Step::Request(_) | Step::Response(_) | Step::Rewrite(_) => {}
+            Step::Cors(policy) if is_preflight(view.method, view.fields) => {
+                return Next::Preflight(policy.preflight(view.fields));
+            }
+            Step::Request(_)
+            | Step::Response(_)
+            | Step::Rewrite(_)
+            | Step::Cors(_)
+            | Step::Mirror(_) => {}
         }
     }
     let backend = rule.backend.and_then(|at| rule.action.backend(at));

@@ -18,7 +18,7 @@
 //! | `tls` | certificates, sections by server name, handshakes |
 //! | `routes`, `hosts`, `paths`, `conditions`, `expressions` | which rule a request leads to, pure |
 //! | `admission`, `answers`, `authority` | whether it is let through, pure |
-//! | `action`, `edits`, `rewrite`, `headers`, `upstream`, `patience` | what is done with it, pure |
+//! | `action`, `edits`, `rewrite`, `cors`, `headers`, `upstream`, `patience` | what is done with it, pure |
 //! | `slots` | places whose content changes while many hold them |
 //! | `engine` | the only place that names Pingora |
 
@@ -28,6 +28,7 @@ mod answers;
 mod authority;
 mod conditions;
 mod connection;
+mod cors;
 mod edits;
 mod engine;
 mod expressions;

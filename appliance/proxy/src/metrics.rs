@@ -60,6 +60,35 @@ impl Refusal {
     }
 }
 
+/// What became of a copy of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MirrorOutcome {
+    /// It was answered, whatever with.
+    Answered,
+    /// It could not be sent, or was not answered.
+    Failed,
+    /// It took too long.
+    Timeout,
+    /// It was not made: too many were on their way.
+    Full,
+    /// It was not made: the request's body was too large.
+    Body,
+}
+
+impl MirrorOutcome {
+    const ALL: [Self; 5] = [Self::Answered, Self::Failed, Self::Timeout, Self::Full, Self::Body];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::Full => "full",
+            Self::Body => "body",
+        }
+    }
+}
+
 /// All metrics of the room.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -80,6 +109,7 @@ pub(crate) struct Metrics {
     upstream_reused: IntCounter,
     connect_failures: IntCounter,
     exchange_failures: IntCounter,
+    mirrors: [IntCounter; MirrorOutcome::ALL.len()],
     retries: IntCounter,
     retries_denied: IntCounter,
     /// About TLS.
@@ -146,6 +176,12 @@ impl Metrics {
             "Attempts on a backend that failed, by stage: connect, exchange.",
             &["stage"],
         )?;
+        let mirrors = make.counters(
+            "haflinger_proxy_mirrors_total",
+            "Copies of requests by what became of them: answered, failed, timeout; not made \
+             because too many were on their way (full) or the body was too large (body).",
+            &["outcome"],
+        )?;
         Ok(Self {
             duration: make.durations(
                 "haflinger_proxy_request_duration_seconds",
@@ -191,6 +227,7 @@ impl Metrics {
             upstream_reused: used.with_label_values(&["true"]),
             connect_failures: failures.with_label_values(&["connect"]),
             exchange_failures: failures.with_label_values(&["exchange"]),
+            mirrors: MirrorOutcome::ALL.map(|one| mirrors.with_label_values(&[one.as_str()])),
             retries: make
                 .counter("haflinger_proxy_retries_total", "Requests tried on another backend.")?,
             retries_denied: make.counter(
@@ -260,6 +297,10 @@ impl Metrics {
 
     pub(crate) fn exchange_failed(&self) {
         self.exchange_failures.inc();
+    }
+
+    pub(crate) fn mirrored(&self, outcome: MirrorOutcome) {
+        self.mirrors[outcome as usize].inc();
     }
 
     pub(crate) fn retried(&self) {

@@ -5,6 +5,7 @@
 //! [`ClientConnection`] by asking [`crate::answers::admit`] and [`crate::upstream::choose`].
 
 mod gateway;
+mod mirror;
 mod pingora;
 mod preface;
 mod stream;

@@ -9,10 +9,12 @@
 
 mod backends;
 mod clients;
+mod cors;
 mod forwarding;
 mod grpc;
 mod hostile;
 mod lifecycle;
+mod mirrors;
 mod patience;
 mod rules;
 mod streams;

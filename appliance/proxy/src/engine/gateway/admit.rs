@@ -39,6 +39,7 @@ impl Gateway {
             Next::Forward => None,
             Next::Answer(answer) => Some(Reply::Answer(answer)),
             Next::Redirect { status, location } => Some(Reply::Redirect { status, location }),
+            Next::Preflight(fields) => Some(Reply::Preflight(fields)),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Answers of the proxy's own.
 
 use bytes::Bytes;
-use http::{Method, header};
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Method};
 use pingora_core::protocols::http::HttpTask;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
@@ -23,6 +24,8 @@ pub(super) enum Reply {
         /// `Location`.
         location: String,
     },
+    /// What other origins may do.
+    Preflight(Vec<(HeaderName, HeaderValue)>),
 }
 
 impl Gateway {
@@ -44,6 +47,13 @@ impl Gateway {
                 response.insert_header(header::LOCATION, location)?;
                 response.insert_header(header::CONTENT_LENGTH, 0)?;
                 prepare_response(session, &mut response, state);
+                session.write_response_header(Box::new(response), true).await
+            }
+            Reply::Preflight(fields) => {
+                let mut response = ResponseHeader::build(204, Some(fields.len()))?;
+                for (name, value) in fields {
+                    response.append_header(name.clone(), value.clone())?;
+                }
                 session.write_response_header(Box::new(response), true).await
             }
         }

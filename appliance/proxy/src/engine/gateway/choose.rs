@@ -10,9 +10,10 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use super::super::mirror::MIRROR_TIMEOUT;
 use super::greeting::speak_tls;
 use super::{Gateway, RequestState};
-use crate::action::Action;
+use crate::action::{Action, ActionUpstream};
 use crate::answers::{Answer, is_grpc};
 use crate::patience::{AttemptLimits, attempt_limits, attempts, pause};
 use crate::settings::Settings;
@@ -74,14 +75,30 @@ impl Gateway {
         })?;
         state.asking = Some(backend);
         let mut peer = peer(backend, &settings, &limits);
-        let Some(upstream) = state.upstream() else { return Ok(peer) };
-        if upstream.speaks == UpstreamProtocol::Http2 {
-            speak_http2(&mut peer);
-        }
-        if let Some(tls) = &upstream.tls {
-            speak_tls(&mut peer, tls, upstream.speaks, &self.shared.metrics.tls);
+        if let Some(upstream) = state.upstream() {
+            self.speak(&mut peer, upstream);
         }
         Ok(peer)
+    }
+
+    /// Sets what a backend speaks.
+    fn speak(&self, peer: &mut HttpPeer, upstream: &ActionUpstream) {
+        if upstream.speaks == UpstreamProtocol::Http2 {
+            speak_http2(peer);
+        }
+        if let Some(tls) = &upstream.tls {
+            speak_tls(peer, tls, upstream.speaks, &self.shared.metrics.tls);
+        }
+    }
+
+    /// How the backend of a copy is spoken to.
+    pub(super) fn peer_of_copy(&self, to: &ActionUpstream, backend: SocketAddr) -> HttpPeer {
+        let settings = self.shared.settings.load();
+        let connect = settings.connect_timeout.min(MIRROR_TIMEOUT);
+        let limits = AttemptLimits { read: MIRROR_TIMEOUT, connect, deadline: None };
+        let mut peer = peer(backend, &settings, &limits);
+        self.speak(&mut peer, to);
+        peer
     }
 
     /// A status that the rule asks not to pass on while an attempt is left, is not.
@@ -190,7 +207,7 @@ fn peer(backend: SocketAddr, settings: &Settings, limits: &AttemptLimits) -> Htt
 }
 
 /// HTTP/2 without asking: over TLS the handshake has to agree.
-pub(super) fn speak_http2(peer: &mut HttpPeer) {
+fn speak_http2(peer: &mut HttpPeer) {
     let options = &mut peer.options;
     options.set_http_version(2, 2);
     options.max_h2_streams = UPSTREAM_STREAMS_MAX;

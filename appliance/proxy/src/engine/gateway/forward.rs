@@ -3,24 +3,27 @@
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Uri, Version};
+use http::{HeaderValue, StatusCode, Uri, Version};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
+use super::super::mirror::Copies;
 use super::{Gateway, RequestState};
-use crate::action::Step;
+use crate::action::{ActionUpstream, Step};
 use crate::answers::is_grpc;
 use crate::edits::Fields;
 use crate::headers::{Arrival, forwarding, joined_cookies};
+use crate::metrics::MirrorOutcome;
 use crate::rewrite;
+use crate::upstream::choose;
 
 impl Gateway {
     pub(super) fn prepare_request(
         &self,
         session: &Session,
         request: &mut RequestHeader,
-        state: &RequestState,
+        state: &mut RequestState,
     ) -> Result<()> {
         let Some(connection) = &state.connection else { return Ok(()) };
         let settings = self.shared.settings.load();
@@ -47,14 +50,44 @@ impl Gateway {
             request.insert_header(header::TE, "trailers")?;
         }
         let Some(rule) = &state.rule else { return Ok(()) };
+        if let Some(copies) = &mut state.copies {
+            copies.restart();
+        }
+        // The first attempt alone is copied, and connections that become another protocol never.
+        let copied = state.attempts == 1 && !session.is_upgrade_req();
+        let mut place = 0;
         for step in rule.action.steps(rule.backend) {
             match step {
+                Step::Mirror(mirror) => {
+                    if copied && mirror.wants(state.hash, place) {
+                        self.copy(&mirror.to, request, state.hash, &mut state.copies);
+                    }
+                    place += 1;
+                }
                 Step::Request(edits) => edits.apply(&mut Request(request)),
                 Step::Rewrite(to) => rewrite_request(to, request, rule.prefix_bytes)?,
-                Step::Response(_) | Step::Redirect(_) => {}
+                Step::Response(_) | Step::Redirect(_) | Step::Cors(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// Notes a copy of a request as it is after the filters so far.
+    fn copy(
+        &self,
+        to: &ActionUpstream,
+        request: &RequestHeader,
+        hash: u64,
+        copies: &mut Option<Box<Copies>>,
+    ) {
+        let backend = to.slot.load().and_then(|set| choose(&set, hash, &[]));
+        match backend.map(|backend| self.peer_of_copy(to, backend)) {
+            Some(peer) => {
+                let scheme = if to.tls.is_some() { "https" } else { "http" };
+                self.mirrors.note(copies, peer, scheme, request);
+            }
+            None => self.shared.metrics.mirrored(MirrorOutcome::Failed),
+        }
     }
 }
 
@@ -69,9 +102,19 @@ pub(super) fn prepare_response(
         session.set_keepalive(None);
     }
     let Some(rule) = &state.rule else { return };
+    // A backend's answer comes in pieces of which only the last one is the answer.
+    if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
     for step in rule.action.steps(rule.backend) {
-        if let Step::Response(edits) = step {
-            edits.apply(&mut Response(response));
+        match step {
+            Step::Response(edits) => edits.apply(&mut Response(response)),
+            Step::Cors(policy) => {
+                let names = |answer: &Response<'_>| answer.0.headers.keys().cloned().collect();
+                let asked = &session.req_header().headers;
+                policy.decorate(asked, &mut Response(response), names);
+            }
+            Step::Request(_) | Step::Redirect(_) | Step::Rewrite(_) | Step::Mirror(_) => {}
         }
     }
 }

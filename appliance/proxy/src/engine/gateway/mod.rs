@@ -25,6 +25,7 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use super::mirror::{Copies, Mirrors};
 use crate::action::ActionUpstream;
 use crate::admission::Admitted;
 use crate::connection::ConnectionContext;
@@ -35,6 +36,7 @@ use crate::worker::Shared;
 pub(super) struct Gateway {
     shared: Arc<Shared>,
     retries: RetryBudget,
+    mirrors: Mirrors,
 }
 
 /// What is remembered about one request.
@@ -51,11 +53,14 @@ pub(super) struct RequestState {
     deadline: Option<Instant>,
     /// Another attempt has been decided on, and paid for.
     retry_granted: bool,
+    /// Copies that wait for the end of the body.
+    copies: Option<Box<Copies>>,
 }
 
 impl Gateway {
     pub(super) fn new(shared: Arc<Shared>, retry_percent: u32) -> Self {
-        Self { shared, retries: RetryBudget::new(retry_percent) }
+        let mirrors = Mirrors::new(shared.metrics.clone());
+        Self { shared, retries: RetryBudget::new(retry_percent), mirrors }
     }
 }
 
@@ -82,6 +87,7 @@ impl ProxyHttp for Gateway {
             attempts: 0,
             deadline: None,
             retry_granted: false,
+            copies: None,
         }
     }
 
@@ -128,6 +134,17 @@ impl ProxyHttp for Gateway {
         state: &mut RequestState,
     ) -> Result<()> {
         self.prepare_request(session, request, state)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        state: &mut RequestState,
+    ) -> Result<()> {
+        self.mirrors.body(&mut state.copies, body.as_ref(), end);
+        Ok(())
     }
 
     async fn upstream_response_filter(

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -27,6 +27,7 @@ struct Shared {
     connections: AtomicUsize,
     failures: AtomicUsize,
     gate: watch::Sender<bool>,
+    seen: Mutex<Vec<(String, usize)>>,
 }
 
 impl Backend {
@@ -39,6 +40,7 @@ impl Backend {
             connections: AtomicUsize::new(0),
             failures: AtomicUsize::new(0),
             gate: watch::Sender::new(false),
+            seen: Mutex::default(),
         });
         let stop = CancellationToken::new();
         let (ours, stopped) = (shared.clone(), stop.clone());
@@ -58,6 +60,11 @@ impl Backend {
     /// Requests that have reached it.
     pub fn requests(&self) -> usize {
         self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// Headers of the requests that have come in whole, and the lengths of their bodies.
+    pub fn seen(&self) -> Vec<(String, usize)> {
+        self.shared.seen.lock().unwrap().clone()
     }
 
     /// Connections that have reached it.
@@ -117,6 +124,7 @@ async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             }
         }
         let size = read_body(&mut stream, &header).await?;
+        shared.seen.lock().unwrap().push((header.clone(), size));
         let status = failure(&path, shared);
         if path == "/trickle" {
             stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n").await?;
