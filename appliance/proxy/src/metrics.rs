@@ -157,6 +157,19 @@ impl Registrar<'_> {
     }
 }
 
+/// Copies of requests, looked up once.
+fn mirrors(
+    make: &Registrar<'_>,
+) -> Result<[IntCounter; MirrorOutcome::ALL.len()], prometheus::Error> {
+    let mirrors = make.counters(
+        "haflinger_proxy_mirrors_total",
+        "Copies of requests by what became of them: answered, failed, timeout; not made because \
+         too many were on their way (full) or the body was too large (body).",
+        &["outcome"],
+    )?;
+    Ok(MirrorOutcome::ALL.map(|one| mirrors.with_label_values(&[one.as_str()])))
+}
+
 impl Metrics {
     /// Registers everything.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
@@ -175,12 +188,6 @@ impl Metrics {
             "haflinger_proxy_upstream_failures_total",
             "Attempts on a backend that failed, by stage: connect, exchange.",
             &["stage"],
-        )?;
-        let mirrors = make.counters(
-            "haflinger_proxy_mirrors_total",
-            "Copies of requests by what became of them: answered, failed, timeout; not made \
-             because too many were on their way (full) or the body was too large (body).",
-            &["outcome"],
         )?;
         Ok(Self {
             duration: make.durations(
@@ -217,17 +224,14 @@ impl Metrics {
                 "haflinger_proxy_listeners_wanted",
                 "Listeners that the snapshot asks for.",
             )?,
-            rules_faulty: make.gauge(
-                "haflinger_proxy_rules_faulty",
-                "Rules that answer 500 or are left out, since a regular expression or name in them \
-                 is broken or too costly.",
-            )?,
+            rules_faulty: make
+                .gauge("haflinger_proxy_rules_faulty", "Rules in which something is broken.")?,
             // Looked up once: these are counted for every request.
             upstream_new: used.with_label_values(&["false"]),
             upstream_reused: used.with_label_values(&["true"]),
             connect_failures: failures.with_label_values(&["connect"]),
             exchange_failures: failures.with_label_values(&["exchange"]),
-            mirrors: MirrorOutcome::ALL.map(|one| mirrors.with_label_values(&[one.as_str()])),
+            mirrors: mirrors(&make)?,
             retries: make
                 .counter("haflinger_proxy_retries_total", "Requests tried on another backend.")?,
             retries_denied: make.counter(
