@@ -33,6 +33,7 @@ const STEPS: &[Step] = &[
     ("tests", steps::tests),
     ("kernel", steps::kernel),
     ("scenarios", steps::scenarios),
+    ("conformance", steps::conformance),
     ("lab", steps::lab),
     ("quickstart", steps::quickstart),
     ("packages", steps::packages),

@@ -107,6 +107,12 @@ pub(crate) fn scenarios(suite: &Suite) -> Tally {
     tally
 }
 
+/// The core subset of the official Gateway API conformance suite, in the laboratory.
+pub(crate) fn conformance(suite: &Suite) -> Tally {
+    let program = suite.built("debug/conformance");
+    told(suite, "conformance", &mut suite.command(program, &["--subset"]))
+}
+
 /// `make lab` and `make lab-down`.
 pub(crate) fn lab(suite: &Suite) -> Tally {
     script(suite, "lab", "tests/lab-commands")
