@@ -9,6 +9,7 @@ use haflinger_core::{
 
 use crate::cors::CorsPolicy;
 use crate::edits::Edits;
+use crate::guards::Guard;
 use crate::tls::BackendTls;
 use crate::upstream::{TargetSlot, mixed, request_hash};
 
@@ -46,6 +47,8 @@ pub(crate) struct ActionUpstream {
 /// A filter.
 #[derive(Debug)]
 pub(crate) enum Step {
+    /// Something is asked of the client.
+    Guard(Guard),
     /// Fields of the request.
     Request(Edits),
     /// Fields of the answer.
@@ -133,6 +136,9 @@ impl Step {
         refuse: impl FnMut(&str),
     ) -> Self {
         match from {
+            Filter::Clients(ranges) => Self::Guard(Guard::clients(ranges)),
+            Filter::Rate { limit, scope } => Self::Guard(Guard::rate(limit, scope)),
+            Filter::BodyMax(max) => Self::Guard(Guard::BodyMax(*max)),
             Filter::RequestHeaders(edits) => Self::Request(Edits::compile(edits, refuse)),
             Filter::ResponseHeaders(edits) => Self::Response(Edits::compile(edits, refuse)),
             Filter::Redirect(redirect) => Self::Redirect(redirect.clone()),

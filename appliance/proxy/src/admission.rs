@@ -10,6 +10,7 @@ use crate::answers::Answer;
 use crate::authority::host_of;
 use crate::conditions::RequestView;
 use crate::cors::is_preflight;
+use crate::guards::{Asking, Guard, Quota, Refused};
 use crate::listener::Routes;
 use crate::rewrite::{Asked, location};
 use crate::routes::Found;
@@ -25,6 +26,8 @@ pub(crate) struct Arrived<'a> {
     pub(crate) port: u16,
     /// The request's hash.
     pub(crate) hash: u64,
+    /// Who asks, and when.
+    pub(crate) asking: Asking<'a>,
 }
 
 /// What becomes of a request.
@@ -45,6 +48,10 @@ pub(crate) struct Admitted {
     pub(crate) backend: Option<usize>,
     /// Length of what matched of the path.
     pub(crate) prefix_bytes: usize,
+    /// What the client may still ask, where that is limited.
+    pub(crate) quota: Option<Quota>,
+    /// Bytes of the body at most.
+    pub(crate) body_max: Option<u64>,
 }
 
 /// Who answers.
@@ -54,6 +61,8 @@ pub(crate) enum Next {
     Forward,
     /// The proxy.
     Answer(Answer),
+    /// The proxy: something was asked of the client that it does not fulfil.
+    Refuse(Refused),
     /// The proxy: the client is sent elsewhere.
     Redirect {
         /// The status code.
@@ -95,16 +104,27 @@ pub(crate) fn admit(
         Found::Rule { broken: true, .. } => alone(Answer::Unresolved),
         Found::Rule { action, prefix_bytes, broken: false } => {
             let backend = action.choose(arrived.hash);
-            let rule = Admitted { action, backend, prefix_bytes };
-            let next = next(&rule, &view, arrived);
+            let mut rule = Admitted { action, backend, prefix_bytes, quota: None, body_max: None };
+            let next = next(&mut rule, &view, arrived);
             Admission { rule: Some(rule), next }
         }
     }
 }
 
-fn next(rule: &Admitted, view: &RequestView<'_>, arrived: &Arrived<'_>) -> Next {
-    for step in rule.action.steps(rule.backend) {
+fn next(rule: &mut Admitted, view: &RequestView<'_>, arrived: &Arrived<'_>) -> Next {
+    let Admitted { action, backend, prefix_bytes, quota, body_max } = rule;
+    for step in action.steps(*backend) {
         match step {
+            Step::Guard(guard) => {
+                match guard.check(view.fields, arrived.asking) {
+                    Ok(Some(left)) => *quota = Some(left.tighter(*quota)),
+                    Ok(None) => {}
+                    Err(refused) => return Next::Refuse(refused),
+                }
+                if let Guard::BodyMax(max) = guard {
+                    *body_max = Some(*max);
+                }
+            }
             Step::Redirect(redirect) => {
                 let asked = Asked {
                     tls: arrived.tls,
@@ -112,7 +132,7 @@ fn next(rule: &Admitted, view: &RequestView<'_>, arrived: &Arrived<'_>) -> Next 
                     port: arrived.port,
                     path: view.path,
                     query: view.query,
-                    prefix_bytes: rule.prefix_bytes,
+                    prefix_bytes: *prefix_bytes,
                 };
                 let location = location(redirect, &asked);
                 return Next::Redirect { status: redirect.status, location };
@@ -127,7 +147,7 @@ fn next(rule: &Admitted, view: &RequestView<'_>, arrived: &Arrived<'_>) -> Next 
             | Step::Mirror(_) => {}
         }
     }
-    let backend = rule.backend.and_then(|at| rule.action.backend(at));
+    let backend = backend.and_then(|at| action.backend(at));
     match backend.map(|backend| &backend.to) {
         Some(Ok(to)) if to.slot.load().is_some_and(|set| set.is_available()) => Next::Forward,
         Some(Ok(_) | Err(503)) => Next::Answer(Answer::Unavailable),

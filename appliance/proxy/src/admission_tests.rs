@@ -8,6 +8,7 @@ use http::Request;
 
 use super::*;
 use crate::action::ActionUpstream;
+use crate::guards::Counts;
 use crate::routes::Shelf;
 use crate::upstream::TargetSlot;
 
@@ -90,7 +91,14 @@ fn routes() -> Routes {
 
 fn next_of(request: http::request::Builder, hash: u64) -> Next {
     let (parts, ()) = request.body(()).unwrap().into_parts();
-    let arrived = Arrived { server_name: None, tls: false, port: 80, hash };
+    let counts = Counts::new(prometheus::IntCounter::new("displaced", "in a test").unwrap());
+    let asking = Asking {
+        peer: "192.0.2.1".parse().unwrap(),
+        trusted: &[],
+        counts: &counts,
+        now: std::time::Duration::from_secs(1),
+    };
+    let arrived = Arrived { server_name: None, tls: false, port: 80, hash, asking };
     admit(&routes(), &parts, &arrived, LIMIT).next
 }
 

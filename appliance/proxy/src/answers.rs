@@ -10,10 +10,14 @@ use http::{HeaderMap, HeaderValue, header};
 pub(crate) enum Answer {
     /// The request cannot be understood in one way only.
     BadRequest,
+    /// The client may not ask.
+    Forbidden,
     /// No rule matches.
     NotFound,
     /// The client stopped sending.
     RequestTimeout,
+    /// The request body is larger than the limit.
+    BodyTooLarge,
     /// The host is served, but not on a connection for this server name.
     Misdirected,
     /// The request header is larger than the limit.
@@ -35,8 +39,10 @@ impl Answer {
     pub(crate) fn status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::RequestTimeout => 408,
+            Self::BodyTooLarge => 413,
             Self::Misdirected => 421,
             Self::HeaderTooLarge => 431,
             Self::Internal | Self::Unresolved => 500,
@@ -50,8 +56,10 @@ impl Answer {
     pub(crate) fn body(self) -> &'static str {
         match self {
             Self::BadRequest => "400 bad request\n",
+            Self::Forbidden => "403 forbidden\n",
             Self::NotFound => "404 not found\n",
             Self::RequestTimeout => "408 request timeout\n",
+            Self::BodyTooLarge => "413 content too large\n",
             Self::Misdirected => "421 misdirected request\n",
             Self::HeaderTooLarge => "431 request header fields too large\n",
             Self::Internal | Self::Unresolved => "500 internal error\n",
@@ -67,6 +75,8 @@ impl Answer {
     pub(crate) fn grpc_status(self) -> u16 {
         match self {
             Self::NotFound => 12,
+            Self::Forbidden => 7,
+            Self::BodyTooLarge => 8,
             Self::BadRequest | Self::HeaderTooLarge | Self::Internal => 13,
             Self::GatewayTimeout => 4,
             Self::RequestTimeout
@@ -79,7 +89,14 @@ impl Answer {
 
     /// Whether the connection can go on afterwards: only when its framing was beyond doubt.
     pub(crate) fn keeps_connection(self) -> bool {
-        matches!(self, Self::NotFound | Self::Misdirected | Self::Unresolved | Self::Unavailable)
+        matches!(
+            self,
+            Self::Forbidden
+                | Self::NotFound
+                | Self::Misdirected
+                | Self::Unresolved
+                | Self::Unavailable
+        )
     }
 }
 
@@ -114,7 +131,9 @@ mod tests {
     fn every_answer_says_its_status_and_nothing_else() {
         for answer in [
             Answer::BadRequest,
+            Answer::Forbidden,
             Answer::NotFound,
+            Answer::BodyTooLarge,
             Answer::RequestTimeout,
             Answer::Misdirected,
             Answer::HeaderTooLarge,

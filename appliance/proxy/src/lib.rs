@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `proxy` | the room's loop and handle |
 //! | `tables` | snapshot against what is served |
+//! | `guards` | what is asked of clients before a backend hears of them |
 //! | `worker`, `listen`, `listener`, `connection` | threads, sockets, draining |
 //! | `tls` | certificates, sections by server name, handshakes |
 //! | `routes`, `hosts`, `paths`, `conditions`, `expressions` | which rule a request leads to, pure |
@@ -32,6 +33,7 @@ mod cors;
 mod edits;
 mod engine;
 mod expressions;
+mod guards;
 mod headers;
 mod hosts;
 mod listen;

@@ -8,6 +8,7 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::guards::GuardMetrics;
 use crate::tls::TlsMetrics;
 
 /// Classes of status codes, in the order of [`ListenerMetrics`]; requests that got no answer
@@ -112,6 +113,8 @@ pub(crate) struct Metrics {
     mirrors: [IntCounter; MirrorOutcome::ALL.len()],
     retries: IntCounter,
     retries_denied: IntCounter,
+    /// About what is asked of clients.
+    pub(crate) guards: GuardMetrics,
     /// About TLS.
     pub(crate) tls: TlsMetrics,
     /// When the first certificate in service expires.
@@ -133,6 +136,17 @@ impl Registrar<'_> {
         labels: &[&str],
     ) -> Result<IntCounterVec, prometheus::Error> {
         let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(vec.clone()))?;
+        Ok(vec)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
         self.0.register(Box::new(vec.clone()))?;
         Ok(vec)
     }
@@ -174,11 +188,6 @@ impl Metrics {
     /// Registers everything.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let make = Registrar(registry);
-        let connections = IntGaugeVec::new(
-            Opts::new("haflinger_proxy_connections", "Client connections open now."),
-            &["listener"],
-        )?;
-        registry.register(Box::new(connections.clone()))?;
         let used = make.counters(
             "haflinger_proxy_upstream_connections_total",
             "Connections to backends used by requests, by whether they were reused.",
@@ -194,7 +203,11 @@ impl Metrics {
                 "haflinger_proxy_request_duration_seconds",
                 "Time from a request's header to the end of its response.",
             )?,
-            connections,
+            connections: make.gauges(
+                "haflinger_proxy_connections",
+                "Client connections open now.",
+                &["listener"],
+            )?,
             requests: make.counters(
                 "haflinger_proxy_requests_total",
                 "Requests answered, by class of status; none: the client went away before.",
@@ -238,6 +251,7 @@ impl Metrics {
                 "haflinger_proxy_retries_denied_total",
                 "Retries that were not made because the retry budget was spent.",
             )?,
+            guards: GuardMetrics::new(registry)?,
             tls: TlsMetrics::new(registry)?,
             certificates_expire: make.gauge(
                 "haflinger_proxy_certificates_expire_timestamp_seconds",

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::guards::Counts;
 use crate::listen::{ConnectionCount, accept_loop, bind};
 use crate::listener::Listener;
 use crate::metrics::Metrics;
@@ -84,6 +85,8 @@ impl Proxy {
             settings: ArcSwap::from_pointee(settings),
             metrics: metrics.clone(),
             connections: Arc::new(ConnectionCount::default()),
+            counts: Arc::new(Counts::new(metrics.guards.keys_displaced.clone())),
+            began: Instant::now(),
         });
         let workers = (0..workers_started)
             .map(|number| Worker::start(number, &shared))

@@ -4,12 +4,14 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, EngineError};
+use crate::guards::Counts;
 use crate::listen::ConnectionCount;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -23,6 +25,10 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Open client connections.
     pub(crate) connections: Arc<ConnectionCount>,
+    /// Requests of clients, where those are limited.
+    pub(crate) counts: Arc<Counts>,
+    /// When the clock of the counts began.
+    pub(crate) began: Instant,
 }
 
 /// One thread.

@@ -292,7 +292,7 @@ impl Index {
         let made = |rule: Option<&IngressRule>, host, path, backend| HttpRule {
             host,
             matches: RequestMatch::path(path),
-            action: Arc::new(action(spec, rule, served, self.resolve(backend).ok())),
+            action: Arc::new(action(object, spec, rule, served, self.resolve(backend).ok())),
             object: object.clone(),
         };
         for rule in &spec.rules {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    FieldEdits, Filter, IngressRequests, IngressRule, IngressSpec, IngressTls, PathRewrite,
-    Redirect, Rewrite, RuleAction, RuleBackend, Target, ToHttps, Upstream,
+    ClientRanges, FieldEdits, Filter, IngressRequests, IngressRule, IngressSpec, IngressTls,
+    ObjectRef, PathRewrite, RateLimit, Redirect, Rewrite, RuleAction, RuleBackend, Target, ToHttps,
+    Upstream,
 };
 
 /// Status of a redirect to the root of an application: the place may change.
@@ -21,6 +22,7 @@ pub(super) struct Port {
 
 /// What is done with the requests of a rule; of the default backend's, without one.
 pub(super) fn action(
+    object: &ObjectRef,
     spec: &IngressSpec,
     rule: Option<&IngressRule>,
     port: Port,
@@ -40,7 +42,7 @@ pub(super) fn action(
     let to = target.map(|target| Upstream { speaks: requests.speaks, ..Upstream::plain(target) });
     RuleAction {
         backends: vec![RuleBackend { weight: 1, to: to.ok_or(503), filters: Vec::new() }],
-        filters: filters(requests, rule.and_then(|rule| rule.rewrite.clone())),
+        filters: filters(object, requests, rule.and_then(|rule| rule.rewrite.clone())),
         timeouts: requests.timeouts,
         ..RuleAction::default()
     }
@@ -58,15 +60,24 @@ pub(super) fn to_root(root: &Arc<str>) -> RuleAction {
     RuleAction { filters: vec![Filter::Redirect(redirect)], ..RuleAction::default() }
 }
 
-fn filters(requests: &IngressRequests, path: Option<PathRewrite>) -> Vec<Filter> {
+fn filters(
+    object: &ObjectRef,
+    requests: &IngressRequests,
+    path: Option<PathRewrite>,
+) -> Vec<Filter> {
     let rewrite = Rewrite { host: requests.host.clone(), path };
     let edits = |edits: &FieldEdits| (*edits != FieldEdits::default()).then(|| edits.clone());
-    // CORS first: what a browser asks beforehand is answered whatever else is said.
+    let clients = requests.clients.clone();
+    let clients = (clients != ClientRanges::default()).then_some(Filter::Clients(clients));
+    let rate =
+        |limit: &RateLimit| Filter::Rate { limit: limit.clone(), scope: object.to_string().into() };
+    let rates = requests.rates.iter().map(rate);
+    let guards = clients.into_iter().chain(rates).chain(requests.body_max.map(Filter::BodyMax));
     let cors = requests.cors.clone().map(Filter::Cors);
     let rewrite = (rewrite != Rewrite::default()).then_some(Filter::Rewrite(rewrite));
     let of_request = edits(&requests.request_headers).map(Filter::RequestHeaders);
     let of_response = edits(&requests.response_headers).map(Filter::ResponseHeaders);
-    [cors, of_request, rewrite, of_response].into_iter().flatten().collect()
+    guards.chain([cors, of_request, rewrite, of_response].into_iter().flatten()).collect()
 }
 
 fn https(to_https: ToHttps, served: u16) -> Redirect {
@@ -115,6 +126,10 @@ mod tests {
         }
     }
 
+    fn object() -> ObjectRef {
+        ObjectRef::ingress(&SourceId::inventory(), "default", "shop")
+    }
+
     fn rule(host: &str) -> IngressRule {
         let service = crate::ObjectRef::service(&SourceId::inventory(), "default", "web");
         IngressRule {
@@ -127,7 +142,7 @@ mod tests {
     }
 
     fn redirect(spec: &IngressSpec, host: &str, port: Port) -> Option<Redirect> {
-        let action = action(spec, Some(&rule(host)), port, None);
+        let action = action(&object(), spec, Some(&rule(host)), port, None);
         action.filters.into_iter().find_map(|filter| match filter {
             Filter::Redirect(redirect) => Some(redirect),
             _ => None,
@@ -164,13 +179,13 @@ mod tests {
 
     #[test]
     fn a_rule_without_wishes_has_no_filter_and_a_missing_backend_answers_503() {
-        let action = action(&spec(&[], IngressRequests::default()), None, PLAIN, None);
+        let action = action(&object(), &spec(&[], IngressRequests::default()), None, PLAIN, None);
         assert_eq!(action.filters, []);
         assert_eq!(action.backends[0].to, Err(503));
     }
 
     #[test]
-    fn wishes_become_filters_with_cors_first() {
+    fn wishes_become_filters_those_that_refuse_first() {
         let edits = |name: &str| FieldEdits {
             set: vec![(name.into(), "1".into())],
             ..FieldEdits::default()
@@ -180,17 +195,19 @@ mod tests {
             request_headers: edits("x-in"),
             response_headers: edits("x-out"),
             cors: Some(Cors::default()),
+            body_max: Some(7),
             speaks: UpstreamProtocol::Http2,
             ..IngressRequests::default()
         };
         let rule =
             IngressRule { rewrite: Some(PathRewrite::Full("/x".into())), ..rule("a.example") };
-        let action = action(&spec(&[], requests), Some(&rule), PLAIN, None);
+        let action = action(&object(), &spec(&[], requests), Some(&rule), PLAIN, None);
         let rewrite = Rewrite {
             host: Some("inner.example".into()),
             path: Some(PathRewrite::Full("/x".into())),
         };
         let wanted = [
+            Filter::BodyMax(7),
             Filter::Cors(Cors::default()),
             Filter::RequestHeaders(edits("x-in")),
             Filter::Rewrite(rewrite),

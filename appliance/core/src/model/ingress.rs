@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AddressWish, CertificateRef, Cors, FieldEdits, ObjectRef, PathMatch, PathRewrite, Redirect,
-    RuleTimeouts, SourceFault, UpstreamProtocol,
+    AddressWish, CertificateRef, ClientRanges, Cors, FieldEdits, ObjectRef, PathMatch, PathRewrite,
+    RateLimit, Redirect, RuleTimeouts, SourceFault, UpstreamProtocol,
 };
 
 /// An Ingress (or a `[[site]]` of the inventory) as its source describes it.
@@ -70,6 +70,12 @@ pub struct IngressRequests {
     pub speaks: UpstreamProtocol,
     /// How long requests may take.
     pub timeouts: RuleTimeouts,
+    /// Who may ask.
+    pub clients: ClientRanges,
+    /// How often may be asked.
+    pub rates: Vec<RateLimit>,
+    /// Bytes of a request's body at most.
+    pub body_max: Option<u64>,
 }
 
 impl IngressRequests {

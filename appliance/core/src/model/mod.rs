@@ -4,6 +4,7 @@
 mod address;
 mod gate;
 mod gateway;
+mod guard;
 mod http;
 mod identity;
 mod ingress;
@@ -19,6 +20,7 @@ mod update;
 pub use address::*;
 pub use gate::*;
 pub use gateway::*;
+pub use guard::*;
 pub use http::*;
 pub use identity::*;
 pub use ingress::*;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostMatch, HttpRule, ObjectKind, Upstream};
+use super::{ClientRanges, HostMatch, HttpRule, ObjectKind, RateLimit, Upstream};
 
 /// Bytes that a regular expression may take up when it is compiled, as `regex` counts them: room
 /// for what people write, an end for `(.{1000}){1000}`. What needs more is refused at the route.
@@ -121,6 +121,17 @@ impl HostMatch {
 /// Something that is done with a request or its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
+    /// Who may ask.
+    Clients(ClientRanges),
+    /// How often may be asked.
+    Rate {
+        /// How often.
+        limit: RateLimit,
+        /// The object whose limit it is: limits of one object count together.
+        scope: Arc<str>,
+    },
+    /// Bytes of a request's body at most; more gets 413.
+    BodyMax(u64),
     /// Fields of the request (`RequestHeaderModifier`).
     RequestHeaders(FieldEdits),
     /// Fields of the answer (`ResponseHeaderModifier`).

@@ -12,6 +12,7 @@ mod clients;
 mod cors;
 mod forwarding;
 mod grpc;
+mod guards;
 mod hostile;
 mod lifecycle;
 mod mirrors;

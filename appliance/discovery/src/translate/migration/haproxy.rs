@@ -1,6 +1,9 @@
 //! The ingress controller of HAProxy Technologies.
 
-use haflinger_core::{Cors, IngressRequests, IngressRule, Redirect, ToHttps, UpstreamProtocol};
+use haflinger_core::{
+    ClientRanges, Cors, IngressRequests, IngressRule, RATE_PERIOD_MAX_MS, RateKey, RateLimit,
+    Redirect, ToHttps, UpstreamProtocol,
+};
 
 use super::Verdict::{Honoured, Needless, Refused};
 use super::{Controller, Given, Verdict, paths, values};
@@ -24,7 +27,7 @@ pub(super) const CONTROLLER: Controller = Controller {
 #[rustfmt::skip]
 const KNOWN: &[(&str, Verdict)] = &[
     ("abortonclose", Needless),
-    ("allow-list", Refused(POLICY)),
+    ("allow-list", Honoured),
     ("auth-realm", Refused(POLICY)),
     ("auth-secret", Refused(POLICY)),
     ("auth-type", Refused(POLICY)),
@@ -40,14 +43,15 @@ const KNOWN: &[(&str, Verdict)] = &[
     ("cors-allow-origin", Honoured),
     ("cors-enable", Honoured),
     ("cors-max-age", Honoured),
-    ("deny-list", Refused(POLICY)),
+    ("deny-list", Honoured),
     ("forwarded-for", Needless),
     ("load-balance", Refused(BALANCE)),
     ("path-rewrite", Honoured),
     ("pod-maxconn", Refused(LIMITS)),
-    ("rate-limit-period", Refused(POLICY)),
-    ("rate-limit-requests", Refused(POLICY)),
-    ("rate-limit-status-code", Needless),
+    ("rate-limit-period", Honoured),
+    ("rate-limit-requests", Honoured),
+    ("rate-limit-size", Needless),
+    ("rate-limit-status-code", Honoured),
     ("request-capture", Needless),
     ("request-redirect", Honoured),
     ("request-redirect-code", Honoured),
@@ -114,7 +118,31 @@ fn read(given: &mut Given<'_>, requests: &mut IngressRequests, rules: &mut [Ingr
     if given.switch("cors-enable") {
         requests.cors = cors(given);
     }
+    let allow = given.networks("allow-list");
+    let deny = given.networks("deny-list").unwrap_or_default();
+    requests.clients = ClientRanges { allow, deny };
+    requests.rates.extend(rate(given));
     path(given, rules);
+}
+
+/// Requests of one client; all of a period may come at once.
+fn rate(given: &mut Given<'_>) -> Option<RateLimit> {
+    const PERIOD_MS: u32 = 1_000;
+    let number = "write a number from 1 to 10000000";
+    let period = given.parsed("rate-limit-period", "write a time from 1ms to 24h", |text| {
+        values::time_ms(text).filter(|ms| *ms <= RATE_PERIOD_MAX_MS)
+    });
+    let status = given.parsed("rate-limit-status-code", "write a status from 400 to 599", |text| {
+        text.parse().ok().filter(|status| (400..600).contains(status))
+    });
+    let requests = given.parsed("rate-limit-requests", number, values::count)?;
+    Some(RateLimit {
+        requests,
+        period_ms: period.unwrap_or(PERIOD_MS),
+        burst: requests,
+        per: RateKey::Client,
+        status: status.unwrap_or(403),
+    })
 }
 
 /// One path for all, or an expression and what takes its place.

@@ -12,6 +12,7 @@ mod values;
 use std::collections::BTreeMap;
 
 use haflinger_core::{FaultReason, IngressRequests, IngressRule};
+use ipnet::IpNet;
 
 use super::annotations::VALUE_BYTES_MAX;
 use super::{Faults, quoted};
@@ -121,6 +122,18 @@ impl Given<'_> {
     /// `true` or `false`; absent is `false`.
     fn switch(&mut self, name: &str) -> bool {
         self.parsed(name, "write \"true\" or \"false\"", values::boolean).unwrap_or(false)
+    }
+
+    /// Networks and addresses. Of a list in which any cannot be read nobody is on it, and that is
+    /// said: who is let in must not be guessed, and who is kept out neither.
+    fn networks(&mut self, name: &str) -> Option<Vec<IpNet>> {
+        let text = self.values.get(name)?.clone();
+        let networks = values::networks(&text);
+        if networks.is_none() {
+            let remedy = "write at most 1024 networks or addresses, separated by commas";
+            self.refuse(name, &text, remedy);
+        }
+        Some(networks.unwrap_or_default())
     }
 
     fn refuse(&mut self, name: &str, value: &str, remedy: &str) {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use haflinger_core::{Cors, IngressRequests, IngressRule, ToHttps, UpstreamProtocol};
+use haflinger_core::{
+    ClientRanges, Cors, IngressRequests, IngressRule, RATE_REQUESTS_MAX, RateKey, RateLimit,
+    ToHttps, UpstreamProtocol,
+};
 
 use super::Verdict::{Honoured, Needless, Refused};
 use super::{Controller, Given, Verdict, paths, values};
@@ -49,7 +52,7 @@ const KNOWN: &[(&str, Verdict)] = &[
     ("custom-headers", Refused("write a ResponseHeaderModifier of an HTTPRoute")),
     ("custom-http-errors", Refused(POLICY)),
     ("default-backend", Refused("write spec.defaultBackend")),
-    ("denylist-source-range", Refused(POLICY)),
+    ("denylist-source-range", Honoured),
     ("enable-access-log", Needless),
     ("enable-cors", Honoured),
     ("enable-modsecurity", Refused(POLICY)),
@@ -57,15 +60,17 @@ const KNOWN: &[(&str, Verdict)] = &[
     ("force-ssl-redirect", Honoured),
     ("from-to-www-redirect", Refused("write an HTTPRoute with a RequestRedirect for the other name")),
     ("http2-push-preload", Needless),
+    ("limit-burst-multiplier", Honoured),
     ("limit-connections", Refused(POLICY)),
-    ("limit-rpm", Refused(POLICY)),
-    ("limit-rps", Refused(POLICY)),
+    ("limit-rpm", Honoured),
+    ("limit-rps", Honoured),
+    ("limit-whitelist", Refused(POLICY)),
     ("load-balance", Refused(BALANCE)),
     ("mirror-target", Refused("write a RequestMirror of an HTTPRoute")),
     ("permanent-redirect", Honoured),
     ("permanent-redirect-code", Honoured),
     ("preserve-trailing-slash", Needless),
-    ("proxy-body-size", Refused("bodies are passed on as they come, whatever their size: leave it out")),
+    ("proxy-body-size", Honoured),
     ("proxy-buffer-size", Needless),
     ("proxy-buffering", Needless),
     ("proxy-buffers-number", Needless),
@@ -96,7 +101,7 @@ const KNOWN: &[(&str, Verdict)] = &[
     ("upstream-hash-by", Refused(BALANCE)),
     ("upstream-vhost", Honoured),
     ("use-regex", Honoured),
-    ("whitelist-source-range", Refused(POLICY)),
+    ("whitelist-source-range", Honoured),
     ("x-forwarded-prefix", Honoured),
 ];
 
@@ -129,6 +134,12 @@ fn read(given: &mut Given<'_>, requests: &mut IngressRequests, rules: &mut Vec<I
     });
     requests.speaks = speaks.unwrap_or_default();
     rewrites(given, rules);
+    let allow = given.networks("whitelist-source-range");
+    requests.clients = ClientRanges { allow, ..ClientRanges::default() };
+    requests.clients.deny = given.networks("denylist-source-range").unwrap_or_default();
+    requests.rates = rates(given);
+    let size = "write bytes, or as in 8k, 50m, 1g; 0 is without limit";
+    requests.body_max = given.parsed("proxy-body-size", size, values::size).filter(|max| *max > 0);
     let aliases = "write at most 64 host names, separated by commas";
     let aliases = given.parsed("server-alias", aliases, |text| {
         values::list(text)?.iter().map(|name| values::host(name)).collect::<Option<Vec<_>>>()
@@ -140,6 +151,21 @@ fn read(given: &mut Given<'_>, requests: &mut IngressRequests, rules: &mut Vec<I
             named.iter().map(|rule| IngressRule { host: Some(alias.clone()), ..rule.clone() }),
         );
     }
+}
+
+/// Requests of one client, a burst of some of them at once.
+fn rates(given: &mut Given<'_>) -> Vec<RateLimit> {
+    const MULTIPLIER: u32 = 5;
+    let number = "write a number from 1 to 10000000";
+    let multiplier = given.parsed("limit-burst-multiplier", number, values::count);
+    let multiplier = multiplier.unwrap_or(MULTIPLIER);
+    let mut rates = Vec::new();
+    for (name, period_ms) in [("limit-rps", 1_000), ("limit-rpm", 60_000)] {
+        let Some(requests) = given.parsed(name, number, values::count) else { continue };
+        let burst = requests.saturating_mul(multiplier).min(RATE_REQUESTS_MAX);
+        rates.push(RateLimit { requests, period_ms, burst, per: RateKey::Client, status: 503 });
+    }
+    rates
 }
 
 fn redirects(given: &mut Given<'_>, requests: &mut IngressRequests) {

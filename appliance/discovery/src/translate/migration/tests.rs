@@ -116,6 +116,49 @@ fn a_list_of_origins_that_cannot_be_read_lets_nobody_in() {
 }
 
 #[test]
+fn a_list_of_clients_that_cannot_be_read_lets_nobody_in_and_keeps_nobody_out() {
+    let list = |name: &str, text: &str| {
+        let spec = read(json!({ (format!("nginx.ingress.kubernetes.io/{name}")): text }), &["/"]);
+        (spec.requests.clients, spec.faults.len())
+    };
+    let (clients, faults) = list("whitelist-source-range", "192.0.2.7/24, 2001:db8::1");
+    let written: Vec<String> = clients.allow.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (written, faults),
+        (vec!["192.0.2.0/24".to_owned(), "2001:db8::1/128".to_owned()], 0)
+    );
+    let (clients, faults) = list("whitelist-source-range", "192.0.2.0/24, office");
+    assert_eq!((clients.allow, faults), (Some(Vec::new()), 1));
+    assert_eq!(list("whitelist-source-range", "").0.allow, Some(Vec::new()));
+    let (clients, faults) = list("denylist-source-range", "office");
+    assert_eq!((clients.allow, clients.deny.len(), faults), (None, 0, 1));
+}
+
+#[test]
+fn rates_and_sizes_are_read_with_their_units() {
+    let spec = read(
+        json!({
+            "nginx.ingress.kubernetes.io/limit-rpm": "30",
+            "nginx.ingress.kubernetes.io/proxy-body-size": "8M",
+            "haproxy.org/rate-limit-requests": "100",
+            "haproxy.org/rate-limit-period": "1m",
+        }),
+        &["/"],
+    );
+    assert_eq!(spec.faults, []);
+    let rates: Vec<_> = spec
+        .requests
+        .rates
+        .iter()
+        .map(|rate| (rate.requests, rate.period_ms, rate.burst, rate.status))
+        .collect();
+    assert_eq!(rates, [(30, 60_000, 150, 503), (100, 60_000, 100, 403)]);
+    assert_eq!(spec.requests.body_max, Some(8 << 20));
+    let unlimited = read(json!({ "nginx.ingress.kubernetes.io/proxy-body-size": "0" }), &["/"]);
+    assert_eq!(unlimited.requests.body_max, None);
+}
+
+#[test]
 fn aliases_get_the_rules_of_the_names_that_they_stand_for() {
     let alias = json!({ "nginx.ingress.kubernetes.io/server-alias": "a.example, b.example" });
     let hosts: Vec<_> =

@@ -1,8 +1,10 @@
 //! Values of annotations. Pure.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use haflinger_core::{PathRewrite, Redirect};
+use haflinger_core::{CLIENT_RANGES_MAX, PathRewrite, RATE_REQUESTS_MAX, Redirect};
+use ipnet::IpNet;
 
 use crate::translate::annotations::{dns_name, duration_ms};
 
@@ -41,6 +43,32 @@ pub(super) fn path(text: &str) -> Option<Arc<str>> {
 /// Seconds as a number, or a time with its unit.
 pub(super) fn time_ms(text: &str) -> Option<u32> {
     u32::try_from(duration_ms(text)?).ok().filter(|ms| *ms > 0)
+}
+
+pub(super) fn count(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|count| (1..=RATE_REQUESTS_MAX).contains(count))
+}
+
+/// Bytes, with a unit of 1,024 each.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let (number, unit) = match text.to_ascii_lowercase().chars().last()? {
+        'k' => (&text[..text.len() - 1], 1 << 10),
+        'm' => (&text[..text.len() - 1], 1 << 20),
+        'g' => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Networks and addresses between commas or spaces.
+pub(super) fn networks(text: &str) -> Option<Vec<IpNet>> {
+    let items = text.split([',', ' ', '\n']).map(str::trim).filter(|item| !item.is_empty());
+    let network = |item: &str| {
+        let address = || item.parse::<IpAddr>().ok().map(IpNet::from);
+        item.parse::<IpNet>().ok().map(|network| network.trunc()).or_else(address)
+    };
+    let networks: Option<Vec<IpNet>> = items.map(network).collect();
+    networks.filter(|networks| networks.len() <= CLIENT_RANGES_MAX)
 }
 
 /// What stands between commas.

@@ -12,6 +12,7 @@ use super::{Gateway, RequestState};
 use crate::admission::{Arrived, Next, admit};
 use crate::answers::{Answer, is_grpc};
 use crate::connection::ConnectionContext;
+use crate::guards::Asking;
 use crate::settings::Settings;
 
 /// How long the rest of a request body is read and thrown away, so that the connection can carry
@@ -25,19 +26,31 @@ impl Gateway {
         if doubtful_framing(session) {
             return Some(Reply::Answer(Answer::BadRequest));
         }
+        let settings = self.shared.settings.load();
+        let asking = Asking {
+            peer: connection.peer.ip(),
+            trusted: &settings.trusted_proxies,
+            counts: &self.shared.counts,
+            now: state.began.saturating_duration_since(self.shared.began),
+        };
         let arrived = Arrived {
             server_name: connection.server_name.as_deref(),
             tls: connection.listener.tls.is_some(),
             port: connection.listener.address.port(),
             hash: state.hash,
+            asking,
         };
-        let limit = self.shared.settings.load().header_bytes_max;
+        let limit = settings.header_bytes_max;
         let routes = connection.listener.routes.load();
         let admission = admit(&routes, session.req_header(), &arrived, limit);
         state.rule = admission.rule;
         match admission.next {
             Next::Forward => None,
             Next::Answer(answer) => Some(Reply::Answer(answer)),
+            Next::Refuse(refused) => {
+                self.shared.metrics.guards.refused(refused);
+                Some(Reply::of_refusal(refused))
+            }
             Next::Redirect { status, location } => Some(Reply::Redirect { status, location }),
             Next::Preflight(fields) => Some(Reply::Preflight(fields)),
         }

@@ -8,15 +8,23 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::{FailToProxy, Session};
 
-use super::forward::prepare_response;
+use super::forward::{insert_quota, prepare_response};
 use super::{Gateway, RequestState};
 use crate::answers::{Answer, is_grpc};
+use crate::guards::{Quota, Refused};
 
 /// What the proxy itself says to a request.
 #[derive(Debug)]
 pub(super) enum Reply {
     /// A status.
     Answer(Answer),
+    /// It was asked too often.
+    TooOften {
+        /// The status code.
+        status: u16,
+        /// What is left.
+        quota: Quota,
+    },
     /// Where to go instead.
     Redirect {
         /// The status code.
@@ -26,6 +34,16 @@ pub(super) enum Reply {
     },
     /// What other origins may do.
     Preflight(Vec<(HeaderName, HeaderValue)>),
+}
+
+impl Reply {
+    pub(super) fn of_refusal(refused: Refused) -> Self {
+        match refused {
+            Refused::Client => Self::Answer(Answer::Forbidden),
+            Refused::Body => Self::Answer(Answer::BodyTooLarge),
+            Refused::Rate { status, quota } => Self::TooOften { status, quota },
+        }
+    }
 }
 
 impl Gateway {
@@ -41,6 +59,15 @@ impl Gateway {
                     session.set_keepalive(None);
                 }
                 respond(session, state, *answer).await
+            }
+            Reply::TooOften { status, quota } => {
+                let mut response = ResponseHeader::build(*status, Some(6))?;
+                response.insert_header(header::RETRY_AFTER, quota.retry_secs)?;
+                response.insert_header(header::CONTENT_LENGTH, 0)?;
+                response.insert_header(header::CACHE_CONTROL, "no-store")?;
+                insert_quota(&mut response, quota)?;
+                prepare_response(session, &mut response, state);
+                session.write_response_header(Box::new(response), true).await
             }
             Reply::Redirect { status, location } => {
                 let mut response = ResponseHeader::build(*status, Some(3))?;
@@ -87,6 +114,7 @@ fn answer_to(error: &Error) -> Option<Answer> {
         WriteTimedout,
     };
     match (error.esource(), error.etype()) {
+        (_, HTTPStatus(413)) => Some(Answer::BodyTooLarge),
         (_, HTTPStatus(503)) => Some(Answer::Unavailable),
         (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout) => {
             Some(Answer::GatewayTimeout)

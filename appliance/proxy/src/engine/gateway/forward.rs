@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, StatusCode, Uri, Version};
 use pingora_core::{Error, ErrorType, OrErr, Result};
@@ -11,8 +12,9 @@ use pingora_proxy::Session;
 use super::super::mirror::Copies;
 use super::{Gateway, RequestState};
 use crate::action::{ActionUpstream, Step};
-use crate::answers::is_grpc;
+use crate::answers::{Answer, is_grpc};
 use crate::edits::Fields;
+use crate::guards::Quota;
 use crate::headers::{Arrival, forwarding, joined_cookies};
 use crate::metrics::MirrorOutcome;
 use crate::rewrite;
@@ -66,7 +68,7 @@ impl Gateway {
                 }
                 Step::Request(edits) => edits.apply(&mut Request(request)),
                 Step::Rewrite(to) => rewrite_request(to, request, rule.prefix_bytes)?,
-                Step::Response(_) | Step::Redirect(_) | Step::Cors(_) => {}
+                Step::Guard(_) | Step::Response(_) | Step::Redirect(_) | Step::Cors(_) => {}
             }
         }
         Ok(())
@@ -106,6 +108,10 @@ pub(super) fn prepare_response(
     if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
+    if let Some(quota) = &rule.quota {
+        // Numbers are values, so this cannot fail.
+        let _ = insert_quota(response, quota);
+    }
     for step in rule.action.steps(rule.backend) {
         match step {
             Step::Response(edits) => edits.apply(&mut Response(response)),
@@ -114,7 +120,11 @@ pub(super) fn prepare_response(
                 let asked = &session.req_header().headers;
                 policy.decorate(asked, &mut Response(response), names);
             }
-            Step::Request(_) | Step::Redirect(_) | Step::Rewrite(_) | Step::Mirror(_) => {}
+            Step::Guard(_)
+            | Step::Request(_)
+            | Step::Redirect(_)
+            | Step::Rewrite(_)
+            | Step::Mirror(_) => {}
         }
     }
 }
@@ -129,6 +139,25 @@ pub(super) fn check_deadline(state: &RequestState) -> Result<Option<Duration>> {
         }
         _ => Ok(None),
     }
+}
+
+/// What a client may still ask (draft-ietf-httpapi-ratelimit-headers, version 5, which is what
+/// clients know).
+pub(super) fn insert_quota(response: &mut ResponseHeader, quota: &Quota) -> Result<()> {
+    response.insert_header("ratelimit-limit", quota.limit)?;
+    response.insert_header("ratelimit-remaining", quota.remaining)?;
+    response.insert_header("ratelimit-reset", quota.reset_secs)
+}
+
+/// Counts a body as it comes; one that is longer than it may be ends with 413.
+pub(super) fn meter_body(state: &mut RequestState, piece: Option<&Bytes>) -> Result<()> {
+    let Some(max) = state.rule.as_ref().and_then(|rule| rule.body_max) else { return Ok(()) };
+    state.body_bytes += piece.map_or(0, |piece| piece.len() as u64);
+    if state.body_bytes > max {
+        let status = ErrorType::HTTPStatus(Answer::BodyTooLarge.status());
+        return Err(Error::explain(status, "the body is longer than the rule lets it be"));
+    }
+    Ok(())
 }
 
 fn rewrite_request(

@@ -55,6 +55,8 @@ pub(super) struct RequestState {
     retry_granted: bool,
     /// Copies that wait for the end of the body.
     copies: Option<Box<Copies>>,
+    /// Of the body, in this attempt.
+    body_bytes: u64,
 }
 
 impl Gateway {
@@ -88,6 +90,7 @@ impl ProxyHttp for Gateway {
             deadline: None,
             retry_granted: false,
             copies: None,
+            body_bytes: 0,
         }
     }
 
@@ -124,6 +127,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         state: &mut RequestState,
     ) -> Result<Box<HttpPeer>> {
+        state.body_bytes = 0;
         self.choose_peer(session, state).await.map(Box::new)
     }
 
@@ -143,6 +147,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         state: &mut RequestState,
     ) -> Result<()> {
+        forward::meter_body(state, body.as_ref())?;
         self.mirrors.body(&mut state.copies, body.as_ref(), end);
         Ok(())
     }
