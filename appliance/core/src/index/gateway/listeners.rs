@@ -132,8 +132,9 @@ pub(super) fn merge<'a>(
     let mut ports = Ports::new();
     let mut merged: Vec<Merged<'a>> = Vec::new();
     for (owner, listeners) in objects {
-        let within = conflicts_within(listeners);
-        for (spec, conflict) in listeners.iter().zip(within) {
+        let before: Vec<Option<Why>> =
+            listeners.iter().map(|spec| conflict_before(spec, &ports)).collect();
+        for (spec, conflict) in listeners.iter().zip(conflicts(listeners, before)) {
             let (kinds, invalid_kinds) = route_kinds(spec);
             let mut listener = Merged {
                 owner,
@@ -155,7 +156,7 @@ pub(super) fn merge<'a>(
 }
 
 impl<'a> Merged<'a> {
-    fn judge(&mut self, within: Option<Why>, ports: &mut Ports<'a>, full: bool) {
+    fn judge(&mut self, conflict: Option<Why>, ports: &mut Ports<'a>, full: bool) {
         let Some(opening) = Opening::of(&self.spec.protocol) else {
             let ListenerProtocol::Other(name) = &self.spec.protocol else { return };
             let message =
@@ -163,14 +164,6 @@ impl<'a> Merged<'a> {
             self.refusal = Some(Why::new("UnsupportedProtocol", message));
             return;
         };
-        let conflict = within.or_else(|| {
-            let port = ports.get(&place(self.spec, opening))?;
-            if port.opening != Some(opening) || !opening.has_hosts() {
-                return Some(protocol_conflict(self.spec.port));
-            }
-            let taken = port.hosts.contains(&self.spec.hostname.as_ref());
-            taken.then(|| hostname_conflict(self.spec))
-        });
         if let Some(why) = conflict {
             self.conflicted = true;
             self.refusal = Some(why);
@@ -198,11 +191,22 @@ impl<'a> Merged<'a> {
     }
 }
 
-/// What stands against each listener of one object on the part of the others.
-fn conflicts_within(listeners: &[ListenerSpec]) -> Vec<Option<Why>> {
+/// What stands against a listener on the part of the objects that come before its own.
+fn conflict_before(spec: &ListenerSpec, ports: &Ports<'_>) -> Option<Why> {
+    let opening = Opening::of(&spec.protocol)?;
+    let port = ports.get(&place(spec, opening))?;
+    if port.opening != Some(opening) || !opening.has_hosts() {
+        return Some(protocol_conflict(spec.port));
+    }
+    port.hosts.contains(&spec.hostname.as_ref()).then(|| hostname_conflict(spec))
+}
+
+/// What stands against each listener of one object: on the part of the objects `before` it, or else
+/// of the object's others. One that has lost to an earlier object stands against nobody.
+fn conflicts(listeners: &[ListenerSpec], before: Vec<Option<Why>>) -> Vec<Option<Why>> {
     let mut openings: BTreeMap<(u16, bool), Vec<Opening>> = BTreeMap::new();
     let mut hosts: BTreeMap<(u16, bool, Option<&Arc<str>>), usize> = BTreeMap::new();
-    for spec in listeners {
+    for (spec, _) in listeners.iter().zip(&before).filter(|(_, lost)| lost.is_none()) {
         let Some(opening) = Opening::of(&spec.protocol) else { continue };
         let (port, udp) = place(spec, opening);
         openings.entry((port, udp)).or_default().push(opening);
@@ -218,7 +222,8 @@ fn conflicts_within(listeners: &[ListenerSpec]) -> Vec<Option<Why>> {
         }
         (hosts[&(port, udp, spec.hostname.as_ref())] > 1).then(|| hostname_conflict(spec))
     };
-    listeners.iter().map(conflict).collect()
+    let both = listeners.iter().zip(before);
+    both.map(|(spec, before)| before.or_else(|| conflict(spec))).collect()
 }
 
 /// Finds listeners of one port that speak TLS and whose host names overlap: a connection for one

@@ -81,6 +81,32 @@ fn the_gateway_comes_before_its_sets_and_older_sets_before_younger() {
 }
 
 #[test]
+fn a_listener_that_lost_to_an_earlier_object_harms_no_other_of_its_own() {
+    let mut set = listener_set("g", vec![http("own", Some("own.test"))]);
+    set.listeners.push(listener("tcp", 80, ListenerProtocol::Tcp));
+    let index = index([
+        set_gateway("g", Some(open_to_sets(vec![http("gateway", None)]))),
+        set_set("set", Some(set)),
+    ]);
+    let set = name(ObjectKind::ListenerSet, "default", "set");
+    let (conditions, listeners) = listeners_of(&index, &set);
+    assert_eq!(refused(&listeners), ["+Accepted Accepted", "-Accepted ProtocolConflict"]);
+    assert_eq!(conditions, ["+Accepted ListenersNotValid", "+Programmed Programmed"]);
+}
+
+#[test]
+fn a_set_without_any_certificate_that_it_may_have_is_refused() {
+    let index = index([
+        set_gateway("g", Some(open_to_sets(vec![http("gateway", None)]))),
+        set_set("set", Some(listener_set("g", vec![https("own", Some("own.test"), "gone")]))),
+    ]);
+    let set = name(ObjectKind::ListenerSet, "default", "set");
+    let (conditions, listeners) = listeners_of(&index, &set);
+    assert_eq!(conditions, ["-Accepted ListenersNotValid", "-Programmed ListenersNotValid"]);
+    assert_eq!(refused(&listeners), ["+Accepted Accepted"], "the listener itself is");
+}
+
+#[test]
 fn a_set_that_is_not_let_in_has_no_listeners() {
     let mut to_set = route("g", &[]);
     to_set.parents = vec![parent(name(ObjectKind::ListenerSet, "default", "s"), None)];
