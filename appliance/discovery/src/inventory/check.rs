@@ -9,7 +9,7 @@ use haflinger_core::{
     AddressWish, BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Distribution,
     Exposure, Family, HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRequests,
     IngressRule, IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathType, Protocol, ProxyProtocol,
-    ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate,
+    ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate, UpstreamProtocol,
 };
 use ipnet::IpNet;
 use toml::Spanned;
@@ -483,6 +483,10 @@ impl<'a> Check<'a> {
         if rules.is_empty() && site_default.is_none() {
             return self.refuse(&site.name, &at("service"), "", "name a service, or write paths");
         }
+        let protocols = [("http1", UpstreamProtocol::Http1), ("h2c", UpstreamProtocol::Http2)];
+        let spoken = site.backend_protocol.as_ref();
+        let speaks =
+            self.choice(&at("backend_protocol"), spoken, &protocols, UpstreamProtocol::Http1)?;
         let mut tls = Vec::new();
         for (index, written) in site.tls.iter().enumerate() {
             tls.push(self.tls(name, index, written)?);
@@ -503,7 +507,7 @@ impl<'a> Check<'a> {
             https_port: port("https_port", &site.https_port)?,
             hostnames: Vec::new(),
             ttl_secs: self.ttl(&at("ttl_secs"), site.ttl_secs.as_ref())?,
-            requests: IngressRequests::default(),
+            requests: IngressRequests { speaks, ..IngressRequests::default() },
             faults: Vec::new(),
         };
         let object = ObjectRef::ingress(&self.source, NAMESPACE, name);

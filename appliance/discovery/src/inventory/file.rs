@@ -131,6 +131,8 @@ pub(super) struct Site {
     pub(super) port: Option<Spanned<PortRef>>,
     #[serde(default)]
     pub(super) paths: Vec<Path>,
+    /// `http1` (default) or `h2c`.
+    pub(super) backend_protocol: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) tls: Vec<Tls>,
     /// Seconds; default: the zone's.

@@ -184,6 +184,23 @@ fn how_flows_are_forwarded_is_read() {
 }
 
 #[test]
+fn a_site_says_what_its_backends_speak() {
+    for (written, speaks) in [
+        ("", UpstreamProtocol::Http1),
+        ("backend_protocol = \"http1\"", UpstreamProtocol::Http1),
+        ("backend_protocol = \"h2c\"", UpstreamProtocol::Http2),
+    ] {
+        let text = format!("{SMALL}[[site]]\nname = \"s\"\nservice = \"echo\"\n{written}");
+        let updates = load_text(&text).unwrap();
+        let found = updates.iter().find_map(|update| match update {
+            SourceUpdate::Ingress { spec, .. } => Some(spec.as_ref()?.requests.speaks),
+            _ => None,
+        });
+        assert_eq!(found, Some(speaks), "{written}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said_with_file_line_field_value_and_remedy() {
     let backend = |text: &str| format!("{SMALL}backends = [{{ {text} }}]");
     for (text, line, words) in [
@@ -243,6 +260,11 @@ fn what_is_wrong_is_said_with_file_line_field_value_and_remedy() {
             vec!["port", "\"1\"", "one of the service's ports"],
         ),
         (format!("{SMALL}[[site]]\nname = \"s\""), 7, vec!["service", "name a service"]),
+        (
+            format!("{SMALL}[[site]]\nname = \"s\"\nservice = \"echo\"\nbackend_protocol = \"h2\""),
+            9,
+            vec!["backend_protocol", "\"h2\"", "h2c"],
+        ),
     ] {
         let error = load_text(&text).unwrap_err();
         let message = error.to_string();
