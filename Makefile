@@ -33,7 +33,7 @@ lab-down: ## removes all of it
 	@"$${CARGO_TARGET_DIR:-target}/debug/lab" down
 
 bench: ## benchmarks against peers (ONLY=name for one), also in target/bench.json
-	@packaging/need build haproxy ip ethtool nft
+	@packaging/need build haproxy nginx wrk h2load debootstrap ip ethtool nft
 	$(CARGO) run --release --package haflinger-bench -- $(ONLY)
 
 packages: ## .deb and .rpm in target/packages

@@ -30,6 +30,8 @@ pub(crate) enum Better {
     Lower,
     /// More is better: rates.
     Higher,
+    /// It tells how something was measured.
+    Neither,
 }
 
 /// One quantity, Haflinger's and its peers'.
@@ -56,6 +58,10 @@ struct Row<'a> {
     peer: Option<&'a str>,
     /// Above 1: Haflinger is better.
     ratio: Option<f64>,
+    /// The peer's own median.
+    peer_value: Option<f64>,
+    /// Whether no other peer is better.
+    better_peer: bool,
 }
 
 /// Everything measured in this run.
@@ -84,7 +90,11 @@ impl Report {
                 format!("{peer} {} (×{ratio})", short(stat.median))
             })
             .collect();
-        println!("{name:44} {value:>42}   {}", peers.join("  "));
+        let better = match measure.better_peer() {
+            Some(ratio) if peers.len() > 1 => format!("  against the better ×{}", short(ratio)),
+            _ => String::new(),
+        };
+        println!("{name:44} {value:>42}   {}{better}", peers.join("  "));
         self.measures.push(measure);
     }
 
@@ -104,25 +114,36 @@ impl Measure {
         let ratio = match self.better {
             Better::Lower => peer.median / self.haflinger.median,
             Better::Higher => self.haflinger.median / peer.median,
+            Better::Neither => return None,
         };
         ratio.is_finite().then_some(ratio)
     }
 
+    /// The ratio to the peer that is ahead of the others.
+    fn better_peer(&self) -> Option<f64> {
+        self.peers.iter().filter_map(|(_, stat)| self.ratio(stat)).min_by(f64::total_cmp)
+    }
+
     fn rows(&self) -> Vec<Row<'_>> {
         let Stat { min, median, max } = self.haflinger;
-        let row = |peer, ratio| Row {
-            name: &self.name,
-            unit: self.unit,
-            value: median,
-            min,
-            max,
-            peer,
-            ratio,
+        let row = |peer: Option<&(&'static str, Stat)>| {
+            let ratio = peer.and_then(|(_, stat)| self.ratio(stat));
+            Row {
+                name: &self.name,
+                unit: self.unit,
+                value: median,
+                min,
+                max,
+                peer: peer.map(|(name, _)| *name),
+                ratio,
+                peer_value: peer.map(|(_, stat)| stat.median),
+                better_peer: ratio.is_some() && ratio == self.better_peer(),
+            }
         };
         if self.peers.is_empty() {
-            return vec![row(None, None)];
+            return vec![row(None)];
         }
-        self.peers.iter().map(|(peer, stat)| row(Some(*peer), self.ratio(stat))).collect()
+        self.peers.iter().map(|peer| row(Some(peer))).collect()
     }
 }
 

@@ -5,15 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context as _, Result};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-/// Core of clients and backend.
-const LOAD_CORE: usize = 1;
+use crate::process::Bound;
 
 /// Bytes of one request, and of its answer.
 const MESSAGE: usize = 64;
@@ -43,17 +41,13 @@ const RECEIVE: u8 = b'r';
 pub(crate) struct Load {
     runtime: Runtime,
     backend: SocketAddr,
+    _bound: Bound,
 }
 
 impl Load {
     /// Starts the backend. Binds this thread, on which the clients run too, to its core.
     pub(crate) fn start() -> Result<Self> {
-        let cores = std::thread::available_parallelism()?.get();
-        if cores > LOAD_CORE {
-            let mut set = CpuSet::new();
-            set.set(LOAD_CORE);
-            sched_setaffinity(None, &set).context("binding the load to its core")?;
-        }
+        let bound = Bound::to_load()?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let backend = listener.local_addr()?;
@@ -62,7 +56,7 @@ impl Load {
                 tokio::spawn(answer(stream));
             }
         });
-        Ok(Self { runtime, backend })
+        Ok(Self { runtime, backend, _bound: bound })
     }
 
     pub(crate) fn backend(&self) -> SocketAddr {

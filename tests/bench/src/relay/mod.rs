@@ -12,7 +12,6 @@
 mod load;
 mod proxies;
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -119,9 +118,4 @@ impl Samples {
         }
         Ok(())
     }
-}
-
-/// A loopback address with a port that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }

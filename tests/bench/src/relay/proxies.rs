@@ -1,39 +1,30 @@
-//! The proxies under test, each a process of its own on core 0.
+//! The proxies under test, each a process of its own.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use haflinger_core::flow::FlowHashKey;
 use haflinger_core::{ForwardingMode, Protocol};
 use haflinger_relay::{Relay, Settings};
-use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::free_address;
+use crate::process::{Process, free_address};
 use crate::snapshot::{backends, service, snapshot};
 
 /// First argument of the process that is Haflinger under test.
 pub(crate) const UNDER_TEST: &str = "relay-under-test";
 
-/// Core of the proxies.
-const PROXY_CORE: usize = 0;
-
-/// A process is given up when it does not listen within so long.
-const START_PATIENCE: Duration = Duration::from_secs(10);
-
 /// A running proxy; ends when dropped.
 pub(crate) struct Proxy {
-    name: &'static str,
+    process: Process,
     address: SocketAddr,
-    child: Child,
-    configuration: Option<PathBuf>,
+    /// With its configuration and its log.
+    _folder: TempDir,
 }
 
 impl Proxy {
@@ -42,7 +33,7 @@ impl Proxy {
         let address = free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args([UNDER_TEST, &address.to_string(), &backend.to_string(), "1"]);
-        Self::start("haflinger", address, command, None)
+        Self::start("haflinger", address, command, TempDir::with_prefix("haflinger-bench-")?)
     }
 
     /// HAProxy with one thread and splicing; `None` where it is not installed.
@@ -52,8 +43,8 @@ impl Proxy {
             return Ok(None);
         }
         let address = free_address()?;
-        let path = std::env::temp_dir()
-            .join(format!("haflinger-bench-haproxy-{}.cfg", std::process::id()));
+        let folder = TempDir::with_prefix("haflinger-bench-")?;
+        let path = folder.path().join("haproxy.cfg");
         fs::write(
             &path,
             format!(
@@ -65,79 +56,31 @@ impl Proxy {
         )?;
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(&path);
-        Self::start("haproxy", address, command, Some(path)).map(Some)
+        Self::start("haproxy", address, command, folder).map(Some)
     }
 
     fn start(
         name: &'static str,
         address: SocketAddr,
-        mut command: Command,
-        configuration: Option<PathBuf>,
+        command: Command,
+        folder: TempDir,
     ) -> Result<Self> {
-        let child =
-            command.stdin(Stdio::null()).spawn().with_context(|| format!("starting {name}"))?;
-        let proxy = Self { name, address, child, configuration };
-        let give_up_at = Instant::now() + START_PATIENCE;
-        while TcpStream::connect(address).is_err() {
-            if Instant::now() > give_up_at {
-                bail!("{name} does not listen on {address}");
-            }
-            sleep(Duration::from_millis(10));
-        }
-        for thread in proxy.threads()? {
-            pin(Some(thread))?;
-        }
-        Ok(proxy)
+        let process = Process::start(name, command, &[address], &folder.path().join("log"))?;
+        Ok(Self { process, address, _folder: folder })
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        self.name
+        self.process.name()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Processor time of the process so far: the first figure of `schedstat` is nanoseconds on
-    /// a core, in user and kernel mode.
+    /// Processor time so far.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
-        let mut total = 0;
-        for thread in self.threads()? {
-            let (process, thread) = (self.child.id(), thread.as_raw_nonzero());
-            let text = fs::read_to_string(format!("/proc/{process}/task/{thread}/schedstat"))?;
-            let first = text.split_whitespace().next().context("schedstat is empty")?;
-            total += first.parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(total))
+        self.process.cpu_time()
     }
-
-    fn threads(&self) -> Result<Vec<Pid>> {
-        let folder = format!("/proc/{}/task", self.child.id());
-        let mut threads = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let number = entry?.file_name().to_string_lossy().parse()?;
-            threads.push(Pid::from_raw(number).context("a thread without a number")?);
-        }
-        Ok(threads)
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Some(path) = &self.configuration {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// Binds a thread to the proxies' core.
-fn pin(thread: Option<Pid>) -> Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(PROXY_CORE);
-    sched_setaffinity(thread, &cores).context("binding a proxy to its core")
 }
 
 /// Runs Haflinger's relay from one address to one backend on so many threads, until killed.
