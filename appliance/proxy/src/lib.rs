@@ -20,15 +20,19 @@
 //! | `routes`, `hosts`, `paths`, `conditions`, `expressions` | which rule a request leads to, pure |
 //! | `admission`, `answers`, `authority` | whether it is let through, pure |
 //! | `action`, `edits`, `rewrite`, `cors`, `headers`, `upstream`, `patience` | what is done with it, pure |
+//! | `correlation` | request ids and trace contexts, pure |
+//! | `access` | the access log |
 //! | `slots` | places whose content changes while many hold them |
 //! | `engine` | the only place that names Pingora |
 
+mod access;
 mod action;
 mod admission;
 mod answers;
 mod authority;
 mod conditions;
 mod connection;
+mod correlation;
 mod cors;
 mod edits;
 mod engine;
@@ -53,6 +57,11 @@ mod tls;
 mod upstream;
 mod worker;
 
+pub use access::{
+    AccessDestination, AccessFormat, AccessLogSettings, AccessLogStatus, FORMAT_BYTES_MAX,
+    FORMAT_FIELDS_MAX, FormatError, LineFormat, QUEUE_BYTES_MAX, QUEUE_LINES_MAX,
+};
+pub use correlation::TraceContext;
 pub use engine::EngineError;
 pub use proxy::{Proxy, ProxyError, ProxyHandle};
 pub use settings::{
