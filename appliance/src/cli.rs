@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use haflinger_config::{Config, FileSource, Flag, Loaded, Sources};
+use haflinger_core::flow::FlowHashKey;
 
 use crate::demo::backend::Backend;
 use crate::{admin, daemon, demo, manual, settings};
@@ -219,7 +220,12 @@ fn run_daemon(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
 fn check(sources: &Sources) -> ExitCode {
     match Config::load(sources) {
-        Ok(Loaded { warnings, .. }) => {
+        Ok(Loaded { warnings, config }) => {
+            // What only the room itself can tell.
+            if let Err(error) = settings::proxy(&config, FlowHashKey([0; 16])) {
+                complain(&format!("{error:#}"));
+                return ExitCode::from(EXIT_REFUSED);
+            }
             for warning in &warnings {
                 complain(&format!("{warning}\n"));
             }

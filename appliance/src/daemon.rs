@@ -152,6 +152,9 @@ struct Daemon {
 impl Daemon {
     /// Reads the configuration again and applies the difference; a bad one changes nothing.
     async fn reload(&mut self, trigger: Trigger) {
+        if trigger == Trigger::Signal {
+            self.exhibition.handles.proxy.reopen_access_log();
+        }
         let now = monotonic_micros();
         supervisor::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(now)]);
         match self.try_reload(trigger).await {

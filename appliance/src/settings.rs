@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use haflinger_bgp::model::{Community, HoldTime, RouterId};
 use haflinger_bgp::settings::{Distance, PeerSettings, Secret};
 use haflinger_config::{
@@ -17,6 +18,7 @@ use haflinger_core::{
     PoolSelector, RouteOrigin, SourceId,
 };
 use haflinger_dns::RecordName;
+use haflinger_proxy::{AccessDestination, AccessFormat, AccessLogSettings, TraceContext};
 
 /// What the core is told.
 pub(crate) fn policy(config: &Config, draining: bool) -> Policy {
@@ -237,10 +239,17 @@ pub(crate) fn relay(config: &Config, key: FlowHashKey) -> haflinger_relay::Setti
     }
 }
 
-pub(crate) fn proxy(config: &Config, key: FlowHashKey) -> haflinger_proxy::Settings {
+/// Layer 7.
+///
+/// # Errors
+/// The description of the access log's lines is none.
+pub(crate) fn proxy(
+    config: &Config,
+    key: FlowHashKey,
+) -> anyhow::Result<haflinger_proxy::Settings> {
     let proxy = &config.proxy;
     let defaults = haflinger_proxy::Settings::new(key);
-    haflinger_proxy::Settings {
+    Ok(haflinger_proxy::Settings {
         flow_hash_key: key,
         workers: proxy.workers.and_then(NonZeroUsize::new).unwrap_or(defaults.workers),
         connections_max: proxy.connections_max,
@@ -264,9 +273,27 @@ pub(crate) fn proxy(config: &Config, key: FlowHashKey) -> haflinger_proxy::Setti
         attempts_max: usize::from(proxy.retries_max) + 1,
         retry_percent: proxy.retry_percent,
         trusted_proxies: proxy.trusted_proxies.clone(),
+        access_log: proxy.access_log.as_ref().map(access_log).transpose()?,
+        request_id_header: proxy.request_id_header.as_ref().map(|name| name.parse()).transpose()?,
+        trace_context: match proxy.trace_context {
+            haflinger_config::TraceContext::Pass => TraceContext::Pass,
+            haflinger_config::TraceContext::Follow => TraceContext::Follow,
+            haflinger_config::TraceContext::Make => TraceContext::Make,
+        },
         // 0 means at once; a timer needs a little.
         drain_timeout: proxy.drain.max(Duration::from_millis(1)),
-    }
+    })
+}
+
+fn access_log(log: &haflinger_config::AccessLog) -> anyhow::Result<AccessLogSettings> {
+    let format = AccessFormat::parse(&log.format)
+        .with_context(|| format!("proxy.access_log.format = {:?}", log.format))?;
+    let to = match &log.to {
+        haflinger_config::AccessDestination::Stdout => AccessDestination::Stdout,
+        haflinger_config::AccessDestination::Syslog => AccessDestination::syslog(),
+        haflinger_config::AccessDestination::File(path) => AccessDestination::File(path.clone()),
+    };
+    Ok(AccessLogSettings { to, format, queries: log.queries })
 }
 
 pub(crate) fn xdp(config: &Config, key: FlowHashKey) -> haflinger_xdp::Settings {

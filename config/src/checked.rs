@@ -12,7 +12,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use crate::file::{
-    Attach, Fallback, ForwardingMode, KeyAlgorithm, LogFormat, PodRoutes, TlsPolicy, ZonePolicy,
+    Attach, Fallback, ForwardingMode, KeyAlgorithm, LogFormat, PodRoutes, TlsPolicy, TraceContext,
+    ZonePolicy,
 };
 
 /// The whole configuration.
@@ -523,10 +524,38 @@ pub struct Proxy {
     pub retry_percent: u32,
     /// Networks of proxies whose `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Field in which a request's id goes to the pod, lower case; none when absent.
+    pub request_id_header: Option<String>,
+    /// What is done with W3C trace contexts.
+    pub trace_context: TraceContext,
     /// Without a byte on an upgraded connection (WebSocket).
     pub upgraded_idle: Duration,
     /// How long requests may go on after a stop was asked for.
     pub drain: Duration,
+    /// A line for each request; off when absent.
+    pub access_log: Option<AccessLog>,
+}
+
+/// A line for each request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Where to.
+    pub to: AccessDestination,
+    /// How lines look: a name or a description, which whoever writes them checks.
+    pub format: String,
+    /// Whether queries are written.
+    pub queries: bool,
+}
+
+/// Where lines of the access log go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessDestination {
+    /// Standard output.
+    Stdout,
+    /// The host's syslog.
+    Syslog,
+    /// A file.
+    File(PathBuf),
 }
 
 /// Health checks.

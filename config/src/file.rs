@@ -4,11 +4,13 @@
 //! The bounds (`range`) and the defaults stand here once: the JSON schema, the check of types
 //! and bounds, and the test of the shipped default all read them from these types.
 
+mod access;
 mod l4;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use access::*;
 pub use l4::*;
 
 /// The configuration of one Haflinger host.
@@ -578,9 +580,15 @@ pub struct Proxy {
     pub retry_percent: u32,
     /// Networks of proxies in front of this one, whose `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<String>,
+    /// Field in which a request's id goes to the pod; empty for none.
+    pub request_id_header: String,
+    /// What is done with W3C trace contexts.
+    pub trace_context: TraceContext,
     /// Seconds that requests may go on after a stop was asked for.
     #[schemars(range(min = 0, max = 86_400))]
     pub drain_secs: u32,
+    /// A line for each request.
+    pub access_log: AccessLog,
 }
 
 impl Default for Proxy {
@@ -608,7 +616,10 @@ impl Default for Proxy {
             retries_max: 2,
             retry_percent: 100,
             trusted_proxies: Vec::new(),
+            request_id_header: "X-Request-ID".into(),
+            trace_context: TraceContext::Pass,
             drain_secs: 30,
+            access_log: AccessLog::default(),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use haflinger_core::{
-    Filter, Mirror, Redirect, RetryPolicy, Rewrite, RuleAction, RuleBackend, RuleTimeouts,
-    Upstream, UpstreamProtocol,
+    Filter, HttpRule, Mirror, ObjectRef, Redirect, RetryPolicy, Rewrite, RuleAction, RuleBackend,
+    RuleTimeouts, Upstream, UpstreamProtocol,
 };
 
 use crate::cors::CorsPolicy;
@@ -18,6 +18,7 @@ use crate::upstream::{TargetSlot, mixed, request_hash};
 pub(crate) struct Action {
     /// Kept, so that its address stays its own for as long as this lives.
     from: Arc<RuleAction>,
+    object: ObjectRef,
     backends: Vec<ActionBackend>,
     weight: u64,
     steps: Vec<Step>,
@@ -73,13 +74,14 @@ pub(crate) struct ActionMirror {
 }
 
 impl Action {
-    /// Compiles `from`; `upstream` finds where requests go, and `refuse` is told the names of
-    /// fields that rules may not edit.
+    /// Compiles what `rule` does; `upstream` finds where requests go, and `refuse` is told the names
+    /// of fields that rules may not edit.
     pub(crate) fn compile(
-        from: &Arc<RuleAction>,
+        rule: &HttpRule,
         mut upstream: impl FnMut(&Upstream) -> ActionUpstream,
         mut refuse: impl FnMut(&str),
     ) -> Self {
+        let from = &rule.action;
         let mut weight = 0;
         let mut steps = |filters: &[Filter], upstream: &mut dyn FnMut(&Upstream) -> _| {
             let step = |filter| Step::compile(filter, upstream, &mut refuse);
@@ -92,7 +94,17 @@ impl Action {
             backends.push(ActionBackend { upto: weight, to, steps: steps(filters, &mut upstream) });
         }
         let steps = steps(&from.filters, &mut upstream);
-        Self { from: from.clone(), backends, weight, steps }
+        Self { from: from.clone(), object: rule.object.clone(), backends, weight, steps }
+    }
+
+    /// The Ingress or route that it is from.
+    pub(crate) fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
+    /// The name of its rule.
+    pub(crate) fn rule_name(&self) -> Option<&str> {
+        self.from.name.as_deref()
     }
 
     /// The backend for a request with `hash`: of `weight` parts each has as many as its own weight.
@@ -165,14 +177,22 @@ impl ActionMirror {
 
 #[cfg(test)]
 mod tests {
+    use haflinger_core::{HostMatch, PathMatch, SourceId};
+
     use super::*;
 
     fn action(weights: &[u32]) -> Action {
         let backend =
             |weight: &u32| RuleBackend { weight: *weight, to: Err(500), filters: Vec::new() };
         let backends = weights.iter().map(backend).collect();
-        let from = Arc::new(RuleAction { backends, ..RuleAction::default() });
-        Action::compile(&from, |_| unreachable!("no target"), |_| {})
+        let mut rule = HttpRule::simple(
+            HostMatch::Any,
+            PathMatch::every(),
+            None,
+            ObjectRef::ingress(&SourceId::inventory(), "default", "site"),
+        );
+        rule.action = Arc::new(RuleAction { backends, ..RuleAction::default() });
+        Action::compile(&rule, |_| unreachable!("no target"), |_| {})
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn routes() -> Routes {
     };
     let upstream =
         |to: &Upstream| ActionUpstream { slot: slot(&to.target), speaks: to.speaks, tls: None };
-    let make = |action: &Arc<RuleAction>| Action::compile(action, upstream, |_| {});
+    let make = |rule: &HttpRule| Action::compile(rule, upstream, |_| {});
     Routes::compile(&listener, None, &mut Shelf::default(), make)
 }
 

@@ -37,6 +37,25 @@ pub(crate) struct ClientConnection {
     pub(crate) context: Arc<ConnectionContext>,
 }
 
+/// What was agreed on in a TLS handshake.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TlsAgreed {
+    /// The version.
+    pub(crate) version: Option<&'static str>,
+    /// The cipher suite.
+    pub(crate) cipher: Option<&'static str>,
+}
+
+impl TlsAgreed {
+    /// Of a handshake that is over.
+    pub(crate) fn of(tls: &rustls::ServerConnection) -> Self {
+        Self {
+            version: tls.protocol_version().and_then(|version| version.as_str()),
+            cipher: tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
+        }
+    }
+}
+
 /// What the parts of one connection share.
 pub(crate) struct ConnectionContext {
     /// The listener that accepted it. It lives on in here when it is taken out of service.
@@ -46,6 +65,8 @@ pub(crate) struct ConnectionContext {
     /// The name that the client asked for in its TLS handshake, in lower case: it has chosen the
     /// section of the listener. `None` without TLS, or when the client named nothing.
     pub(crate) server_name: Option<Arc<str>>,
+    /// What was agreed on in the TLS handshake, if there was one.
+    pub(crate) tls: TlsAgreed,
     /// Keyed hash of client and VIP.
     flow: u64,
     requests: AtomicU64,
@@ -59,10 +80,11 @@ impl ConnectionContext {
         listener: Arc<Listener>,
         peer: SocketAddr,
         server_name: Option<Arc<str>>,
+        tls: TlsAgreed,
         flow: u64,
     ) -> Self {
         let (requests, phase) = (AtomicU64::new(0), AtomicU32::new(0));
-        Self { listener, peer, server_name, flow, requests, phase }
+        Self { listener, peer, server_name, tls, flow, requests, phase }
     }
 
     /// A request was understood; its hash.

@@ -49,13 +49,18 @@ pub(crate) fn names_origin(name: &str) -> bool {
         || name.get(..PREFIX.len()).is_some_and(|start| start.replace('_', "-") == PREFIX)
 }
 
+/// Whether what a peer says about its clients is believed.
+pub(crate) fn is_trusted(peer: SocketAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&canonical(peer.ip())))
+}
+
 /// The fields to remove from and to set on a request to a backend.
 pub(crate) fn forwarding(
     arrival: Arrival<'_>,
     fields: &HeaderMap,
     trusted: &[IpNet],
 ) -> (Vec<HeaderName>, Vec<(HeaderName, HeaderValue)>) {
-    let believed = trusted.iter().any(|network| network.contains(&canonical(arrival.peer.ip())));
+    let believed = is_trusted(arrival.peer, trusted);
     let mut set = vec![(FORWARDED_FOR, forwarded_for(arrival.peer, fields, believed))];
     let scheme = HeaderValue::from_static(if arrival.tls { "https" } else { "http" });
     for (name, value) in [

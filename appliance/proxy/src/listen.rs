@@ -16,7 +16,9 @@ use prometheus::IntGauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::connection::{ClientConnection, ClientIo, ConnectionContext, Protocol as Spoken};
+use crate::connection::{
+    ClientConnection, ClientIo, ConnectionContext, Protocol as Spoken, TlsAgreed,
+};
 use crate::engine::HttpEngine;
 use crate::listener::Listener;
 use crate::metrics::Refusal;
@@ -165,10 +167,12 @@ async fn serve<E: HttpEngine>(
     engine: &E,
 ) {
     let Client { stream, peer, flow } = client;
-    let context = |name| Arc::new(ConnectionContext::new(listener.clone(), peer, name, flow));
+    let context =
+        |name, tls| Arc::new(ConnectionContext::new(listener.clone(), peer, name, tls, flow));
     let Some(tls) = &listener.tls else {
         let (io, protocol) = (ClientIo::Tcp(stream), Spoken::Http1);
-        return engine.serve(ClientConnection { io, protocol, context: context(None) }).await;
+        let context = context(None, TlsAgreed::default());
+        return engine.serve(ClientConnection { io, protocol, context }).await;
     };
     let sections = tls.load_full();
     let greeted = tokio::time::timeout(
@@ -181,7 +185,8 @@ async fn serve<E: HttpEngine>(
         Ok(Greeted::Requests { stream, server_name }) => {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let protocol = if h2 { Spoken::Http2 } else { Spoken::Http1 };
-            let (io, context) = (ClientIo::Tls(stream), context(server_name));
+            let context = context(server_name, TlsAgreed::of(stream.get_ref().1));
+            let io = ClientIo::Tls(stream);
             return engine.serve(ClientConnection { io, protocol, context }).await;
         }
         Ok(Greeted::Stream { client, target }) => {

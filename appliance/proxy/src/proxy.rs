@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::AccessLog;
 use crate::guards::Counts;
 use crate::listen::{ConnectionCount, accept_loop, bind};
 use crate::listener::Listener;
@@ -80,10 +81,13 @@ impl Proxy {
     pub fn new(settings: Settings, registry: &Registry) -> Result<Self, ProxyError> {
         settings.check()?;
         let metrics = Metrics::new(registry)?;
+        let access = AccessLog::new(registry)?;
+        access.switch(settings.access_log.as_ref());
         let (workers_started, policy) = (settings.workers.get(), settings.tls_policy);
         let shared = Arc::new(Shared {
             settings: ArcSwap::from_pointee(settings),
             metrics: metrics.clone(),
+            access,
             connections: Arc::new(ConnectionCount::default()),
             counts: Arc::new(Counts::new(metrics.guards.keys_displaced.clone())),
             began: Instant::now(),
@@ -152,6 +156,7 @@ impl Proxy {
         }
         drains.close();
         drains.wait().await;
+        self.state.shared.access.close().await;
     }
 
     fn carry_out(&self, effects: Effects, drains: &TaskTracker, reports: &mut Reports) {
@@ -211,9 +216,15 @@ impl ProxyHandle {
             certificates: tables.certificate_status(),
             connections: self.state.shared.connections.now(),
             connections_max: settings.connections_max,
+            access_log: self.state.shared.access.status(),
             workers: self.state.workers_started,
             restart_needed: settings.workers.get() != self.state.workers_started,
         }
+    }
+
+    /// Looks at once whether the access log's file has been moved away, and opens it anew then.
+    pub fn reopen_access_log(&self) {
+        self.state.shared.access.reopen();
     }
 
     /// Generation of the snapshot that new requests are led by; 0 before the first.
@@ -226,6 +237,7 @@ impl ProxyHandle {
     /// number of workers waits for the next start. Settings out of range change nothing.
     pub fn reconfigure(&self, settings: Settings) -> Result<(), SettingsError> {
         settings.check()?;
+        self.state.shared.access.switch(settings.access_log.as_ref());
         let old = self.state.shared.settings.swap(Arc::new(settings.clone()));
         self.state.tables().set_tls_policy(settings.tls_policy);
         if !settings.same_engine(&old) {

@@ -12,9 +12,7 @@
 
 use std::sync::Arc;
 
-use haflinger_core::{
-    HostMatch, HttpListener, HttpRule, ObjectKind, PathMatch, RuleAction, Section, Serves,
-};
+use haflinger_core::{HostMatch, HttpListener, HttpRule, ObjectKind, PathMatch, Section, Serves};
 
 use crate::conditions::{Conditions, RequestView};
 use crate::expressions::{Expression, Expressions};
@@ -86,13 +84,13 @@ impl<A> Default for Shelf<A> {
 
 impl<A> Router<A> {
     /// Compiles `listener`. What was the same in `former` is shared with the router that it was
-    /// compiled to. `make` turns an action into what requests are given, which has to keep what it
-    /// was made from.
+    /// compiled to. `make` turns the action of a rule into what requests are given, which has to
+    /// keep what it was made from.
     pub(crate) fn compile(
         listener: &HttpListener,
         former: Option<(&HttpListener, &Self)>,
         shelf: &mut Shelf<A>,
-        mut make: impl FnMut(&Arc<RuleAction>) -> A,
+        mut make: impl FnMut(&HttpRule) -> A,
     ) -> Self {
         let mut sections = Vec::with_capacity(listener.sections.len());
         let mut by_host = NameMap::default();
@@ -155,7 +153,7 @@ impl<A> SectionRules<A> {
     fn compile(
         section: &Section,
         shelf: &mut Shelf<A>,
-        mut make: impl FnMut(&Arc<RuleAction>) -> A,
+        mut make: impl FnMut(&HttpRule) -> A,
     ) -> Self {
         let mut compiled = Self { hosts: HostTable::default(), faults: RuleFaults::default() };
         let Serves::Requests(rules) = &section.serves else { return compiled };
@@ -168,12 +166,7 @@ impl<A> SectionRules<A> {
         compiled
     }
 
-    fn add(
-        &mut self,
-        rule: &HttpRule,
-        shelf: &mut Shelf<A>,
-        mut make: impl FnMut(&Arc<RuleAction>) -> A,
-    ) {
+    fn add(&mut self, rule: &HttpRule, shelf: &mut Shelf<A>, mut make: impl FnMut(&HttpRule) -> A) {
         let Shelf { expressions, actions } = shelf;
         let mut expression = |text: &Arc<str>| expressions.slot(text, || Expression::new(text));
         let conditions = match Conditions::compile(&rule.matches, &mut expression) {
@@ -196,7 +189,7 @@ impl<A> SectionRules<A> {
             one_label: matches!(rule.host, HostMatch::OneLabel(_)),
             broken: fault.is_some(),
             prefix_bytes: without_end(rule.matches.path.as_str()).len(),
-            action: actions.slot(&(Arc::as_ptr(&rule.action) as usize), || make(&rule.action)),
+            action: actions.slot(&(Arc::as_ptr(&rule.action) as usize), || make(rule)),
             conditions,
         };
         let is_grpc = rule.object.kind == ObjectKind::GrpcRoute;

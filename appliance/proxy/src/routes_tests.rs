@@ -18,9 +18,9 @@ fn rule(host: Option<&str>, path_type: PathType, path: &str, to: Option<&str>) -
     HttpRule::simple(host, path_type.with(path.into()), to.map(target), object)
 }
 
-/// What an action is compiled to here: the name of its first backend.
-fn name(action: &Arc<RuleAction>) -> String {
-    let to = action.backends.first().map(|backend| &backend.to);
+/// What the action of a rule is compiled to here: the name of its first backend.
+fn name(rule: &HttpRule) -> String {
+    let to = rule.action.backends.first().map(|backend| &backend.to);
     match to {
         Some(Ok(Upstream { target, .. })) => target.object.name.to_string(),
         Some(Err(status)) => status.to_string(),
@@ -213,9 +213,9 @@ fn what_has_not_changed_is_shared_with_the_former_router() {
     let Serves::Requests(rules) = &mut changed.sections[1].serves else { unreachable!() };
     rules[0] = rule(None, PathType::Prefix, "/", Some("changed"));
     let mut made = Vec::new();
-    let new = Router::compile(&changed, Some((&listener, &old)), &mut shelf, |action| {
-        made.push(name(action));
-        name(action)
+    let new = Router::compile(&changed, Some((&listener, &old)), &mut shelf, |rule| {
+        made.push(name(rule));
+        name(rule)
     });
     let same = |at: usize| Arc::ptr_eq(&old.sections[at], &new.sections[at]);
     assert_eq!([same(0), same(1), same(2), same(3)], [true, false, true, true]);
@@ -334,7 +334,7 @@ mod slow {
                 best = Some(rule);
             }
         }
-        best.map_or("404".to_owned(), |rule| name(&rule.action))
+        best.map_or("404".to_owned(), |rule| name(rule))
     }
 }
 

@@ -5,7 +5,11 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use haflinger_core::flow::FlowHashKey;
+use http::HeaderName;
 use ipnet::IpNet;
+
+use crate::access::AccessLogSettings;
+use crate::correlation::TraceContext;
 
 /// Largest number of accept threads: more than any edge host has cores.
 pub const WORKERS_MAX: usize = 256;
@@ -84,6 +88,13 @@ pub struct Settings {
     /// Peers whose `X-Forwarded-*` fields are believed and extended. From all others they are
     /// dropped.
     pub trusted_proxies: Vec<IpNet>,
+    /// The access log; `None`: off.
+    pub access_log: Option<AccessLogSettings>,
+    /// The field in which a request's id goes to the backend; `None`: requests have no id. What a
+    /// client says in it is believed only of [`Self::trusted_proxies`].
+    pub request_id_header: Option<HeaderName>,
+    /// What is done with W3C trace contexts.
+    pub trace_context: TraceContext,
     /// How long a graceful stop, or the removal of a listener, waits for requests in progress.
     pub drain_timeout: Duration,
 }
@@ -125,6 +136,9 @@ impl Settings {
             attempts_max: 3,
             retry_percent: 100,
             trusted_proxies: Vec::new(),
+            access_log: None,
+            request_id_header: Some(HeaderName::from_static("x-request-id")),
+            trace_context: TraceContext::Pass,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -199,7 +213,10 @@ impl fmt::Debug for Settings {
             .field("attempts_max", &self.attempts_max)
             .field("retry_percent", &self.retry_percent)
             .field("tls_policy", &self.tls_policy)
-            .field("trusted_proxies", &self.trusted_proxies);
+            .field("trusted_proxies", &self.trusted_proxies)
+            .field("access_log", &self.access_log)
+            .field("request_id_header", &self.request_id_header)
+            .field("trace_context", &self.trace_context);
         for (field, value) in self.timeouts() {
             out.field(field, &value);
         }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use haflinger_core::CertificateRef;
 use serde::Serialize;
 
+use crate::access::AccessLogStatus;
+
 /// The room at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProxyStatus {
@@ -19,6 +21,8 @@ pub struct ProxyStatus {
     pub connections: usize,
     /// The limit on them.
     pub connections_max: usize,
+    /// The access log.
+    pub access_log: AccessLogStatus,
     /// Threads that carry traffic.
     pub workers: usize,
     /// Whether the number of workers was changed, which holds from the next start.

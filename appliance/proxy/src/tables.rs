@@ -242,7 +242,7 @@ impl Tables {
         let served = listeners.get(&address);
         let former = served.map(|served| (served.spec.clone(), served.listener.routes.load_full()));
         let former = former.as_ref().map(|(spec, routes)| (&**spec, &**routes));
-        let routes = Routes::compile(spec, former, shelf, |action| {
+        let routes = Routes::compile(spec, former, shelf, |rule| {
             let upstream = |to: &Upstream| {
                 let backends = || TargetSlot::new(snapshot.targets.get(&to.target).cloned());
                 let certificate = |key: &_| certificate_slots.slot(key, CertificateSlot::default);
@@ -252,7 +252,7 @@ impl Tables {
             let refuse = |name: &str| {
                 tracing::warn!(listener = %address, name, "rules cannot edit this header field");
             };
-            Action::compile(action, upstream, refuse)
+            Action::compile(rule, upstream, refuse)
         });
         for fault in &routes.faults.told {
             tracing::warn!(listener = %address, %fault, "a rule is broken");

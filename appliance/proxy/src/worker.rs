@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::AccessLog;
 use crate::engine::{Engine, EngineError};
 use crate::guards::Counts;
 use crate::listen::ConnectionCount;
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) settings: ArcSwap<Settings>,
     /// What is counted.
     pub(crate) metrics: Metrics,
+    /// Where requests are written down.
+    pub(crate) access: AccessLog,
     /// Open client connections.
     pub(crate) connections: Arc<ConnectionCount>,
     /// Requests of clients, where those are limited.

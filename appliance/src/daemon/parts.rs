@@ -72,7 +72,7 @@ impl Converted {
             netlink: settings::netlink(config),
             relay: settings::relay(config, key),
             xdp: settings::xdp(config, key),
-            proxy: settings::proxy(config, key),
+            proxy: settings::proxy(config, key)?,
             prober: settings::prober(config),
         };
         converted.bgp.check().context("[bgp]")?;

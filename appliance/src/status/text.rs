@@ -183,6 +183,15 @@ fn sites(status: &Status, snapshot: &Snapshot) -> Columns {
             listener.reason.clone().unwrap_or_default(),
         ]);
     }
+    let log = &status.proxy.access_log;
+    if let Some(to) = &log.to {
+        columns.row([
+            "access log".to_owned(),
+            to.clone(),
+            format!("{} lines, {} dropped", log.written, log.dropped),
+            log.fault.clone().unwrap_or_default(),
+        ]);
+    }
     for certificate in &status.proxy.certificates {
         let names: Vec<&str> = certificate.names.iter().map(|name| &**name).collect();
         columns.row([

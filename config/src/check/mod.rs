@@ -1,6 +1,7 @@
 //! The second check: from values of the right type to values that make sense, alone and
 //! together. Each section is a file; what concerns several sections is in [`across`].
 
+mod access;
 mod across;
 mod bgp;
 mod cluster;

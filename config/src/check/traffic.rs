@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::secret;
 use super::text::{self, Distinct, count, millis, path, secs};
+use super::{access, secret};
 use crate::checked::{FlowHashKey, Health, Limits, Proxy, Relay};
 use crate::context::Context;
 use crate::file;
@@ -85,6 +85,8 @@ pub(crate) fn proxy(context: &mut Context, file: &file::Proxy) -> Option<Proxy> 
         context.refuse(at, &what, "write two different ports");
         return None;
     }
+    let request_id_header = access::request_id_header(context, &file.request_id_header);
+    let access_log = access::access_log(context, &file.access_log);
     Some(Proxy {
         addresses,
         http_port: file.http_port,
@@ -107,6 +109,9 @@ pub(crate) fn proxy(context: &mut Context, file: &file::Proxy) -> Option<Proxy> 
         retries_max: file.retries_max,
         retry_percent: file.retry_percent,
         trusted_proxies,
+        request_id_header: request_id_header?,
+        trace_context: file.trace_context,
+        access_log: access_log?,
         upgraded_idle: secs(file.upgraded_idle_secs),
         drain: secs(file.drain_secs),
     })

@@ -157,6 +157,27 @@ const SENSE: &[Case] = &[
         "\"192.0.2.0/40\"",
         "\"192.0.2.0/24\"",
     ),
+    case(
+        "[proxy.access_log]\nto = \"access.log\"\n",
+        2,
+        "proxy.access_log.to",
+        "\"access.log\"",
+        "a path that begins with",
+    ),
+    case(
+        "[proxy]\nrequest_id_header = \"Request ID\"\n",
+        2,
+        "proxy.request_id_header",
+        "\"Request ID\"",
+        "\"X-Request-ID\"",
+    ),
+    case(
+        "[proxy]\nrequest_id_header = \"Cookie\"\n",
+        2,
+        "proxy.request_id_header",
+        "\"Cookie\"",
+        "\"X-Request-ID\"",
+    ),
 ];
 
 const fn pool(address: &'static str, remedy: &'static str) -> Case {

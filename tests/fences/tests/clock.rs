@@ -21,9 +21,11 @@ const WAYS: [&str; 9] = [
 ];
 
 /// Where it is read, how often, and what for.
-const READS: [(&str, usize, &str); 9] = [
+const READS: [(&str, usize, &str); 11] = [
     ("appliance/discovery/src/status.rs", 2, "metrics: last event, credentials loaded"),
     ("appliance/kubernetes/src/plugin.rs", 1, "how much is left of an exec credential's life"),
+    ("appliance/proxy/src/access/outlet.rs", 1, "time of a syslog message"),
+    ("appliance/proxy/src/engine/gateway/log.rs", 1, "time of a line of the access log"),
     ("appliance/report/src/gate/requests.rs", 2, "renewTime, lastTransitionTime of a gate"),
     ("appliance/report/src/lease.rs", 1, "acquireTime and renewTime, which the election ignores"),
     ("appliance/report/src/object.rs", 3, "times of events, lastTransitionTime of conditions"),

@@ -18,6 +18,7 @@ mod lifecycle;
 mod mirrors;
 mod patience;
 mod rules;
+mod seen;
 mod streams;
 mod support;
 mod tls;

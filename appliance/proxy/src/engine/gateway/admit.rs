@@ -12,7 +12,9 @@ use super::{Gateway, RequestState};
 use crate::admission::{Arrived, Next, admit};
 use crate::answers::{Answer, is_grpc};
 use crate::connection::ConnectionContext;
+use crate::correlation::Correlation;
 use crate::guards::Asking;
+use crate::headers::is_trusted;
 use crate::settings::Settings;
 
 /// How long the rest of a request body is read and thrown away, so that the connection can carry
@@ -60,6 +62,18 @@ impl Gateway {
 pub(super) fn connection_of(session: &Session) -> Option<Arc<ConnectionContext>> {
     let data = session.digest()?.proxy_digest.as_ref()?.user_data.as_ref()?;
     data.downcast_ref::<Arc<ConnectionContext>>().cloned()
+}
+
+/// What a request is known by, here and at the backend.
+pub(super) fn correlate(
+    session: &ServerSession,
+    connection: &ConnectionContext,
+    settings: &Settings,
+) -> Correlation {
+    let fields = &session.req_header().headers;
+    let believed = is_trusted(connection.peer, &settings.trusted_proxies);
+    let (name, context) = (settings.request_id_header.as_ref(), settings.trace_context);
+    Correlation::of(fields, name, context, believed, rand::random)
 }
 
 /// Sets what Pingora leaves unlimited on the client's side.

@@ -44,6 +44,14 @@ impl Gateway {
         for (name, value) in set {
             request.insert_header(name, value)?;
         }
+        let (name, context) = (settings.request_id_header.as_ref(), settings.trace_context);
+        let (remove, set) = state.correlation.onward(original, name, context);
+        for name in remove {
+            request.remove_header(&name);
+        }
+        for (name, value) in set {
+            request.insert_header(name, value)?;
+        }
         if let Some(cookies) = joined_cookies(original) {
             request.insert_header(header::COOKIE, cookies)?;
         }

@@ -29,6 +29,7 @@ use super::mirror::{Copies, Mirrors};
 use crate::action::ActionUpstream;
 use crate::admission::Admitted;
 use crate::connection::ConnectionContext;
+use crate::correlation::Correlation;
 use crate::upstream::RetryBudget;
 use crate::worker::Shared;
 
@@ -57,6 +58,10 @@ pub(super) struct RequestState {
     copies: Option<Box<Copies>>,
     /// Of the body, in this attempt.
     body_bytes: u64,
+    /// What it is known by.
+    correlation: Correlation,
+    /// Time to the header of a backend's answer; that of our own does not count.
+    first_byte: Option<Duration>,
 }
 
 impl Gateway {
@@ -91,6 +96,8 @@ impl ProxyHttp for Gateway {
             retry_granted: false,
             copies: None,
             body_bytes: 0,
+            correlation: Correlation::default(),
+            first_byte: None,
         }
     }
 
@@ -102,9 +109,11 @@ impl ProxyHttp for Gateway {
         let connection = admit::connection_of(session)
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "connection unknown"))?;
         state.hash = connection.begin_request();
-        state.connection = Some(connection);
         self.retries.earn();
-        admit::apply_client_limits(session, &self.shared.settings.load());
+        let settings = self.shared.settings.load();
+        admit::apply_client_limits(session, &settings);
+        state.correlation = admit::correlate(session, &connection, &settings);
+        state.connection = Some(connection);
         Ok(())
     }
 
@@ -177,6 +186,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         state: &mut RequestState,
     ) -> Result<()> {
+        state.first_byte = Some(state.began.elapsed());
         forward::prepare_response(session, response, state);
         Ok(())
     }
