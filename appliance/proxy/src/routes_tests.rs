@@ -334,7 +334,7 @@ mod slow {
                 best = Some(rule);
             }
         }
-        best.map_or("404".to_owned(), |rule| name(rule))
+        best.map_or("404".to_owned(), name)
     }
 }
 
