@@ -61,7 +61,7 @@ async fn each_request_is_a_line_that_says_who_asked_what_of_whom() {
         ("path", "/shop"),
         ("protocol", "HTTP/1.1"),
         ("end", "answered"),
-        ("kind", "Ingress"),
+        ("kind", "ingress"),
         ("namespace", "default"),
         ("route", "site"),
         ("service", "shop"),
