@@ -10,6 +10,7 @@ use haflinger_core::{
 use crate::cors::CorsPolicy;
 use crate::edits::Edits;
 use crate::guards::Guard;
+use crate::tally::Tally;
 use crate::tls::BackendTls;
 use crate::upstream::{TargetSlot, mixed, request_hash};
 
@@ -19,6 +20,7 @@ pub(crate) struct Action {
     /// Kept, so that its address stays its own for as long as this lives.
     from: Arc<RuleAction>,
     object: ObjectRef,
+    tally: Arc<Tally>,
     backends: Vec<ActionBackend>,
     weight: u64,
     steps: Vec<Step>,
@@ -75,9 +77,10 @@ pub(crate) struct ActionMirror {
 
 impl Action {
     /// Compiles what `rule` does; `upstream` finds where requests go, and `refuse` is told the names
-    /// of fields that rules may not edit.
+    /// of fields that rules may not edit. `tally` is that of the rule's object.
     pub(crate) fn compile(
         rule: &HttpRule,
+        tally: Arc<Tally>,
         mut upstream: impl FnMut(&Upstream) -> ActionUpstream,
         mut refuse: impl FnMut(&str),
     ) -> Self {
@@ -94,7 +97,13 @@ impl Action {
             backends.push(ActionBackend { upto: weight, to, steps: steps(filters, &mut upstream) });
         }
         let steps = steps(&from.filters, &mut upstream);
-        Self { from: from.clone(), object: rule.object.clone(), backends, weight, steps }
+        let (from, object) = (from.clone(), rule.object.clone());
+        Self { from, object, tally, backends, weight, steps }
+    }
+
+    /// What is counted about requests.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The Ingress or route that it is from.
@@ -180,6 +189,7 @@ mod tests {
     use haflinger_core::{HostMatch, PathMatch, SourceId};
 
     use super::*;
+    use crate::tally::Tallies;
 
     fn action(weights: &[u32]) -> Action {
         let backend =
@@ -192,7 +202,8 @@ mod tests {
             ObjectRef::ingress(&SourceId::inventory(), "default", "site"),
         );
         rule.action = Arc::new(RuleAction { backends, ..RuleAction::default() });
-        Action::compile(&rule, |_| unreachable!("no target"), |_| {})
+        let tallies = Tallies::new(&prometheus::Registry::new()).unwrap();
+        Action::compile(&rule, tallies.route(&rule.object), |_| unreachable!("no target"), |_| {})
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::*;
 use crate::action::ActionUpstream;
 use crate::guards::Counts;
 use crate::routes::Shelf;
+use crate::tally::Tallies;
 use crate::upstream::TargetSlot;
 
 const LIMIT: usize = 1_000;
@@ -85,7 +86,9 @@ fn routes() -> Routes {
     };
     let upstream =
         |to: &Upstream| ActionUpstream { slot: slot(&to.target), speaks: to.speaks, tls: None };
-    let make = |rule: &HttpRule| Action::compile(rule, upstream, |_| {});
+    let tallies = Tallies::new(&prometheus::Registry::new()).unwrap();
+    let make =
+        |rule: &HttpRule| Action::compile(rule, tallies.route(&rule.object), upstream, |_| {});
     Routes::compile(&listener, None, &mut Shelf::default(), make)
 }
 

@@ -22,6 +22,7 @@
 //! | `action`, `edits`, `rewrite`, `cors`, `headers`, `upstream`, `patience` | what is done with it, pure |
 //! | `correlation` | request ids and trace contexts, pure |
 //! | `access` | the access log |
+//! | `tally` | what is counted for each route and pod |
 //! | `slots` | places whose content changes while many hold them |
 //! | `engine` | the only place that names Pingora |
 
@@ -53,6 +54,7 @@ mod settings;
 mod slots;
 mod status;
 mod tables;
+mod tally;
 mod tls;
 mod upstream;
 mod worker;
@@ -70,6 +72,7 @@ pub use settings::{
 };
 pub use status::{CertificateStatus, ListenerState, ListenerStatus, ProxyStatus};
 pub use tables::LISTENERS_MAX;
+pub use tally::{PODS_COUNTED_MAX, ROUTES_COUNTED_MAX};
 pub use tls::certificates::CertificateError;
 pub use upstream::RETRY_RESERVE;
 pub use worker::WorkerError;

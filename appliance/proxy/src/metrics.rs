@@ -9,14 +9,15 @@ use prometheus::{
 };
 
 use crate::guards::GuardMetrics;
+use crate::tally::Tallies;
 use crate::tls::TlsMetrics;
 
 /// Classes of status codes, in the order of [`ListenerMetrics`]; requests that got no answer
 /// (the client went away) are `none`.
-const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+pub(crate) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Upper bounds in seconds: from a cache hit nearby to the default read timeout.
-const DURATION_BUCKETS: [f64; 14] =
+pub(crate) const DURATION_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
 /// Why a client's connection ended before a request was understood.
@@ -117,6 +118,8 @@ pub(crate) struct Metrics {
     pub(crate) guards: GuardMetrics,
     /// About TLS.
     pub(crate) tls: TlsMetrics,
+    /// About each route and each pod.
+    pub(crate) tallies: Tallies,
     /// When the first certificate in service expires.
     pub(crate) certificates_expire: IntGauge,
     /// Certificates whose newest material cannot be used.
@@ -253,6 +256,7 @@ impl Metrics {
             )?,
             guards: GuardMetrics::new(registry)?,
             tls: TlsMetrics::new(registry)?,
+            tallies: Tallies::new(registry)?,
             certificates_expire: make.gauge(
                 "haflinger_proxy_certificates_expire_timestamp_seconds",
                 "When the first certificate in service expires, since 1970; 0 without any.",
@@ -330,6 +334,11 @@ impl Metrics {
     }
 }
 
+/// The class of a status, as a place in [`CLASSES`].
+pub(crate) fn class_of(status: Option<u16>) -> usize {
+    status.map_or(0, |status| usize::from(status / 100).min(5))
+}
+
 /// What one listener counts.
 #[derive(Debug)]
 pub(crate) struct ListenerMetrics {
@@ -343,8 +352,7 @@ pub(crate) struct ListenerMetrics {
 impl ListenerMetrics {
     /// A request ended with `status`, or without any answer.
     pub(crate) fn request_ended(&self, status: Option<u16>) {
-        let class = status.map_or(0, |status| usize::from(status / 100).min(5));
-        self.requests[class].inc();
+        self.requests[class_of(status)].inc();
     }
 
     /// Requests ended so far.

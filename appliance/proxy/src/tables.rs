@@ -238,7 +238,9 @@ impl Tables {
 
     /// Compiles the routes of a listener; what has not changed is shared with those of now.
     fn routes(&mut self, address: SocketAddr, spec: &HttpListener) -> Routes {
-        let Self { targets, snapshot, shelf, listeners, greetings, certificate_slots, .. } = self;
+        let Self {
+            targets, snapshot, shelf, listeners, greetings, certificate_slots, metrics, ..
+        } = self;
         let served = listeners.get(&address);
         let former = served.map(|served| (served.spec.clone(), served.listener.routes.load_full()));
         let former = former.as_ref().map(|(spec, routes)| (&**spec, &**routes));
@@ -252,7 +254,7 @@ impl Tables {
             let refuse = |name: &str| {
                 tracing::warn!(listener = %address, name, "rules cannot edit this header field");
             };
-            Action::compile(rule, upstream, refuse)
+            Action::compile(rule, metrics.tallies.route(&rule.object), upstream, refuse)
         });
         for fault in &routes.faults.told {
             tracing::warn!(listener = %address, %fault, "a rule is broken");

@@ -11,8 +11,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use haflinger_core::{BackendSet, BackendState};
+
+use crate::tally::{Tallies, Tally};
 
 /// Retries that are always in reserve, so that a small service's first failures are covered
 /// before any traffic has earned retries.
@@ -26,11 +28,13 @@ const RETRY_PRICE: i64 = 100;
 #[derive(Debug, Default)]
 pub(crate) struct TargetSlot {
     backends: ArcSwapOption<BackendSet>,
+    /// Tallies of the backends that have been asked.
+    asked: ArcSwap<imbl::HashMap<SocketAddr, Arc<Tally>>>,
 }
 
 impl TargetSlot {
     pub(crate) fn new(backends: Option<Arc<BackendSet>>) -> Self {
-        Self { backends: ArcSwapOption::new(backends) }
+        Self { backends: ArcSwapOption::new(backends), asked: ArcSwap::default() }
     }
 
     /// The backends now; `None` when the target does not exist.
@@ -40,7 +44,27 @@ impl TargetSlot {
 
     /// Puts other backends in service for the next request.
     pub(crate) fn store(&self, backends: Option<Arc<BackendSet>>) {
-        self.backends.store(backends);
+        self.backends.store(backends.clone());
+        if !self.asked.load().is_empty() {
+            let find = |address: &SocketAddr| backends.as_ref()?.get(address);
+            self.asked.rcu(|asked| {
+                let mut left = imbl::HashMap::clone(asked);
+                left.retain(|address, tally| find(address).is_some_and(|b| tally.is_of(&b.name)));
+                left
+            });
+        }
+    }
+
+    /// What is counted about a backend; `None` once it has left.
+    pub(crate) fn tally(&self, address: SocketAddr, tallies: &Tallies) -> Option<Arc<Tally>> {
+        if let Some(tally) = self.asked.load().get(&address) {
+            return Some(tally.clone());
+        }
+        let set = self.load()?;
+        let tally = tallies.pod(&set.target.object, &set.get(&address)?.name);
+        // Should the backend leave just now, the next change of backends forgets it.
+        self.asked.rcu(|asked| asked.update(address, tally.clone()));
+        Some(tally)
     }
 }
 

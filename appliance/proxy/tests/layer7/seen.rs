@@ -235,3 +235,29 @@ async fn a_trace_goes_on_at_the_backend() {
     assert_eq!(field(&seen, "traceparent").unwrap().len(), 55);
     assert_eq!(field(&seen, "tracestate"), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_and_pods_are_counted_by_name_until_they_are_gone() {
+    let (one, two) = (Backend::start("one").await, Backend::start("two").await);
+    let mut lab = Lab::start();
+    lab.serve_all(&[one.address, two.address]).await;
+    let mut client = RawClient::connect(lab.address).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.unwrap().0, 200);
+    }
+    let route = |lab: &Lab| lab.metric("haflinger_proxy_route_requests_total", "site");
+    let pod = |lab: &Lab, backend: &Backend| {
+        lab.metric("haflinger_proxy_pod_requests_total", &backend.address.to_string())
+    };
+    until("every request is counted", || route(&lab) == 20.0).await;
+    let counts = [pod(&lab, &one), pod(&lab, &two)];
+    assert_eq!(counts, [one.requests() as f64, two.requests() as f64]);
+    lab.backends("shop", &[two.address]);
+    lab.publish().await;
+    until("the series go with their pods", || pod(&lab, &one) == 0.0).await;
+    assert_eq!(pod(&lab, &two), counts[1]);
+    lab.listen(Vec::new());
+    lab.publish().await;
+    until("the series go with the route", || route(&lab) == 0.0).await;
+    assert_eq!(lab.metric("haflinger_proxy_route_duration_seconds", "site"), 0.0);
+}

@@ -23,6 +23,14 @@ impl Gateway {
         }
         connection.listener.metrics.request_ended(status);
         self.shared.metrics.request_took(took);
+        if let Some(rule) = &state.rule {
+            rule.action.tally().request_ended(status, took);
+        }
+        let asked = state.upstream().zip(state.asking);
+        let tallies = &self.shared.metrics.tallies;
+        if let Some(pod) = asked.and_then(|(upstream, at)| upstream.slot.tally(at, tallies)) {
+            pod.request_ended(status, took);
+        }
         let request = session.req_header();
         tracing::debug!(
             target: "haflinger_proxy::access",
