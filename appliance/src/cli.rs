@@ -1,6 +1,7 @@
 //! The command line.
 
 mod seeing;
+mod top;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -42,8 +43,10 @@ enum Command {
     Pools(PoolsArgs),
     /// Show the flows that the XDP data path holds
     Flows(seeing::FlowsArgs),
-    /// Explain what happens to packets of a client to a service, and why
+    /// Explain what happens to a request for a URL, or to packets of a client to a service, and why
     Why(seeing::WhyArgs),
+    /// Show which routes of layer 7 are asked most at the moment, or which pods
+    Top(top::TopArgs),
     /// Show packets as they pass through the XDP data path: a sample, for a while
     Trace(seeing::TraceArgs),
     /// Follow the deletions of a source that are held because too many came at once
@@ -188,6 +191,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Pools(args) => runtime()?.block_on(pools(&args)),
         Command::Flows(args) => runtime()?.block_on(seeing::flows(&args)),
         Command::Why(args) => runtime()?.block_on(seeing::why(&args)),
+        Command::Top(args) => runtime()?.block_on(top::run(&args)),
         Command::Trace(args) => runtime()?.block_on(seeing::trace(&args)),
         Command::Accept(args) => runtime()?.block_on(accept(&args)),
         Command::Cleanup(args) => runtime()?.block_on(cleanup(&args)),

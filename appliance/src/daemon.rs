@@ -118,6 +118,8 @@ async fn serve(
     tokio::spawn(supervisor::tell_ready(snapshots, stop.clone()));
     info!(version = env!("CARGO_PKG_VERSION"), host = %daemon.running.host.name, "started");
     let fault = loop {
+        let secret = &daemon.running.proxy.session_ticket_secret;
+        triggers.follow(secret.as_ref().map(|secret| secret.file.as_path()));
         tokio::select! {
             () = stop.cancelled() => break None,
             name = daemon.stages.first_to_end() => break Some(name),

@@ -1,6 +1,7 @@
-//! When to read the configuration again: SIGHUP, or the file has changed.
+//! When to read the configuration again: SIGHUP, or the file has changed, or a secret that the whole
+//! fleet shares has.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -23,8 +24,11 @@ pub(crate) enum Trigger {
 pub(crate) struct Triggers {
     hangup: Signal,
     changes: mpsc::Receiver<()>,
+    sender: mpsc::Sender<()>,
     /// Keeps the watch alive; absent where the file cannot be watched.
     _watcher: Option<RecommendedWatcher>,
+    /// The secret's file, and what watches it.
+    secret: Option<(PathBuf, RecommendedWatcher)>,
 }
 
 impl Triggers {
@@ -32,14 +36,17 @@ impl Triggers {
     pub(crate) fn open(file: Option<&Path>) -> anyhow::Result<Self> {
         let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         let (sender, changes) = mpsc::channel(1);
-        let watcher = file.and_then(|file| match watch(file, sender) {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                warn!(%error, file = %file.display(), "the file is not watched: use SIGHUP");
-                None
-            }
-        });
-        Ok(Self { hangup, changes, _watcher: watcher })
+        let watcher = file.and_then(|file| watched(file, &sender));
+        Ok(Self { hangup, changes, sender, _watcher: watcher, secret: None })
+    }
+
+    /// Watches the file of this secret too, in the place of the one before.
+    pub(crate) fn follow(&mut self, secret: Option<&Path>) {
+        if self.secret.as_ref().map(|(path, _)| path.as_path()) == secret {
+            return;
+        }
+        let sender = &self.sender;
+        self.secret = secret.and_then(|file| Some((file.to_owned(), watched(file, sender)?)));
     }
 
     /// Waits for the next reason to reload.
@@ -57,6 +64,16 @@ impl Triggers {
                 }
                 else => std::future::pending::<()>().await,
             }
+        }
+    }
+}
+
+fn watched(file: &Path, sender: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    match watch(file, sender.clone()) {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            warn!(%error, file = %file.display(), "the file is not watched: use SIGHUP");
+            None
         }
     }
 }

@@ -257,6 +257,11 @@ pub(crate) fn proxy(
             TlsPolicy::Intermediate => haflinger_proxy::TlsPolicy::Intermediate,
             TlsPolicy::Modern => haflinger_proxy::TlsPolicy::Modern,
         },
+        ticket_secret: proxy.session_ticket_secret.as_ref().map(|secret| {
+            let rotation_secs = secs(proxy.session_ticket_rotation);
+            haflinger_proxy::TicketSecret { bytes: secret.expose(), rotation_secs }
+        }),
+        certificate_warning: proxy.certificate_warning,
         tls_handshake_timeout: proxy.tls_handshake_timeout,
         header_timeout: proxy.request_header_timeout,
         header_bytes_max: proxy.request_header_bytes_max,

@@ -356,6 +356,22 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Of what session tickets are made that every host of the fleet takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TicketSecret {
+    /// 32 bytes.
+    pub(crate) secret: Secret,
+    /// The file that it was read from: a change of it is a change of the configuration.
+    pub file: PathBuf,
+}
+
+impl TicketSecret {
+    /// The bytes, for the one place that needs them.
+    pub fn expose(&self) -> [u8; 32] {
+        self.secret.0.as_slice().try_into().expect("the check has made it 32 bytes")
+    }
+}
+
 /// Layer 4, whoever forwards it: defaults of services that say nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct L4 {
@@ -494,6 +510,12 @@ pub struct Proxy {
     pub connections_max: usize,
     /// Which TLS is spoken with clients.
     pub tls_policy: TlsPolicy,
+    /// Of what session tickets of the fleet are made; `None`: each host has its own.
+    pub session_ticket_secret: Option<TicketSecret>,
+    /// How long their keys are in use.
+    pub session_ticket_rotation: Duration,
+    /// How long before its end a certificate is warned about.
+    pub certificate_warning: Duration,
     /// For a TLS handshake.
     pub tls_handshake_timeout: Duration,
     /// For the head of a request.

@@ -533,6 +533,14 @@ pub struct Proxy {
     pub connections_max: u32,
     /// Which TLS is spoken with clients.
     pub tls_policy: TlsPolicy,
+    /// File with the secret of which every host of the fleet makes its session tickets.
+    pub session_ticket_secret_file: Option<String>,
+    /// Seconds after which their keys are replaced, and for which a session can be resumed.
+    #[schemars(range(min = 60, max = 604_800))]
+    pub session_ticket_rotation_secs: u32,
+    /// Days before its end from which a certificate is warned about.
+    #[schemars(range(min = 0, max = 365))]
+    pub certificate_warning_days: u32,
     /// Milliseconds for a TLS handshake.
     #[schemars(range(min = 10, max = 60_000))]
     pub tls_handshake_timeout_ms: u32,
@@ -600,6 +608,9 @@ impl Default for Proxy {
             workers: None,
             connections_max: 50_000,
             tls_policy: TlsPolicy::Intermediate,
+            session_ticket_secret_file: None,
+            session_ticket_rotation_secs: 21_600,
+            certificate_warning_days: 14,
             tls_handshake_timeout_ms: 10_000,
             request_header_timeout_ms: 10_000,
             request_header_bytes_max: 32_768,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use haflinger_core::{
     AuthorityKind, AuthorityRef, CertificateRef, ObjectKind, ObjectRef, PodRef, RouteOrigin,
-    SourceId, SourceUpdate,
+    SecretRef, SourceId, SourceUpdate,
 };
 use serde::Serialize;
 
@@ -61,15 +61,21 @@ pub enum Watched {
     ReferenceGrants,
     /// BackendTLSPolicies.
     BackendTlsPolicies,
+    /// RequestPolicies.
+    RequestPolicies,
+    /// BackendPolicies.
+    BackendPolicies,
     /// ConfigMaps with certificates of authorities.
     AuthorityMaps,
     /// Secrets with certificates of authorities.
     AuthoritySecrets,
+    /// Secrets with users and the hashes of their passwords.
+    UserLists,
 }
 
 impl Watched {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::Services,
         Self::Slices,
         Self::Nodes,
@@ -89,8 +95,11 @@ impl Watched {
         Self::UdpRoutes,
         Self::ReferenceGrants,
         Self::BackendTlsPolicies,
+        Self::RequestPolicies,
+        Self::BackendPolicies,
         Self::AuthorityMaps,
         Self::AuthoritySecrets,
+        Self::UserLists,
     ];
 
     /// The name in metrics and status.
@@ -115,8 +124,11 @@ impl Watched {
             Self::UdpRoutes => "udp_routes",
             Self::ReferenceGrants => "reference_grants",
             Self::BackendTlsPolicies => "backend_tls_policies",
+            Self::RequestPolicies => "request_policies",
+            Self::BackendPolicies => "backend_policies",
             Self::AuthorityMaps => "authority_maps",
             Self::AuthoritySecrets => "authority_secrets",
+            Self::UserLists => "user_lists",
         }
     }
 
@@ -132,6 +144,8 @@ impl Watched {
             ObjectKind::UdpRoute => Self::UdpRoutes,
             ObjectKind::ReferenceGrant => Self::ReferenceGrants,
             ObjectKind::BackendTlsPolicy => Self::BackendTlsPolicies,
+            ObjectKind::RequestPolicy => Self::RequestPolicies,
+            ObjectKind::BackendPolicy => Self::BackendPolicies,
             ObjectKind::Service | ObjectKind::Ingress | ObjectKind::Gateway => Self::Gateways,
         }
     }
@@ -166,9 +180,12 @@ impl Watched {
             Self::UdpRoutes => Some("UDPRoutes"),
             Self::ReferenceGrants => Some("references of routes and Gateways across namespaces"),
             Self::BackendTlsPolicies => Some("TLS to backends"),
+            Self::RequestPolicies => Some("RequestPolicies"),
+            Self::BackendPolicies => Some("BackendPolicies"),
             Self::AuthorityMaps | Self::AuthoritySecrets => {
                 Some("certificates of clients, and TLS to backends")
             }
+            Self::UserLists => Some("what is served to those alone who have a password"),
         }
     }
 
@@ -228,12 +245,17 @@ impl Key {
             SourceUpdate::Certificate { certificate, .. } => {
                 Self::new(Watched::Certificates, &certificate.namespace, &certificate.name)
             }
+            SourceUpdate::UserList { secret, .. } => {
+                Self::new(Watched::UserLists, &secret.namespace, &secret.name)
+            }
             SourceUpdate::GatewayClass { object, .. }
             | SourceUpdate::Gateway { object, .. }
             | SourceUpdate::ListenerSet { object, .. }
             | SourceUpdate::Route { object, .. }
             | SourceUpdate::ReferenceGrant { object, .. }
-            | SourceUpdate::BackendTlsPolicy { object, .. } => {
+            | SourceUpdate::BackendTlsPolicy { object, .. }
+            | SourceUpdate::RequestPolicy { object, .. }
+            | SourceUpdate::BackendPolicy { object, .. } => {
                 Self::new(Watched::of_gateway_api(object.kind), &object.namespace, &object.name)
             }
             SourceUpdate::Authority { authority, .. } => {
@@ -291,6 +313,14 @@ impl Key {
                 },
                 material: None,
             },
+            Watched::UserLists => SourceUpdate::UserList {
+                secret: SecretRef {
+                    source: source.clone(),
+                    namespace: namespace.into(),
+                    name: name.into(),
+                },
+                list: None,
+            },
             Watched::AuthorityMaps => {
                 authority_gone(AuthorityKind::ConfigMap, source, namespace, name)
             }
@@ -306,9 +336,9 @@ impl Key {
             | Watched::TcpRoutes
             | Watched::UdpRoutes
             | Watched::ReferenceGrants
-            | Watched::BackendTlsPolicies => {
-                gateway_api_gone(self.watched, source, namespace, name)
-            }
+            | Watched::BackendTlsPolicies
+            | Watched::RequestPolicies
+            | Watched::BackendPolicies => gateway_api_gone(self.watched, source, namespace, name),
         }
     }
 }
@@ -351,6 +381,12 @@ fn gateway_api_gone(
             object: object(ObjectKind::BackendTlsPolicy),
             spec: None,
         },
+        Watched::RequestPolicies => {
+            SourceUpdate::RequestPolicy { object: object(ObjectKind::RequestPolicy), spec: None }
+        }
+        Watched::BackendPolicies => {
+            SourceUpdate::BackendPolicy { object: object(ObjectKind::BackendPolicy), spec: None }
+        }
         _ => SourceUpdate::Gateway { object: object(ObjectKind::Gateway), spec: None },
     }
 }
@@ -546,7 +582,10 @@ pub(crate) fn is_gone(update: &SourceUpdate) -> bool {
         SourceUpdate::Route { spec, .. } => spec.is_none(),
         SourceUpdate::ReferenceGrant { spec, .. } => spec.is_none(),
         SourceUpdate::BackendTlsPolicy { spec, .. } => spec.is_none(),
+        SourceUpdate::RequestPolicy { spec, .. } => spec.is_none(),
+        SourceUpdate::BackendPolicy { spec, .. } => spec.is_none(),
         SourceUpdate::Authority { material, .. } => material.is_none(),
+        SourceUpdate::UserList { list, .. } => list.is_none(),
     }
 }
 

@@ -87,6 +87,12 @@ lists_and_watches! {
     BackendTlsPolicies: "gateway.networking.k8s.io" "backendtlspolicies",
         "TLS to backends, where the API server is older than 1.34",
         "TLS to backends";
+    RequestPolicies: "haflinger.dev" "requestpolicies",
+        "RequestPolicies: nothing that they ask is done, where the API server is older than 1.34",
+        "RequestPolicies: nothing that they ask is done";
+    BackendPolicies: "haflinger.dev" "backendpolicies",
+        "BackendPolicies: nothing that they ask is done, where the API server is older than 1.34",
+        "BackendPolicies: nothing that they ask is done";
     AuthorityMaps: "" "configmaps",
         "certificates of clients, and TLS to backends, where the API server is older than 1.34",
         "certificates of clients, and TLS to backends";

@@ -1,15 +1,20 @@
 //! What a rule does, compiled: backends by weight, and filters whose contents have been checked.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use haflinger_core::{
-    Filter, HttpRule, Mirror, ObjectRef, Redirect, RetryPolicy, Rewrite, RuleAction, RuleBackend,
-    RuleTimeouts, Upstream, UpstreamProtocol,
+    Balance, Filter, HttpRule, Mirror, ObjectRef, Redirect, RetryPolicy, Rewrite, RuleAction,
+    RuleBackend, RuleTimeouts, Upstream, UpstreamProtocol,
 };
 
+use crate::auth::{AuthShelf, AuthorizerCheck, TokensCheck, UsersCheck};
+use crate::coding::Compressor;
 use crate::cors::CorsPolicy;
 use crate::edits::Edits;
 use crate::guards::Guard;
+use crate::pages::{Closed, Pages};
+use crate::sessions::{SessionKey, Sessions, Tag};
 use crate::tally::Tally;
 use crate::tls::BackendTls;
 use crate::upstream::{TargetSlot, mixed, request_hash};
@@ -24,6 +29,8 @@ pub(crate) struct Action {
     backends: Vec<ActionBackend>,
     weight: u64,
     steps: Vec<Step>,
+    plain: bool,
+    sessions: Option<Sessions>,
 }
 
 /// One backend of a rule.
@@ -64,6 +71,22 @@ pub(crate) enum Step {
     Cors(CorsPolicy),
     /// A copy goes there too.
     Mirror(ActionMirror),
+    /// A name and a password are asked for.
+    Users(Arc<UsersCheck>),
+    /// A token is asked for.
+    Tokens(Arc<TokensCheck>),
+    /// A server is asked.
+    Authorizer(Arc<AuthorizerCheck>),
+    /// Bytes of an answer at most.
+    AnswerMax(u64),
+    /// Answers are compressed.
+    Compress(Compressor),
+    /// Pages in the place of errors.
+    Pages(Pages),
+    /// Nothing is passed on for now.
+    Closed(Closed),
+    /// Something that this proxy cannot do: requests get 500.
+    Unfollowed,
 }
 
 /// Where copies of requests go.
@@ -77,17 +100,19 @@ pub(crate) struct ActionMirror {
 
 impl Action {
     /// Compiles what `rule` does; `upstream` finds where requests go, and `refuse` is told the names
-    /// of fields that rules may not edit. `tally` is that of the rule's object.
+    /// of fields that rules may not edit. `tally` is that of the rule's object; checks of clients
+    /// share what `auth` finds.
     pub(crate) fn compile(
         rule: &HttpRule,
         tally: Arc<Tally>,
+        auth: &mut AuthShelf,
         mut upstream: impl FnMut(&Upstream) -> ActionUpstream,
         mut refuse: impl FnMut(&str),
     ) -> Self {
         let from = &rule.action;
         let mut weight = 0;
         let mut steps = |filters: &[Filter], upstream: &mut dyn FnMut(&Upstream) -> _| {
-            let step = |filter| Step::compile(filter, upstream, &mut refuse);
+            let step = |filter| Step::compile(filter, auth, upstream, &mut refuse);
             filters.iter().map(step).collect::<Vec<_>>()
         };
         let mut backends = Vec::with_capacity(from.backends.len());
@@ -96,13 +121,22 @@ impl Action {
             let to = to.as_ref().map(&mut upstream).map_err(|status| *status);
             backends.push(ActionBackend { upto: weight, to, steps: steps(filters, &mut upstream) });
         }
-        let steps = steps(&from.filters, &mut upstream);
-        let (from, object) = (from.clone(), rule.object.clone());
-        Self { from, object, tally, backends, weight, steps }
+        let mut steps = steps(&from.filters, &mut upstream);
+        let sessions = from.persistence.as_ref().and_then(Sessions::compile);
+        if sessions.is_none() && from.persistence.is_some() {
+            steps.push(Step::Unfollowed);
+        }
+        let (from, object, plain) = (from.clone(), rule.object.clone(), is_plain(from));
+        Self { from, object, tally, backends, weight, steps, plain, sessions }
+    }
+
+    /// Whether requests pass as they are, over plain HTTP/1.1, with the configured patience alone.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// What is counted about requests.
-    pub(crate) fn tally(&self) -> &Tally {
+    pub(crate) fn tally(&self) -> &Arc<Tally> {
         &self.tally
     }
 
@@ -128,6 +162,17 @@ impl Action {
         Some(self.backends.partition_point(|backend| backend.upto <= part))
     }
 
+    /// What keeps clients at their backends.
+    pub(crate) fn sessions(&self) -> Option<&Sessions> {
+        self.sessions.as_ref()
+    }
+
+    /// The active backend with this tag, after the place of the rule's backend that it is one of.
+    pub(crate) fn find(&self, tag: &Tag, key: &SessionKey) -> Option<(usize, SocketAddr)> {
+        let mut places = self.backends.iter().enumerate();
+        places.find_map(|(at, backend)| Some((at, backend.to.as_ref().ok()?.slot.find(tag, key)?)))
+    }
+
     /// One of its backends.
     pub(crate) fn backend(&self, at: usize) -> Option<&ActionBackend> {
         self.backends.get(at)
@@ -137,6 +182,11 @@ impl Action {
     pub(crate) fn steps(&self, backend: Option<usize>) -> impl Iterator<Item = &Step> {
         let of_backend = backend.and_then(|at| self.backends.get(at)).map(|backend| &backend.steps);
         self.steps.iter().chain(of_backend.into_iter().flatten())
+    }
+
+    /// What it was compiled from.
+    pub(crate) fn from(&self) -> &RuleAction {
+        &self.from
     }
 
     /// How long requests may take.
@@ -153,6 +203,7 @@ impl Action {
 impl Step {
     fn compile(
         from: &Filter,
+        auth: &mut AuthShelf,
         upstream: &mut dyn FnMut(&Upstream) -> ActionUpstream,
         refuse: impl FnMut(&str),
     ) -> Self {
@@ -165,13 +216,40 @@ impl Step {
             Filter::Redirect(redirect) => Self::Redirect(redirect.clone()),
             Filter::Rewrite(rewrite) => Self::Rewrite(rewrite.clone()),
             Filter::Cors(cors) => Self::Cors(CorsPolicy::compile(cors)),
+            Filter::HeaderMax(max) => {
+                Self::Guard(Guard::HeaderMax(usize::try_from(*max).unwrap_or(usize::MAX)))
+            }
+            Filter::AnswerMax(max) => Self::AnswerMax(*max),
+            Filter::Compress(compression) => Self::Compress(Compressor::compile(compression)),
+            Filter::ErrorPages(pages) => {
+                Pages::compile(pages).map_or(Self::Unfollowed, Self::Pages)
+            }
+            Filter::Maintenance(closed) => {
+                Closed::compile(closed).map_or(Self::Unfollowed, Self::Closed)
+            }
             Filter::Mirror(Mirror { to, numerator, denominator }) => Self::Mirror(ActionMirror {
                 to: upstream(to),
                 numerator: *numerator,
                 denominator: *denominator,
             }),
+            Filter::Users(_) | Filter::Tokens(_) | Filter::Authorizer(_) => {
+                auth.step(from, upstream)
+            }
         }
     }
+}
+
+/// See [`Action::is_plain`]. Every field is named: one that is added has to be thought of here.
+fn is_plain(action: &RuleAction) -> bool {
+    let RuleAction { name: _, backends, filters, timeouts, retry, persistence } = action;
+    let goes_plainly = |backend: &RuleBackend| {
+        let RuleBackend { weight: _, to, filters } = backend;
+        let Ok(Upstream { target: _, speaks, tls, balance }) = to else { return true };
+        let plain = *speaks == UpstreamProtocol::Http1 && tls.is_none();
+        plain && filters.is_empty() && *balance == Balance::usual()
+    };
+    let patient = *timeouts == RuleTimeouts::default() && retry.is_none();
+    patient && persistence.is_none() && filters.is_empty() && backends.iter().all(goes_plainly)
 }
 
 impl ActionMirror {
@@ -203,7 +281,9 @@ mod tests {
         );
         rule.action = Arc::new(RuleAction { backends, ..RuleAction::default() });
         let tallies = Tallies::new(&prometheus::Registry::new()).unwrap();
-        Action::compile(&rule, tallies.route(&rule.object), |_| unreachable!("no target"), |_| {})
+        let tally = tallies.route(&rule.object);
+        let auth = &mut AuthShelf::default();
+        Action::compile(&rule, tally, auth, |_| unreachable!("no target"), |_| {})
     }
 
     #[test]

@@ -1,19 +1,24 @@
 //! Whether a request is let through, where to, and what it is answered otherwise. Pure.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Version, request};
+use http::{HeaderMap, HeaderValue, Version, request};
 
 use crate::action::{Action, Step};
 use crate::answers::Answer;
+use crate::auth::{Denied, Grants, Outcome, Question, Shown, Verdict};
 use crate::authority::host_of;
 use crate::conditions::RequestView;
 use crate::cors::is_preflight;
-use crate::guards::{Asking, Guard, Quota, Refused};
+use crate::guards::{Asking, Guard, Quota, Refused, header_bytes};
 use crate::listener::Routes;
+use crate::pages::Notice;
 use crate::rewrite::{Asked, location};
 use crate::routes::Found;
+use crate::sessions::{Desk, Token};
 
 /// What is known about a request beside its header.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +33,10 @@ pub(crate) struct Arrived<'a> {
     pub(crate) hash: u64,
     /// Who asks, and when.
     pub(crate) asking: Asking<'a>,
+    /// When, since 1970.
+    pub(crate) wall: Duration,
+    /// What reads tokens of sessions.
+    pub(crate) desk: Desk<'a>,
 }
 
 /// What becomes of a request.
@@ -52,6 +61,50 @@ pub(crate) struct Admitted {
     pub(crate) quota: Option<Quota>,
     /// Bytes of the body at most.
     pub(crate) body_max: Option<u64>,
+    /// What checks of the client have come to.
+    pub(crate) grants: Grants,
+    /// The step that is being asked about.
+    at: usize,
+    /// Bytes of the answer's body at most.
+    pub(crate) answer_max: Option<u64>,
+    /// The session that it goes on with, and the backend that keeps it.
+    pub(crate) session: Option<(Token, SocketAddr)>,
+}
+
+impl Admitted {
+    /// A client that comes back to its backend comes back to that backend's part of the rule too,
+    /// whatever the weights are by now (GEP-1619, "Traffic Splitting").
+    fn new(
+        action: Arc<Action>,
+        prefix_bytes: usize,
+        fields: &HeaderMap,
+        arrived: &Arrived<'_>,
+    ) -> Self {
+        let Arrived { hash, desk, .. } = *arrived;
+        let resumed = action
+            .sessions()
+            .and_then(|sessions| sessions.resume(fields, desk, |tag| action.find(tag, desk.key)));
+        let session = resumed.map(|(token, (_, address))| (token, address));
+        let backend = resumed.map_or_else(|| action.choose(hash), |(_, (at, _))| Some(at));
+        Self {
+            action,
+            backend,
+            prefix_bytes,
+            quota: None,
+            body_max: None,
+            answer_max: None,
+            grants: Grants::default(),
+            at: 0,
+            session,
+        }
+    }
+}
+
+impl Admitted {
+    /// The place of the step that was followed last.
+    pub(crate) fn place(&self) -> usize {
+        self.at
+    }
 }
 
 /// Who answers.
@@ -63,6 +116,8 @@ pub(crate) enum Next {
     Answer(Answer),
     /// The proxy: something was asked of the client that it does not fulfil.
     Refuse(Refused),
+    /// The proxy: the service is being maintained.
+    Closed(Arc<Notice>),
     /// The proxy: the client is sent elsewhere.
     Redirect {
         /// The status code.
@@ -72,6 +127,10 @@ pub(crate) enum Next {
     },
     /// The proxy: what other origins may do, in these fields.
     Preflight(Vec<(HeaderName, HeaderValue)>),
+    /// The proxy: the client is not who it has to be.
+    Deny(Box<Denied>),
+    /// Nobody yet: see [`resume`].
+    Ask(Question),
 }
 
 /// What becomes of a request.
@@ -82,7 +141,7 @@ pub(crate) fn admit(
     header_bytes_max: usize,
 ) -> Admission {
     let alone = |answer| Admission { rule: None, next: Next::Answer(answer) };
-    let fields: usize = request.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+    let fields = header_bytes(&request.headers);
     let target = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if fields + target > header_bytes_max {
         return alone(Answer::HeaderTooLarge);
@@ -103,18 +162,50 @@ pub(crate) fn admit(
         Found::Misdirected => alone(Answer::Misdirected),
         Found::Rule { broken: true, .. } => alone(Answer::Unresolved),
         Found::Rule { action, prefix_bytes, broken: false } => {
-            let backend = action.choose(arrived.hash);
-            let mut rule = Admitted { action, backend, prefix_bytes, quota: None, body_max: None };
-            let next = next(&mut rule, &view, arrived);
+            let mut rule = Admitted::new(action, prefix_bytes, &request.headers, arrived);
+            let next = next(&mut rule, request, &view, arrived, None);
             Admission { rule: Some(rule), next }
         }
     }
 }
 
-fn next(rule: &mut Admitted, view: &RequestView<'_>, arrived: &Arrived<'_>) -> Next {
-    let Admitted { action, backend, prefix_bytes, quota, body_max } = rule;
-    for step in action.steps(*backend) {
-        match step {
+/// What becomes of a request whose question ([`Next::Ask`]) has been answered.
+pub(crate) fn resume(
+    rule: &mut Admitted,
+    request: &request::Parts,
+    arrived: &Arrived<'_>,
+    verdict: Verdict,
+) -> Next {
+    // It was read before, or there would have been no question.
+    let host = authority(request).ok().flatten().and_then(|authority| host_of(authority).ok());
+    let view = RequestView {
+        host: host.as_deref(),
+        path: request.uri.path(),
+        query: request.uri.query(),
+        method: &request.method,
+        fields: &request.headers,
+    };
+    next(rule, request, &view, arrived, Some(verdict))
+}
+
+/// Follows the steps from where it stopped, with the answer to what it stopped for.
+fn next(
+    rule: &mut Admitted,
+    request: &request::Parts,
+    view: &RequestView<'_>,
+    arrived: &Arrived<'_>,
+    mut verdict: Option<Verdict>,
+) -> Next {
+    let Admitted { action, backend, prefix_bytes, quota, body_max, answer_max, grants, at, .. } =
+        rule;
+    let shown = shown(request, arrived.tls, arrived.wall);
+    // Browsers send no credentials with what they ask beforehand (Fetch, "CORS-preflight request").
+    let preflight = is_preflight(view.method, view.fields)
+        && action.steps(*backend).any(|step| matches!(step, Step::Cors(_)));
+    let from = *at;
+    for (place, step) in action.steps(*backend).enumerate().skip(from) {
+        *at = place;
+        let outcome = match step {
             Step::Guard(guard) => {
                 match guard.check(view.fields, arrived.asking) {
                     Ok(Some(left)) => *quota = Some(left.tighter(*quota)),
@@ -124,6 +215,7 @@ fn next(rule: &mut Admitted, view: &RequestView<'_>, arrived: &Arrived<'_>) -> N
                 if let Guard::BodyMax(max) = guard {
                     *body_max = Some(*max);
                 }
+                continue;
             }
             Step::Redirect(redirect) => {
                 let asked = Asked {
@@ -137,14 +229,43 @@ fn next(rule: &mut Admitted, view: &RequestView<'_>, arrived: &Arrived<'_>) -> N
                 let location = location(redirect, &asked);
                 return Next::Redirect { status: redirect.status, location };
             }
-            Step::Cors(policy) if is_preflight(view.method, view.fields) => {
+            Step::Cors(policy) if preflight => {
                 return Next::Preflight(policy.preflight(view.fields));
             }
-            Step::Request(_)
+            Step::Unfollowed => return Next::Answer(Answer::Unresolved),
+            Step::Users(_) | Step::Tokens(_) | Step::Authorizer(_) if preflight => continue,
+            Step::Users(check) => match verdict.take() {
+                None => check.begin(shown),
+                Some(verdict) => check.conclude(verdict),
+            },
+            Step::Tokens(check) => match verdict.take() {
+                None => check.begin(shown),
+                Some(verdict) => check.conclude(shown, verdict),
+            },
+            Step::Authorizer(check) => match verdict.take() {
+                None => check.begin(),
+                Some(verdict) => check.conclude(shown, verdict),
+            },
+            Step::Closed(closed) if closed.holds_for(arrived.asking.client(view.fields)) => {
+                return Next::Closed(closed.notice.clone());
+            }
+            Step::AnswerMax(max) => {
+                *answer_max = Some((*max).min(answer_max.unwrap_or(u64::MAX)));
+                continue;
+            }
+            Step::Compress(_)
+            | Step::Pages(_)
+            | Step::Closed(_)
+            | Step::Request(_)
             | Step::Response(_)
             | Step::Rewrite(_)
             | Step::Cors(_)
-            | Step::Mirror(_) => {}
+            | Step::Mirror(_) => continue,
+        };
+        match outcome {
+            Outcome::Pass(granted) => grants.extend(granted),
+            Outcome::Deny(denied) => return Next::Deny(denied),
+            Outcome::Ask(question) => return Next::Ask(question),
         }
     }
     let backend = backend.and_then(|at| action.backend(at));
@@ -152,6 +273,19 @@ fn next(rule: &mut Admitted, view: &RequestView<'_>, arrived: &Arrived<'_>) -> N
         Some(Ok(to)) if to.slot.load().is_some_and(|set| set.is_available()) => Next::Forward,
         Some(Ok(_) | Err(503)) => Next::Answer(Answer::Unavailable),
         Some(Err(_)) | None => Next::Answer(Answer::Unresolved),
+    }
+}
+
+/// What checks of the client are given.
+pub(crate) fn shown(request: &request::Parts, tls: bool, now: Duration) -> Shown<'_> {
+    Shown {
+        method: &request.method,
+        scheme: if tls { "https" } else { "http" },
+        host: authority(request).ok().flatten(),
+        target: request.uri.path_and_query().map_or("/", |target| target.as_str()),
+        query: request.uri.query(),
+        fields: &request.headers,
+        now,
     }
 }
 

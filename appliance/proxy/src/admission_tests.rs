@@ -1,3 +1,4 @@
+use haflinger_core::flow::FlowHashKey;
 use haflinger_core::forwarding::ForwardingTable;
 use haflinger_core::{
     Backend, BackendSet, BackendState, Family, Filter, HostMatch, HttpListener, HttpRule,
@@ -8,8 +9,10 @@ use http::Request;
 
 use super::*;
 use crate::action::ActionUpstream;
+use crate::auth::AuthShelf;
 use crate::guards::Counts;
 use crate::routes::Shelf;
+use crate::sessions::SessionKey;
 use crate::tally::Tallies;
 use crate::upstream::TargetSlot;
 
@@ -87,8 +90,10 @@ fn routes() -> Routes {
     let upstream =
         |to: &Upstream| ActionUpstream { slot: slot(&to.target), speaks: to.speaks, tls: None };
     let tallies = Tallies::new(&prometheus::Registry::new()).unwrap();
-    let make =
-        |rule: &HttpRule| Action::compile(rule, tallies.route(&rule.object), upstream, |_| {});
+    let mut auth = AuthShelf::default();
+    let make = |rule: &HttpRule| {
+        Action::compile(rule, tallies.route(&rule.object), &mut auth, upstream, |_| {})
+    };
     Routes::compile(&listener, None, &mut Shelf::default(), make)
 }
 
@@ -100,8 +105,12 @@ fn next_of(request: http::request::Builder, hash: u64) -> Next {
         trusted: &[],
         counts: &counts,
         now: std::time::Duration::from_secs(1),
+        earnest: true,
     };
-    let arrived = Arrived { server_name: None, tls: false, port: 80, hash, asking };
+    let wall = Duration::from_secs(1_000_000);
+    let key = SessionKey::derive(&FlowHashKey(*b"sixteen byte key"));
+    let desk = Desk { key: &key, now_secs: 1 };
+    let arrived = Arrived { server_name: None, tls: false, port: 80, hash, asking, wall, desk };
     admit(&routes(), &parts, &arrived, LIMIT).next
 }
 

@@ -3,7 +3,7 @@
 //! An answer is short and names nothing internal: no address, no product, no reason that
 //! only the operator can act on.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 /// An answer of the proxy's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,20 @@ impl Answer {
             Self::Unavailable => "503 service unavailable\n",
             Self::GatewayTimeout => "504 gateway timeout\n",
         }
+    }
+
+    /// The whole answer over HTTP/1.1, after which the connection ends; `bodiless`: to `HEAD`.
+    pub(crate) fn wire(self, bodiless: bool) -> Vec<u8> {
+        let (status, body) = (self.status(), self.body());
+        let reason = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
+        format!(
+            "HTTP/1.1 {status} {}\r\ncontent-type: text/plain; charset=utf-8\r\n\
+             content-length: {}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{}",
+            reason.unwrap_or_default(),
+            body.len(),
+            if bodiless { "" } else { body },
+        )
+        .into_bytes()
     }
 
     /// The status of a gRPC call (gRPC, "Status codes and their use in gRPC"; GRPCRoute

@@ -33,6 +33,17 @@ pub(crate) struct Conditions {
     parameters: Vec<(Arc<str>, Test)>,
 }
 
+/// A condition that a request does not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unmet<'a> {
+    /// Its method is another.
+    Method,
+    /// A field is absent or has another value.
+    Field(&'a HeaderName),
+    /// A parameter is absent or has another value.
+    Parameter(&'a str),
+}
+
 #[derive(Debug)]
 enum Test {
     Exact(Arc<str>),
@@ -85,14 +96,24 @@ impl Conditions {
 
     /// Whether a request meets all of them.
     pub(crate) fn fit(&self, request: &RequestView<'_>) -> bool {
-        self.method.as_ref().is_none_or(|own| **own == *request.method.as_str())
-            && self
-                .fields
-                .iter()
-                .all(|(name, test)| field(request, name).is_some_and(|value| test.fits(&value)))
-            && self.parameters.iter().all(|(name, test)| {
-                parameter(request.query, name).is_some_and(|value| test.fits(value.as_bytes()))
-            })
+        self.unmet(request).is_none()
+    }
+
+    /// The first of them that a request does not meet.
+    pub(crate) fn unmet<'a>(&'a self, request: &RequestView<'_>) -> Option<Unmet<'a>> {
+        if self.method.as_ref().is_some_and(|own| **own != *request.method.as_str()) {
+            return Some(Unmet::Method);
+        }
+        let meets =
+            |name: &_, test: &Test| field(request, name).is_some_and(|value| test.fits(&value));
+        if let Some((name, _)) = self.fields.iter().find(|(name, test)| !meets(name, test)) {
+            return Some(Unmet::Field(name));
+        }
+        let meets = |name: &str, test: &Test| {
+            parameter(request.query, name).is_some_and(|value| test.fits(value.as_bytes()))
+        };
+        let unmet = self.parameters.iter().find(|(name, test)| !meets(name, test));
+        unmet.map(|(name, _)| Unmet::Parameter(name))
     }
 }
 

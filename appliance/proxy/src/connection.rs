@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -73,6 +73,15 @@ pub(crate) struct ConnectionContext {
     /// Even while a request header is awaited, odd while a request is in progress. Counts up, so
     /// that the reading side notices every change. HTTP/1 only.
     phase: AtomicU32,
+    /// What was tried in vain for the request that is read next.
+    attempted: Mutex<Option<Attempted>>,
+}
+
+/// A first attempt that failed, of a request that another engine goes on with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempted {
+    /// The backend, unless it may well take another attempt.
+    pub(crate) failed: Option<SocketAddr>,
 }
 
 impl ConnectionContext {
@@ -84,7 +93,18 @@ impl ConnectionContext {
         flow: u64,
     ) -> Self {
         let (requests, phase) = (AtomicU64::new(0), AtomicU32::new(0));
-        Self { listener, peer, server_name, tls, flow, requests, phase }
+        let attempted = Mutex::default();
+        Self { listener, peer, server_name, tls, flow, requests, phase, attempted }
+    }
+
+    /// Says what was tried in vain for the request that is read next.
+    pub(crate) fn hand_over(&self, attempted: Attempted) {
+        *self.attempted.lock().unwrap_or_else(PoisonError::into_inner) = Some(attempted);
+    }
+
+    /// What was tried in vain for the request that has just been read.
+    pub(crate) fn take_over(&self) -> Option<Attempted> {
+        self.attempted.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// A request was understood; its hash.

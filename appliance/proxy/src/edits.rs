@@ -5,8 +5,8 @@
 //! messages. `Host` can be set, and neither be added a second time nor removed.
 
 use haflinger_core::FieldEdits;
-use http::HeaderValue;
 use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
 
 /// Fields that no rule changes.
 const UNTOUCHED: [HeaderName; 6] = [
@@ -29,6 +29,20 @@ pub(crate) trait Fields {
     fn set(&mut self, name: &HeaderName, value: &HeaderValue);
     /// Puts one more field behind those of the name.
     fn add(&mut self, name: &HeaderName, value: &HeaderValue);
+}
+
+impl Fields for HeaderMap {
+    fn remove(&mut self, name: &HeaderName) {
+        HeaderMap::remove(self, name);
+    }
+
+    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.insert(name, value.clone());
+    }
+
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name, value.clone());
+    }
 }
 
 /// Checked changes.
@@ -83,23 +97,7 @@ fn is_untouched(name: &HeaderName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
-
     use super::*;
-
-    impl Fields for HeaderMap {
-        fn remove(&mut self, name: &HeaderName) {
-            HeaderMap::remove(self, name);
-        }
-
-        fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
-            self.insert(name, value.clone());
-        }
-
-        fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
-            self.append(name, value.clone());
-        }
-    }
 
     fn edited(from: &FieldEdits) -> (Vec<String>, Vec<String>) {
         let mut fields = HeaderMap::new();

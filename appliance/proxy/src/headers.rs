@@ -50,8 +50,8 @@ pub(crate) fn names_origin(name: &str) -> bool {
 }
 
 /// Whether what a peer says about its clients is believed.
-pub(crate) fn is_trusted(peer: SocketAddr, trusted: &[IpNet]) -> bool {
-    trusted.iter().any(|network| network.contains(&canonical(peer.ip())))
+pub(crate) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&canonical(peer)))
 }
 
 /// The fields to remove from and to set on a request to a backend.
@@ -60,7 +60,7 @@ pub(crate) fn forwarding(
     fields: &HeaderMap,
     trusted: &[IpNet],
 ) -> (Vec<HeaderName>, Vec<(HeaderName, HeaderValue)>) {
-    let believed = is_trusted(arrival.peer, trusted);
+    let believed = is_trusted(arrival.peer.ip(), trusted);
     let mut set = vec![(FORWARDED_FOR, forwarded_for(arrival.peer, fields, believed))];
     let scheme = HeaderValue::from_static(if arrival.tls { "https" } else { "http" });
     for (name, value) in [

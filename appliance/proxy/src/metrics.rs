@@ -8,9 +8,12 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::auth::AuthMetrics;
+use crate::coding::CodingMetrics;
 use crate::guards::GuardMetrics;
+use crate::sessions::SessionMetrics;
 use crate::tally::Tallies;
-use crate::tls::TlsMetrics;
+use crate::tls::{CertificateEnds, TlsMetrics};
 
 /// Classes of status codes, in the order of [`ListenerMetrics`]; requests that got no answer
 /// (the client went away) are `none`.
@@ -114,14 +117,24 @@ pub(crate) struct Metrics {
     mirrors: [IntCounter; MirrorOutcome::ALL.len()],
     retries: IntCounter,
     retries_denied: IntCounter,
+    fast: IntCounter,
+    handovers: IntCounter,
     /// About what is asked of clients.
     pub(crate) guards: GuardMetrics,
+    /// About who clients are.
+    pub(crate) auth: AuthMetrics,
+    /// About what clients get in the place of what a backend says.
+    pub(crate) codings: CodingMetrics,
+    /// About sessions.
+    pub(crate) sessions: SessionMetrics,
     /// About TLS.
     pub(crate) tls: TlsMetrics,
     /// About each route and each pod.
     pub(crate) tallies: Tallies,
     /// When the first certificate in service expires.
     pub(crate) certificates_expire: IntGauge,
+    /// When each of the first ones does.
+    pub(crate) certificate_ends: CertificateEnds,
     /// Certificates whose newest material cannot be used.
     pub(crate) certificates_faulty: IntGauge,
     /// Generation of the snapshot that is being served.
@@ -187,20 +200,60 @@ fn mirrors(
     Ok(MirrorOutcome::ALL.map(|one| mirrors.with_label_values(&[one.as_str()])))
 }
 
+/// Connections to backends, new and reused, and attempts that failed, to connect and later. Looked up
+/// once: these are counted for every request.
+fn upstream(make: &Registrar<'_>) -> Result<[IntCounter; 4], prometheus::Error> {
+    let used = make.counters(
+        "haflinger_proxy_upstream_connections_total",
+        "Connections to backends used by requests, by whether they were reused.",
+        &["reused"],
+    )?;
+    let failures = make.counters(
+        "haflinger_proxy_upstream_failures_total",
+        "Attempts on a backend that failed, by stage: connect, exchange.",
+        &["stage"],
+    )?;
+    Ok([
+        used.with_label_values(&["false"]),
+        used.with_label_values(&["true"]),
+        failures.with_label_values(&["connect"]),
+        failures.with_label_values(&["exchange"]),
+    ])
+}
+
+/// Retries, and those that were not made.
+fn retries(make: &Registrar<'_>) -> Result<[IntCounter; 2], prometheus::Error> {
+    let made =
+        make.counter("haflinger_proxy_retries_total", "Requests tried on another backend.")?;
+    let denied = make.counter(
+        "haflinger_proxy_retries_denied_total",
+        "Retries that were not made because the retry budget was spent.",
+    )?;
+    Ok([made, denied])
+}
+
+/// Requests of the fast path, and connections that left it.
+fn fast_path(make: &Registrar<'_>) -> Result<[IntCounter; 2], prometheus::Error> {
+    let requests = make.counter(
+        "haflinger_proxy_fast_requests_total",
+        "Requests served by the fast path: plain HTTP/1.1 on both sides, by rules that ask nothing \
+         else. They count in haflinger_proxy_requests_total as well.",
+    )?;
+    let handovers = make.counter(
+        "haflinger_proxy_fast_handovers_total",
+        "Client connections that left the fast path for good, because of a request or a rule that \
+         is not plain, or a backend that failed.",
+    )?;
+    Ok([requests, handovers])
+}
+
 impl Metrics {
     /// Registers everything.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let make = Registrar(registry);
-        let used = make.counters(
-            "haflinger_proxy_upstream_connections_total",
-            "Connections to backends used by requests, by whether they were reused.",
-            &["reused"],
-        )?;
-        let failures = make.counters(
-            "haflinger_proxy_upstream_failures_total",
-            "Attempts on a backend that failed, by stage: connect, exchange.",
-            &["stage"],
-        )?;
+        let [fast, handovers] = fast_path(&make)?;
+        let [retries, retries_denied] = retries(&make)?;
+        let [upstream_new, upstream_reused, connect_failures, exchange_failures] = upstream(&make)?;
         Ok(Self {
             duration: make.durations(
                 "haflinger_proxy_request_duration_seconds",
@@ -242,25 +295,26 @@ impl Metrics {
             )?,
             rules_faulty: make
                 .gauge("haflinger_proxy_rules_faulty", "Rules in which something is broken.")?,
-            // Looked up once: these are counted for every request.
-            upstream_new: used.with_label_values(&["false"]),
-            upstream_reused: used.with_label_values(&["true"]),
-            connect_failures: failures.with_label_values(&["connect"]),
-            exchange_failures: failures.with_label_values(&["exchange"]),
+            upstream_new,
+            upstream_reused,
+            connect_failures,
+            exchange_failures,
             mirrors: mirrors(&make)?,
-            retries: make
-                .counter("haflinger_proxy_retries_total", "Requests tried on another backend.")?,
-            retries_denied: make.counter(
-                "haflinger_proxy_retries_denied_total",
-                "Retries that were not made because the retry budget was spent.",
-            )?,
+            retries,
+            retries_denied,
+            fast,
+            handovers,
             guards: GuardMetrics::new(registry)?,
+            auth: AuthMetrics::new(registry)?,
+            codings: CodingMetrics::new(registry)?,
+            sessions: SessionMetrics::new(registry)?,
             tls: TlsMetrics::new(registry)?,
             tallies: Tallies::new(registry)?,
             certificates_expire: make.gauge(
                 "haflinger_proxy_certificates_expire_timestamp_seconds",
                 "When the first certificate in service expires, since 1970; 0 without any.",
             )?,
+            certificate_ends: CertificateEnds::new(registry)?,
             certificates_faulty: make.gauge(
                 "haflinger_proxy_certificates_faulty",
                 "Certificates whose newest material cannot be used.",
@@ -323,6 +377,14 @@ impl Metrics {
 
     pub(crate) fn mirrored(&self, outcome: MirrorOutcome) {
         self.mirrors[outcome as usize].inc();
+    }
+
+    pub(crate) fn served_fast(&self) {
+        self.fast.inc();
+    }
+
+    pub(crate) fn handed_over(&self) {
+        self.handovers.inc();
     }
 
     pub(crate) fn retried(&self) {

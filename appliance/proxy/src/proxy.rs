@@ -8,26 +8,36 @@
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use haflinger_core::{Snapshot, Update};
 use prometheus::Registry;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::AccessLog;
+use crate::auth::{Comparisons, KeySlot, keep_fetching};
+use crate::engine::KeyFetcher;
 use crate::guards::Counts;
 use crate::listen::{ConnectionCount, accept_loop, bind};
 use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::reports::Reports;
+use crate::sessions::SessionKey;
 use crate::settings::{Settings, SettingsError};
 use crate::status::ProxyStatus;
 use crate::tables::{Effects, LISTENERS_MAX, Tables};
+use crate::tally::TallyViews;
 use crate::tls::TlsBase;
+use crate::why::{self, Circumstances, Question, UrlWhy};
 use crate::worker::{Shared, Worker, WorkerError};
+
+/// How often certificates are looked at for what the time makes of them. Ends and warnings are a
+/// matter of days, and a look at ten thousand takes a millisecond.
+const REVIEW_PERIOD: Duration = Duration::from_secs(60);
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -83,19 +93,24 @@ impl Proxy {
         let metrics = Metrics::new(registry)?;
         let access = AccessLog::new(registry)?;
         access.switch(settings.access_log.as_ref());
-        let (workers_started, policy) = (settings.workers.get(), settings.tls_policy);
+        let workers_started = settings.workers.get();
+        let mut tls = TlsBase::new()?;
+        tls.configure(settings.tls_policy, settings.ticket_secret.as_ref());
+        let sessions = SessionKey::derive(&settings.flow_hash_key);
         let shared = Arc::new(Shared {
+            sessions,
             settings: ArcSwap::from_pointee(settings),
             metrics: metrics.clone(),
             access,
             connections: Arc::new(ConnectionCount::default()),
             counts: Arc::new(Counts::new(metrics.guards.keys_displaced.clone())),
+            comparisons: Comparisons::new(metrics.auth.clone()),
             began: Instant::now(),
         });
         let workers = (0..workers_started)
             .map(|number| Worker::start(number, &shared))
             .collect::<Result<Vec<_>, _>>()?;
-        let tables = Mutex::new(Tables::new(metrics, TlsBase::new(policy)?, LISTENERS_MAX));
+        let tables = Mutex::new(Tables::new(metrics, tls, LISTENERS_MAX));
         let renew_engines = Notify::new();
         let state = Arc::new(State {
             shared,
@@ -121,9 +136,12 @@ impl Proxy {
         shutdown: CancellationToken,
     ) {
         let drains = TaskTracker::new();
+        let fetcher = Arc::new(KeyFetcher::new(self.state.shared.clone()));
         let mut reports = Reports::default();
         let mut snapshots_end = false;
         snapshots.mark_changed();
+        let mut reviews = tokio::time::interval(REVIEW_PERIOD);
+        reviews.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next_bind = self.state.tables().next_bind();
             tokio::select! {
@@ -133,12 +151,27 @@ impl Proxy {
                     snapshots_end = changed.is_err();
                     let snapshot = snapshots.borrow_and_update().clone();
                     let generation = snapshot.generation;
-                    let effects = self.state.tables().apply(snapshot, Instant::now());
+                    let mut effects = self.state.tables().apply(snapshot, Instant::now());
                     self.state.applied.send_replace(generation);
+                    for slot in std::mem::take(&mut effects.keys) {
+                        let (fetcher, metrics) = (fetcher.clone(), &self.state.shared.metrics);
+                        let fetch = move |slot: Arc<KeySlot>| {
+                            let fetcher = fetcher.clone();
+                            async move { fetcher.fetch(&slot).await }
+                        };
+                        // Ends by itself too, once nobody holds the place.
+                        let fetching = keep_fetching(slot, metrics.auth.clone(), fetch);
+                        let stop = shutdown.clone();
+                        tokio::spawn(async move { stop.run_until_cancelled(fetching).await });
+                    }
+                    if effects.certificates_changed {
+                        reviews.reset_immediately();
+                    }
                     self.carry_out(effects, &drains, &mut reports);
                     self.bind_due(&mut reports);
                 }
                 () = sleep_until(next_bind) => self.bind_due(&mut reports),
+                _ = reviews.tick() => self.review(&mut reports),
                 () = self.state.renew_engines.notified() => self.renew_engines(),
                 permit = updates.reserve(), if !reports.is_empty() => match permit {
                     Ok(permit) => {
@@ -161,11 +194,19 @@ impl Proxy {
 
     fn carry_out(&self, effects: Effects, drains: &TaskTracker, reports: &mut Reports) {
         reports.certificates(effects.reports);
+        reports.notices(effects.notices);
         reports.sockets(effects.sockets);
         for listener in effects.retired {
             tracing::info!(listener = %listener.address, "no longer listening");
             self.drain(listener, drains);
         }
+    }
+
+    fn review(&self, reports: &mut Reports) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now_secs = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let warning = self.state.shared.settings.load().certificate_warning;
+        reports.notices(self.state.tables().review(warning, now_secs));
     }
 
     fn drain(&self, listener: Arc<Listener>, drains: &TaskTracker) {
@@ -222,6 +263,29 @@ impl ProxyHandle {
         }
     }
 
+    /// What would become of a request now, and why. Nothing is counted and nobody is asked. Takes the
+    /// lock of the tables and reads the rules of a listener one by one: neither for a hot path nor
+    /// for a thread that may not block.
+    pub fn why(&self, question: &Question) -> UrlWhy {
+        let shared = &self.state.shared;
+        let settings = shared.settings.load();
+        let with = Circumstances {
+            sessions: &self.state.shared.sessions,
+            settings: &settings,
+            counts: &shared.counts,
+            now: shared.began.elapsed(),
+            today_secs: jiff::Timestamp::now().as_second(),
+        };
+        why::explain(&self.state.tables(), question, &with)
+    }
+
+    /// What routes and pods have been asked so far.
+    pub fn tallies(&self) -> TallyViews {
+        let shared = &self.state.shared;
+        let at_ms = u64::try_from(shared.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        shared.metrics.tallies.views(at_ms)
+    }
+
     /// Looks at once whether the access log's file has been moved away, and opens it anew then.
     pub fn reopen_access_log(&self) {
         self.state.shared.access.reopen();
@@ -239,7 +303,7 @@ impl ProxyHandle {
         settings.check()?;
         self.state.shared.access.switch(settings.access_log.as_ref());
         let old = self.state.shared.settings.swap(Arc::new(settings.clone()));
-        self.state.tables().set_tls_policy(settings.tls_policy);
+        self.state.tables().set_tls(settings.tls_policy, settings.ticket_secret.as_ref());
         if !settings.same_engine(&old) {
             self.state.renew_engines.notify_one();
         }

@@ -12,10 +12,14 @@ use haflinger_core::{CertificateRef, Protocol, ServiceKey, SourceFault, Update};
 /// A listener's address, and why its socket is not open; `None` when it is, or is not wanted.
 pub(crate) type SocketWord = (SocketAddr, Option<Arc<str>>);
 
+/// A certificate, and everything that is to be said of it although it is served.
+pub(crate) type CertificateNotices = (CertificateRef, Vec<SourceFault>);
+
 /// Words on their way to the core.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     certificates: BTreeMap<CertificateRef, Option<SourceFault>>,
+    notices: BTreeMap<CertificateRef, Vec<SourceFault>>,
     sockets: BTreeMap<SocketAddr, Option<Arc<str>>>,
     /// The sockets that are not open, as last noted.
     closed: BTreeMap<SocketAddr, Arc<str>>,
@@ -28,6 +32,11 @@ impl Reports {
         words: impl IntoIterator<Item = (CertificateRef, Option<SourceFault>)>,
     ) {
         self.certificates.extend(words);
+    }
+
+    /// Notes what is to be said of certificates although they are served.
+    pub(crate) fn notices(&mut self, words: impl IntoIterator<Item = CertificateNotices>) {
+        self.notices.extend(words);
     }
 
     /// Notes what is wrong with sockets, or no longer. What was said before is not said again.
@@ -44,7 +53,7 @@ impl Reports {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.certificates.is_empty() && self.sockets.is_empty()
+        self.certificates.is_empty() && self.notices.is_empty() && self.sockets.is_empty()
     }
 
     /// The next word: sockets first, since routes depend on them.
@@ -54,8 +63,11 @@ impl Reports {
                 ServiceKey { vip: address.ip(), port: address.port(), protocol: Protocol::Tcp };
             return Some(Update::Served { listener, fault });
         }
-        let (certificate, fault) = self.certificates.pop_first()?;
-        Some(Update::Certificate { certificate, fault })
+        if let Some((certificate, fault)) = self.certificates.pop_first() {
+            return Some(Update::Certificate { certificate, fault });
+        }
+        let (certificate, notices) = self.notices.pop_first()?;
+        Some(Update::CertificateNotice { certificate, notices })
     }
 }
 

@@ -16,10 +16,9 @@ use haflinger_core::{HostMatch, HttpListener, HttpRule, ObjectKind, PathMatch, S
 
 use crate::conditions::{Conditions, RequestView};
 use crate::expressions::{Expression, Expressions};
-use crate::hosts::HostTable;
+use crate::hosts::{HostTable, NameMap};
 use crate::paths::{Candidate, Paths, without_end};
 use crate::slots::Slots;
-use crate::tls::NameMap;
 
 /// Faults of rules that are told one by one; of more, only the number.
 const FAULTS_TOLD_MAX: usize = 16;
@@ -68,6 +67,10 @@ pub(crate) enum Found<A> {
     Misdirected,
 }
 
+/// The host of a request is of another section than its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Misdirected;
+
 /// What compiled parts are found in again, so that a change costs what it changes.
 #[derive(Debug)]
 pub(crate) struct Shelf<A> {
@@ -79,6 +82,13 @@ pub(crate) struct Shelf<A> {
 impl<A> Default for Shelf<A> {
     fn default() -> Self {
         Self { expressions: Slots::default(), actions: Slots::default() }
+    }
+}
+
+impl<A> Shelf<A> {
+    /// An expression as it was compiled; anew where no rule holds it.
+    pub(crate) fn expression(&self, text: &Arc<str>) -> Arc<Expression> {
+        self.expressions.find(text).unwrap_or_else(|| Arc::new(Expression::new(text)))
     }
 }
 
@@ -107,26 +117,32 @@ impl<A> Router<A> {
         Self { sections, by_host, by_server_name: listener.tls, faults }
     }
 
+    /// The section of a request for `host`, by its place in the listener.
+    pub(crate) fn section(
+        &self,
+        server_name: Option<&str>,
+        host: Option<&str>,
+    ) -> Result<Option<usize>, Misdirected> {
+        let of_host = self.by_host.find(host);
+        if !self.by_server_name {
+            return Ok(of_host.copied());
+        }
+        let own = self.by_host.find(server_name);
+        // HTTP/1.0 may lack a host, and then says nothing else than its connection.
+        match of_host {
+            _ if host.is_none() || own == of_host => Ok(own.copied()),
+            Some(_) => Err(Misdirected),
+            None => Ok(None),
+        }
+    }
+
     /// Where a request leads whose connection was opened for `server_name`.
     pub(crate) fn find(&self, server_name: Option<&str>, request: &RequestView<'_>) -> Found<A> {
-        let of_host = self.by_host.find(request.host);
-        let section = match self.by_server_name {
-            false => of_host,
-            true => {
-                let own = self.by_host.find(server_name);
-                // HTTP/1.0 may lack a host, and then says nothing else than its connection.
-                if request.host.is_some() && own != of_host {
-                    return match of_host {
-                        Some(_) => Found::Misdirected,
-                        None => Found::Nothing,
-                    };
-                }
-                own
-            }
+        let section = match self.section(server_name, request.host) {
+            Ok(at) => at.and_then(|at| self.sections.get(at)),
+            Err(Misdirected) => return Found::Misdirected,
         };
-        let Some(section) = section.and_then(|at| self.sections.get(*at)) else {
-            return Found::Nothing;
-        };
+        let Some(section) = section else { return Found::Nothing };
         let mut near = section.hosts.near(request.host);
         match near.find_map(|near| near.entry.find(request, near.one_label)) {
             Some(Candidate { action, prefix_bytes, broken, .. }) => {
@@ -135,6 +151,14 @@ impl<A> Router<A> {
             None => Found::Nothing,
         }
     }
+}
+
+/// Rules in the order in which they are tried.
+pub(crate) fn in_order(rules: &[HttpRule]) -> impl Iterator<Item = &HttpRule> {
+    let mut sorted: Vec<_> = rules.iter().map(|rule| (rule.precedence(), rule)).collect();
+    // Stable: rules with the same precedence stay in the listener's order.
+    sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+    sorted.into_iter().map(|(_, rule)| rule)
 }
 
 /// The rules of a section that is the same in what was served before.
@@ -157,10 +181,7 @@ impl<A> SectionRules<A> {
     ) -> Self {
         let mut compiled = Self { hosts: HostTable::default(), faults: RuleFaults::default() };
         let Serves::Requests(rules) = &section.serves else { return compiled };
-        let mut sorted: Vec<_> = rules.iter().map(|rule| (rule.precedence(), rule)).collect();
-        // Stable: rules with the same precedence stay in the listener's order.
-        sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for (_, rule) in sorted {
+        for rule in in_order(rules) {
             compiled.add(rule, shelf, &mut make);
         }
         compiled

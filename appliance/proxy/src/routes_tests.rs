@@ -480,6 +480,13 @@ proptest! {
                 method: method.as_str(),
                 headers,
             };
+            let section = router.section(*server_name, Some(host)).ok().flatten();
+            let explained = section.and_then(|at| match &listener.sections[at].serves {
+                Serves::Requests(rules) => crate::why::rules::first(rules, &view).map(name),
+                Serves::Streams(_) => None,
+            });
+            let followed = Some(&found).filter(|found| !["404", "421"].contains(&found.as_str()));
+            prop_assert_eq!(explained.as_ref(), followed, "as it is explained");
             prop_assert_eq!(found, slow::find(&listener, &asked), "{:?} {} {}", server_name, host, path);
         }
     }

@@ -34,6 +34,26 @@ pub enum TlsPolicy {
     Modern,
 }
 
+/// Smallest and largest rotation of session tickets' keys, in seconds: within a minute clients
+/// would hardly come back, and RFC 8446, section 4.6.1, forbids more than seven days.
+pub const TICKET_ROTATION_SECS: std::ops::RangeInclusive<u32> = 60..=604_800;
+
+/// What the fleet's session tickets are made of. `Debug` shows no byte of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TicketSecret {
+    /// Random bytes, the same on every host of the fleet.
+    pub bytes: [u8; 32],
+    /// Seconds for which tickets are made with one key, and for which a ticket is taken
+    /// ([`TICKET_ROTATION_SECS`]).
+    pub rotation_secs: u32,
+}
+
+impl fmt::Debug for TicketSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TicketSecret(withheld, {} s)", self.rotation_secs)
+    }
+}
+
 /// Everything about layer 7 that the configuration decides. Every timeout is a real one: none
 /// can be switched off.
 #[derive(Clone, PartialEq)]
@@ -48,6 +68,11 @@ pub struct Settings {
     pub connections_max: usize,
     /// Which TLS is spoken with clients.
     pub tls_policy: TlsPolicy,
+    /// What session tickets are made of that the whole fleet takes; `None`: this host takes its own
+    /// alone, made with random keys.
+    pub ticket_secret: Option<TicketSecret>,
+    /// How long before its end a certificate is warned about.
+    pub certificate_warning: Duration,
     /// Time for a TLS handshake from the first byte to the last.
     pub tls_handshake_timeout: Duration,
     /// Time for a request header, from its first byte (on a new connection: from the
@@ -120,6 +145,8 @@ impl Settings {
             workers,
             connections_max: 50_000,
             tls_policy: TlsPolicy::Intermediate,
+            ticket_secret: None,
+            certificate_warning: Duration::from_secs(14 * 86_400),
             tls_handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             header_bytes_max: 32 * 1024,
@@ -164,6 +191,11 @@ impl Settings {
         within("upstream_idle_max", self.upstream_idle_max, 1, 1_000_000)?;
         within("attempts_max", self.attempts_max, 1, ATTEMPTS_MAX)?;
         within("retry_percent", self.retry_percent as usize, 0, RETRY_PERCENT_MAX as usize)?;
+        if let Some(secret) = &self.ticket_secret {
+            let (least, most) = TICKET_ROTATION_SECS.into_inner();
+            let rotation = secret.rotation_secs as usize;
+            within("ticket_secret.rotation_secs", rotation, least as usize, most as usize)?;
+        }
         for (field, value) in self.timeouts() {
             // A day is far beyond any sensible wait; much larger values overflow timers.
             if value.is_zero() || value > Duration::from_secs(86_400) {
@@ -213,6 +245,8 @@ impl fmt::Debug for Settings {
             .field("attempts_max", &self.attempts_max)
             .field("retry_percent", &self.retry_percent)
             .field("tls_policy", &self.tls_policy)
+            .field("ticket_secret", &self.ticket_secret)
+            .field("certificate_warning", &self.certificate_warning)
             .field("trusted_proxies", &self.trusted_proxies)
             .field("access_log", &self.access_log)
             .field("request_id_header", &self.request_id_header)

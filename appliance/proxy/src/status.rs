@@ -75,4 +75,9 @@ pub struct CertificateStatus {
     pub not_after_secs: Option<i64>,
     /// What is wrong with the newest material.
     pub fault: Option<String>,
+    /// What is said of the one in service: that it ends soon, that its OCSP response is too old.
+    pub notices: Vec<String>,
+    /// Until when its OCSP response holds, in seconds since 1970; `None`: it has none that could
+    /// ever be handed out.
+    pub staple_until_secs: Option<i64>,
 }

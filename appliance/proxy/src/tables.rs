@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use haflinger_core::{
@@ -15,14 +15,17 @@ use haflinger_core::{
 use imbl::ordmap::DiffItem;
 
 use crate::action::{Action, ActionUpstream};
+use crate::auth::{AuthShelf, KeySlot};
+use crate::expressions::Expression;
 use crate::listener::{Listener, Routes};
 use crate::metrics::Metrics;
-use crate::reports::SocketWord;
+use crate::reports::{CertificateNotices, SocketWord};
 use crate::routes::Shelf;
-use crate::settings::TlsPolicy;
+use crate::settings::{TicketSecret, TlsPolicy};
 use crate::slots::Slots;
 use crate::status::{CertificateStatus, ListenerState, ListenerStatus};
 use crate::tls::certificates::{Certificate, CertificateError, CertificateSlot};
+use crate::tls::notices::notices;
 use crate::tls::{BackendGreetings, Sections, TlsBase};
 use crate::upstream::TargetSlot;
 
@@ -43,6 +46,16 @@ struct Served {
     socket: SocketState,
 }
 
+/// One listener as it is shown to those who ask why.
+pub(crate) struct Serving<'a> {
+    /// What it was compiled from.
+    pub(crate) spec: &'a HttpListener,
+    /// What serves.
+    pub(crate) listener: &'a Listener,
+    /// Why it takes no connection, if it takes none.
+    pub(crate) unbound: Option<String>,
+}
+
 enum SocketState {
     Bound,
     Retrying { reason: Option<String>, attempts: u32, due: Instant },
@@ -53,6 +66,8 @@ enum SocketState {
 struct Held {
     slot: Arc<CertificateSlot>,
     fault: Option<SourceFault>,
+    /// What its users are told although it is served.
+    notices: Vec<SourceFault>,
 }
 
 /// Everything that is or should be served.
@@ -64,6 +79,7 @@ pub(crate) struct Tables {
     shelf: Shelf<Action>,
     certificate_slots: Slots<CertificateRef, CertificateSlot>,
     greetings: BackendGreetings,
+    auth: AuthShelf,
     certificates: BTreeMap<CertificateRef, Held>,
     listeners: BTreeMap<SocketAddr, Served>,
     /// Those that are still to be bound.
@@ -80,8 +96,14 @@ pub(crate) struct Effects {
     pub(crate) retired: Vec<Arc<Listener>>,
     /// What to say about certificates.
     pub(crate) reports: Vec<(CertificateRef, Option<SourceFault>)>,
+    /// What to say about certificates although they are served.
+    pub(crate) notices: Vec<CertificateNotices>,
+    /// Whether certificates have come, changed or gone.
+    pub(crate) certificates_changed: bool,
     /// What to say about sockets.
     pub(crate) sockets: Vec<SocketWord>,
+    /// Keys that somebody has to fetch.
+    pub(crate) keys: Vec<Weak<KeySlot>>,
 }
 
 impl Tables {
@@ -95,6 +117,7 @@ impl Tables {
             shelf: Shelf::default(),
             certificate_slots: Slots::default(),
             greetings: BackendGreetings::default(),
+            auth: AuthShelf::default(),
             certificates: BTreeMap::new(),
             listeners: BTreeMap::new(),
             unbound: BTreeSet::new(),
@@ -107,6 +130,7 @@ impl Tables {
     pub(crate) fn apply(&mut self, new: Arc<Snapshot>, now: Instant) -> Effects {
         let old = std::mem::replace(&mut self.snapshot, new.clone());
         let mut effects = Effects::default();
+        self.auth.renew(&new.user_lists);
         for item in old.certificates.diff(&new.certificates) {
             match item {
                 DiffItem::Add(key, spec) | DiffItem::Update { new: (key, spec), .. } => {
@@ -143,11 +167,13 @@ impl Tables {
         self.metrics.generation.set(i64::try_from(new.generation).unwrap_or(i64::MAX));
         if !old.certificates.ptr_eq(&new.certificates) {
             self.count_certificates();
+            effects.certificates_changed = true;
         }
         if !old.http.ptr_eq(&new.http) {
             self.count_rules();
         }
         self.count_listeners();
+        effects.keys = self.auth.take_unfetched();
         effects
     }
 
@@ -175,8 +201,9 @@ impl Tables {
                 Some(SourceFault::new(FaultReason::CertificateInvalid, message))
             }
         };
-        let held = Held { slot, fault: fault.clone() };
-        let before = self.certificates.insert(key.clone(), held).and_then(|held| held.fault);
+        let former = self.certificates.remove(key);
+        let (before, notices) = former.map(|held| (held.fault, held.notices)).unwrap_or_default();
+        self.certificates.insert(key.clone(), Held { slot, fault: fault.clone(), notices });
         if before != fault {
             effects.reports.push((key.clone(), fault));
         }
@@ -189,6 +216,9 @@ impl Tables {
         held.slot.store(None);
         if held.fault.is_some() {
             effects.reports.push((key.clone(), None));
+        }
+        if !held.notices.is_empty() {
+            effects.notices.push((key.clone(), Vec::new()));
         }
         self.rename_listeners(key);
     }
@@ -204,9 +234,31 @@ impl Tables {
         }
     }
 
+    /// Looks at what the time has made of the certificates; what is to be said otherwise than before.
+    pub(crate) fn review(&mut self, warning: Duration, now_secs: i64) -> Vec<CertificateNotices> {
+        let mut changed = Vec::new();
+        let mut unstapled = 0;
+        for (key, held) in &mut self.certificates {
+            let current = held.slot.load();
+            let notices = current
+                .as_ref()
+                .map_or_else(Vec::new, |certificate| notices(key, certificate, warning, now_secs));
+            unstapled += notices.iter().filter(|n| n.reason == FaultReason::StapleUnusable).count();
+            if held.notices != notices {
+                for notice in notices.iter().filter(|notice| !held.notices.contains(notice)) {
+                    tracing::warn!(certificate = %key, notice.message, "certificate");
+                }
+                held.notices.clone_from(&notices);
+                changed.push((key.clone(), notices));
+            }
+        }
+        self.metrics.certificate_ends.unstapled.set(as_gauge(unstapled));
+        changed
+    }
+
     /// Greets the clients of every listener anew, from the next handshake on.
-    pub(crate) fn set_tls_policy(&mut self, policy: TlsPolicy) {
-        if !self.tls.set_policy(policy) {
+    pub(crate) fn set_tls(&mut self, policy: TlsPolicy, secret: Option<&TicketSecret>) {
+        if !self.tls.configure(policy, secret) {
             return;
         }
         let listeners = self.listeners.values();
@@ -239,7 +291,15 @@ impl Tables {
     /// Compiles the routes of a listener; what has not changed is shared with those of now.
     fn routes(&mut self, address: SocketAddr, spec: &HttpListener) -> Routes {
         let Self {
-            targets, snapshot, shelf, listeners, greetings, certificate_slots, metrics, ..
+            targets,
+            snapshot,
+            shelf,
+            listeners,
+            greetings,
+            auth,
+            certificate_slots,
+            metrics,
+            ..
         } = self;
         let served = listeners.get(&address);
         let former = served.map(|served| (served.spec.clone(), served.listener.routes.load_full()));
@@ -254,7 +314,7 @@ impl Tables {
             let refuse = |name: &str| {
                 tracing::warn!(listener = %address, name, "rules cannot edit this header field");
             };
-            Action::compile(rule, metrics.tallies.route(&rule.object), upstream, refuse)
+            Action::compile(rule, metrics.tallies.route(&rule.object), auth, upstream, refuse)
         });
         for fault in &routes.faults.told {
             tracing::warn!(listener = %address, %fault, "a rule is broken");
@@ -404,10 +464,44 @@ impl Tables {
 
     fn count_certificates(&self) {
         let faulty = self.certificates.values().filter(|held| held.fault.is_some()).count();
-        let expire = |held: &Held| held.slot.load().map(|certificate| certificate.not_after_secs);
-        let first = self.certificates.values().filter_map(expire).min();
         self.metrics.certificates_faulty.set(as_gauge(faulty));
-        self.metrics.certificates_expire.set(first.unwrap_or(0));
+        let ends = self.certificates.iter().filter_map(|(key, held)| {
+            held.slot.load().map(|certificate| (certificate.not_after_secs, key))
+        });
+        let mut ends: Vec<(i64, &CertificateRef)> = ends.collect();
+        ends.sort_unstable();
+        self.metrics.certificates_expire.set(ends.first().map_or(0, |(first, _)| *first));
+        self.metrics.certificate_ends.follow(&ends);
+    }
+
+    /// The snapshot in service.
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// What is or should be served, by address; with the reason where it is not.
+    pub(crate) fn serving(&self) -> impl Iterator<Item = Serving<'_>> {
+        self.listeners.values().map(|served| {
+            let unbound = match &served.socket {
+                SocketState::Bound => None,
+                SocketState::Retrying { reason, .. } => {
+                    Some(reason.clone().unwrap_or_else(|| "it is about to be bound".into()))
+                }
+                SocketState::Refused => Some(self.refusal()),
+            };
+            Serving { spec: &served.spec, listener: &served.listener, unbound }
+        })
+    }
+
+    /// An expression of a rule as it was compiled.
+    pub(crate) fn expression(&self, text: &Arc<str>) -> Arc<Expression> {
+        self.shelf.expression(text)
+    }
+
+    /// The name of a certificate in service.
+    pub(crate) fn name_of(&self, certificate: &Arc<Certificate>) -> Option<&CertificateRef> {
+        let is = |held: &Held| held.slot.load().is_some_and(|own| Arc::ptr_eq(&own, certificate));
+        self.certificates.iter().find(|(_, held)| is(held)).map(|(name, _)| name)
     }
 
     /// Generation of the snapshot in service.
@@ -446,6 +540,10 @@ impl Tables {
                 names: current.as_ref().map(|c| c.names.clone()).unwrap_or_default(),
                 not_after_secs: current.as_ref().map(|c| c.not_after_secs),
                 fault: held.fault.as_ref().map(|fault| fault.message.clone()),
+                notices: held.notices.iter().map(|notice| notice.message.clone()).collect(),
+                staple_until_secs: current.as_ref().and_then(|certificate| {
+                    Some(certificate.staple.as_ref()?.as_ref().ok()?.next_update_secs)
+                }),
             }
         };
         self.certificates.iter().map(status).collect()

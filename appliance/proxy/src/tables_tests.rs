@@ -11,7 +11,7 @@ use crate::routes::Found;
 
 fn tables(listeners_max: usize) -> Tables {
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-    Tables::new(metrics, TlsBase::new(TlsPolicy::Intermediate).unwrap(), listeners_max)
+    Tables::new(metrics, TlsBase::new().unwrap(), listeners_max)
 }
 
 fn address(n: u16) -> SocketAddr {
@@ -187,7 +187,11 @@ fn a_certificate_is_reported_when_its_state_changes_and_not_otherwise() {
     let mut say = |material: Option<(&[u8], &[u8])>| {
         match material {
             Some((chain, key_pem)) => {
-                let spec = CertificateSpec { chain_pem: chain.to_vec(), key_pem: key_pem.to_vec() };
+                let spec = CertificateSpec {
+                    chain_pem: chain.to_vec(),
+                    key_pem: key_pem.to_vec(),
+                    ..CertificateSpec::default()
+                };
                 changing.certificates.insert(key(), Arc::new(spec));
             }
             None => {

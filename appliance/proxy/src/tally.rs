@@ -5,13 +5,16 @@
 //! takes no lock.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use haflinger_core::ObjectRef;
+use prometheus::core::Metric;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::metrics::{CLASSES, DURATION_BUCKETS, class_of};
 
@@ -53,6 +56,70 @@ pub(crate) struct Tally {
     /// In the order of [`CLASSES`]; a class that never comes has no series.
     classes: [OnceLock<IntCounter>; CLASSES.len()],
     duration: Option<Histogram>,
+    /// What is shown and no metric, so that it costs a scrape nothing.
+    shown: Shown,
+}
+
+/// Counts for those who look on.
+#[derive(Debug, Default)]
+struct Shown {
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    micros: AtomicU64,
+    in_flight: AtomicI64,
+}
+
+/// The counts of a route or a pod at one moment, since it was first asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TallyView {
+    /// Of a route its kind, of a pod the namespace of its service; `other`: beyond the limit.
+    pub kind_or_namespace: Arc<str>,
+    /// Of a route its namespace, of a pod its service.
+    pub namespace_or_service: Arc<str>,
+    /// The route's or the pod's name.
+    pub name: Arc<str>,
+    /// Requests by class of status: without an answer, 1xx, 2xx, 3xx, 4xx, 5xx.
+    pub classes: [u64; CLASSES.len()],
+    /// Of a route: how many took no longer than each of [`TallyViews::bounds_secs`].
+    pub within: Vec<u64>,
+    /// Time of all requests together, in microseconds.
+    pub micros: u64,
+    /// Bytes of the requests' bodies.
+    pub bytes_in: u64,
+    /// Bytes of the answers' bodies.
+    pub bytes_out: u64,
+    /// Of a route: requests that have not ended.
+    pub in_flight: i64,
+}
+
+/// What routes and pods have been asked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TallyViews {
+    /// When, in milliseconds since the proxy began.
+    pub at_ms: u64,
+    /// Bounds of the times that are told apart, in seconds.
+    pub bounds_secs: Vec<f64>,
+    /// Routes that are served.
+    pub routes: Vec<TallyView>,
+    /// Pods that have been asked.
+    pub pods: Vec<TallyView>,
+}
+
+/// A request of a route that has not ended: counted for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Tally>);
+
+impl InFlight {
+    pub(crate) fn begin(tally: &Arc<Tally>) -> Self {
+        tally.shown.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(tally.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.shown.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Tallies {
@@ -104,6 +171,24 @@ impl Tallies {
     }
 }
 
+impl Tallies {
+    /// All counts, at a moment so many milliseconds after the proxy began.
+    pub(crate) fn views(&self, at_ms: u64) -> TallyViews {
+        let views = |book: &Book| {
+            // Held for as long as it takes to copy the pointers; a tally that ends here ends after
+            // the lock, which its own end takes.
+            let open: Vec<Arc<Tally>> = book.open().values().filter_map(Weak::upgrade).collect();
+            open.iter().map(|tally| tally.view()).collect()
+        };
+        TallyViews {
+            at_ms,
+            bounds_secs: DURATION_BUCKETS.to_vec(),
+            routes: views(&self.routes),
+            pods: views(&self.pods),
+        }
+    }
+}
+
 impl Book {
     fn new(requests: IntCounterVec, durations: Option<HistogramVec>, limit: usize) -> Arc<Self> {
         Arc::new(Self { requests, durations, limit, open: Mutex::default() })
@@ -130,6 +215,7 @@ impl Book {
             classes: Default::default(),
             duration: book.durations.as_ref().map(|vec| vec.with_label_values(&names)),
             labels: labels.clone(),
+            shown: Shown::default(),
         });
         open.insert(labels, Arc::downgrade(&tally));
         tally
@@ -142,6 +228,34 @@ impl Tally {
         &*self.labels[2] == pod
     }
 
+    /// Bytes of bodies have passed.
+    pub(crate) fn bytes_passed(&self, bytes_in: u64, bytes_out: u64) {
+        self.shown.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
+        self.shown.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
+    }
+
+    fn view(&self) -> TallyView {
+        let [kind_or_namespace, namespace_or_service, name] = self.labels.clone();
+        let histogram = self.duration.as_ref().map(Metric::metric);
+        let buckets = histogram.as_ref().map(|metric| metric.get_histogram().get_bucket());
+        let buckets = buckets.unwrap_or_default().iter();
+        let Shown { bytes_in, bytes_out, micros, in_flight } = &self.shown;
+        TallyView {
+            kind_or_namespace,
+            namespace_or_service,
+            name,
+            classes: self.classes.each_ref().map(|class| class.get().map_or(0, IntCounter::get)),
+            within: buckets
+                .filter(|bucket| bucket.upper_bound().is_finite())
+                .map(|bucket| bucket.cumulative_count())
+                .collect(),
+            micros: micros.load(Ordering::Relaxed),
+            bytes_in: bytes_in.load(Ordering::Relaxed),
+            bytes_out: bytes_out.load(Ordering::Relaxed),
+            in_flight: in_flight.load(Ordering::Relaxed),
+        }
+    }
+
     /// A request ended with `status`, or without any answer, after `took`.
     pub(crate) fn request_ended(&self, status: Option<u16>, took: Duration) {
         let class = class_of(status);
@@ -150,6 +264,8 @@ impl Tally {
             self.book.requests.with_label_values(&[one, two, three, CLASSES[class]])
         });
         counter.inc();
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.shown.micros.fetch_add(micros, Ordering::Relaxed);
         if let Some(duration) = &self.duration {
             duration.observe(took.as_secs_f64());
         }
@@ -207,6 +323,30 @@ mod tests {
         assert_eq!(series(&registry, "shop"), 3);
         drop(again);
         assert_eq!(series(&registry, "shop"), 0);
+    }
+
+    #[test]
+    fn what_is_shown_of_a_route_is_what_was_counted_and_a_request_in_flight_until_it_ends() {
+        let tallies = Tallies::new(&Registry::new()).unwrap();
+        let shop = tallies.route(&route("shop"));
+        let first = InFlight::begin(&shop);
+        let second = InFlight::begin(&shop);
+        shop.request_ended(Some(200), Duration::from_millis(3));
+        shop.request_ended(Some(503), Duration::from_secs(2));
+        shop.bytes_passed(5, 7);
+        drop(first);
+        let views = tallies.views(9);
+        let view = &views.routes[0];
+        assert_eq!((views.at_ms, &*view.name, view.in_flight), (9, "shop", 1));
+        assert_eq!(view.classes, [0, 0, 1, 0, 0, 1]);
+        assert_eq!((view.micros, view.bytes_in, view.bytes_out), (2_003_000, 5, 7));
+        assert_eq!(view.within.len(), views.bounds_secs.len());
+        let under = |bound: f64| views.bounds_secs.iter().position(|own| *own == bound).unwrap();
+        assert_eq!([0.0025, 0.005, 2.5].map(|bound| view.within[under(bound)]), [0, 1, 2]);
+        drop(second);
+        assert_eq!(tallies.views(9).routes[0].in_flight, 0);
+        drop(shop);
+        assert!(tallies.views(9).routes.is_empty());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use haflinger_core::{BackendSet, BackendState};
 
+use crate::sessions::{SessionKey, Tag, Tags};
 use crate::tally::{Tallies, Tally};
 
 /// Retries that are always in reserve, so that a small service's first failures are covered
@@ -30,16 +31,23 @@ pub(crate) struct TargetSlot {
     backends: ArcSwapOption<BackendSet>,
     /// Tallies of the backends that have been asked.
     asked: ArcSwap<imbl::HashMap<SocketAddr, Arc<Tally>>>,
+    tags: Tags,
 }
 
 impl TargetSlot {
     pub(crate) fn new(backends: Option<Arc<BackendSet>>) -> Self {
-        Self { backends: ArcSwapOption::new(backends), asked: ArcSwap::default() }
+        let backends = ArcSwapOption::new(backends);
+        Self { backends, asked: ArcSwap::default(), tags: Tags::default() }
     }
 
     /// The backends now; `None` when the target does not exist.
     pub(crate) fn load(&self) -> Option<Arc<BackendSet>> {
         self.backends.load_full()
+    }
+
+    /// The active backend with this tag.
+    pub(crate) fn find(&self, tag: &Tag, key: &SessionKey) -> Option<SocketAddr> {
+        self.tags.find(&self.load()?, tag, key)
     }
 
     /// Puts other backends in service for the next request.

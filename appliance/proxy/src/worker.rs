@@ -11,10 +11,12 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::AccessLog;
+use crate::auth::Comparisons;
 use crate::engine::{Engine, EngineError};
 use crate::guards::Counts;
 use crate::listen::ConnectionCount;
 use crate::metrics::Metrics;
+use crate::sessions::SessionKey;
 use crate::settings::Settings;
 
 /// What the hot path of every worker reads.
@@ -30,6 +32,10 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<ConnectionCount>,
     /// Requests of clients, where those are limited.
     pub(crate) counts: Arc<Counts>,
+    /// Comparisons of passwords.
+    pub(crate) comparisons: Comparisons,
+    /// What tokens of sessions are made with. Like the key of the flow hash, from the start.
+    pub(crate) sessions: SessionKey,
     /// When the clock of the counts began.
     pub(crate) began: Instant,
 }

@@ -280,8 +280,7 @@ impl Merge<'_> {
 /// the API server fills in.
 fn reference(parent: &ParentSpec) -> Value {
     let object = &parent.object;
-    let mut reference =
-        json!({ "group": GROUP, "kind": object.kind.api_kind(), "name": object.name });
+    let mut reference = json!({ "group": object.kind.api_version().0, "kind": object.kind.api_kind(), "name": object.name });
     if parent.written.namespace {
         reference["namespace"] = json!(object.namespace);
     }

@@ -153,6 +153,10 @@ fn parents_are_named_as_the_route_names_them() {
     ours.parent.section = None;
     ours.parent.port = None;
     assert_eq!(named(&ours), json!({"group": GROUP, "kind": "Gateway", "name": "gate"}));
+    let source = ours.parent.object.source.clone();
+    ours.parent.object = ObjectRef::ingress(&source, "infra", "site");
+    let ingress = json!({"group": "networking.k8s.io", "kind": "Ingress", "name": "site"});
+    assert_eq!(named(&ours), ingress, "as the targets of a policy are named");
 }
 
 #[test]

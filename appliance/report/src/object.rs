@@ -16,7 +16,6 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::book::digest;
-use crate::merge::GROUP;
 use crate::plan::{self, Left, Plan, Seen, Write};
 
 /// Who is shown to have written a field, and to report events.
@@ -104,7 +103,8 @@ impl ObjectWriter {
             ObjectKind::Service => ApiResource::erase::<Service>(&()),
             ObjectKind::Ingress => ApiResource::erase::<Ingress>(&()),
             kind => {
-                let kind = GroupVersionKind::gvk(GROUP, "v1", kind.api_kind());
+                let (group, version) = kind.api_version();
+                let kind = GroupVersionKind::gvk(group, version, kind.api_kind());
                 ApiResource::from_gvk(&kind)
             }
         };

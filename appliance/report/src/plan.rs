@@ -70,7 +70,7 @@ pub(crate) enum Left {
 pub(crate) fn plan(seen: &Seen<'_>, report: &ObjectReport, now: &str) -> Plan {
     match addresses_of(seen, report) {
         Plan::Stale => Plan::Stale,
-        addresses if seen.kind.is_gateway_api() => with_conditions(seen, report, addresses, now),
+        addresses if seen.kind.has_conditions() => with_conditions(seen, report, addresses, now),
         addresses => addresses,
     }
 }

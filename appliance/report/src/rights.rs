@@ -20,6 +20,7 @@ const fn of_lease(verb: &'static str, place: Place, without: &'static str) -> Ri
 
 const NETWORKING: &str = "networking.k8s.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
+const OWN: &str = "haflinger.dev";
 const EVENTS: &str = "events.k8s.io";
 
 /// Every right of report that packaging/kubernetes/rbac.yaml gives.
@@ -80,6 +81,20 @@ pub const RIGHTS: &[Right] = &[
         GATEWAY_API,
         "backendtlspolicies/status",
         "conditions in the status of BackendTLSPolicies",
+    ),
+    everywhere("get", OWN, "requestpolicies", "conditions in the status of RequestPolicies"),
+    everywhere(
+        "patch",
+        OWN,
+        "requestpolicies/status",
+        "conditions in the status of RequestPolicies",
+    ),
+    everywhere("get", OWN, "backendpolicies", "conditions in the status of BackendPolicies"),
+    everywhere(
+        "patch",
+        OWN,
+        "backendpolicies/status",
+        "conditions in the status of BackendPolicies",
     ),
     everywhere("create", EVENTS, "events", "events that say why an object is not served"),
     everywhere("get", EVENTS, "events", "the count of events that are told again"),

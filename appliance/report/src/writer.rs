@@ -127,7 +127,7 @@ impl Writer {
         if object.source != self.source || !has_news(object.kind, report) {
             return;
         }
-        if !object.kind.is_gateway_api() {
+        if !object.kind.has_conditions() {
             self.queue.add(object, now);
         // Before everything has been heard of, a route only seems to have no Gateway.
         } else if self.seen.complete {

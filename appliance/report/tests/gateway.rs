@@ -7,8 +7,8 @@
 //!    gives way, and conditions of others stay.
 //! 3. A Gateway has addresses, listeners and conditions; the time of a condition changes with its
 //!    status only. A ListenerSet has listeners.
-//! 4. A route and a policy name our parents beside those of others, and lose them when they are
-//!    reported on no more.
+//! 4. A route and a policy, one of our own too, name our parents beside those of others, and lose
+//!    them when they are reported on no more.
 //! 5. What was made from another generation is not written, nor what is there already.
 //! 6. What exceeds the limits of the schema is cut, and what is left is accepted.
 //! 7. Faults of an object without a namespace become events.
@@ -67,7 +67,8 @@ impl Stage {
     }
 
     fn api(&self, kind: ObjectKind) -> Api<DynamicObject> {
-        let kind_of_api = GroupVersionKind::gvk(GROUP, "v1", kind.api_kind());
+        let (group, version) = kind.api_version();
+        let kind_of_api = GroupVersionKind::gvk(group, version, kind.api_kind());
         let resource = ApiResource::from_gvk(&kind_of_api);
         match kind {
             ObjectKind::GatewayClass => Api::all_with(self.client.clone(), &resource),
@@ -77,8 +78,9 @@ impl Stage {
 
     /// Creates an object; the definition may have to be taken in first.
     async fn create(&self, kind: ObjectKind, name: &str, spec: Value) -> ObjectRef {
+        let (group, version) = kind.api_version();
         let object = json!({
-            "apiVersion": format!("{GROUP}/v1"), "kind": kind.api_kind(),
+            "apiVersion": format!("{group}/{version}"), "kind": kind.api_kind(),
             "metadata": {"name": name}, "spec": spec,
         });
         let object: DynamicObject = serde_json::from_value(object).unwrap();
@@ -157,8 +159,11 @@ impl Stage {
 }
 
 async fn define(client: &Client, definitions: &Path) {
-    for entry in std::fs::read_dir(definitions).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+    let own =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/kubernetes/policies.yaml");
+    let files = std::fs::read_dir(definitions).unwrap().map(|entry| entry.unwrap().path());
+    for file in files.chain([own]) {
+        let text = std::fs::read_to_string(file).unwrap();
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
         for definition in documents.iter().filter(|one| one["kind"] == "CustomResourceDefinition") {
             let gvk =
@@ -357,6 +362,7 @@ async fn parents_stand_beside_those_of_others_and_go(stage: &Stage, gateway: &Ob
             "ancestors",
             "ancestorRef",
         ),
+        (ObjectKind::RequestPolicy, json!({"bodyMax": "8Mi"}), "ancestors", "ancestorRef"),
     ];
     for (kind, spec, list, reference) in kinds {
         let object = stage.create(kind, "web", spec).await;

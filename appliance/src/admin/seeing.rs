@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `/flows?limit=N[&service=..][&client=..][&top=..]` | flows, JSON |
 //! | `/why?client=..&to=..` | what decides, JSON |
+//! | `/url?url=..&method=..[&fields=LINES][&from=..][&to=..]` | what becomes of a request, JSON |
+//! | `/tallies` | what routes and pods have been asked so far, JSON |
 //! | `/trace?one_in=N&for=SECONDS&count=N[&service=..][&client=..][&vip=..]` | JSON lines |
 //!
 //! `format=text` writes each for people. A refusal is a line of text that says what to do.
@@ -22,17 +24,23 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
+use haflinger_proxy::{Question, QuestionError};
 use haflinger_xdp::seeing::{self, AskError, FlowQuery, SeeError, TraceQuery, Traced};
 use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::Exhibit;
-use crate::seeing::{flows_text, traced_text, why_text};
+use crate::seeing::{flows_text, traced_text, url_text, why_text};
 
 /// What is served to owner and group alone.
 pub(super) fn routes() -> Router<Arc<dyn Exhibit>> {
-    Router::new().route("/flows", get(flows)).route("/why", get(why)).route("/trace", get(trace))
+    Router::new()
+        .route("/flows", get(flows))
+        .route("/why", get(why))
+        .route("/url", get(url))
+        .route("/tallies", get(tallies))
+        .route("/trace", get(trace))
 }
 
 /// A refusal with its status.
@@ -46,6 +54,12 @@ impl IntoResponse for Refusal {
 
 impl From<AskError> for Refusal {
     fn from(error: AskError) -> Self {
+        Self(StatusCode::BAD_REQUEST, error.to_string())
+    }
+}
+
+impl From<QuestionError> for Refusal {
+    fn from(error: QuestionError) -> Self {
         Self(StatusCode::BAD_REQUEST, error.to_string())
     }
 }
@@ -124,6 +138,32 @@ async fn why(
     let to = seeing::service_key(&asked.to)?;
     let answer = exhibit.seeing().why(client, to).await?;
     Ok(respond(asked.format.as_deref(), answer, why_text))
+}
+
+#[derive(Deserialize)]
+struct UrlAsked {
+    url: String,
+    method: String,
+    /// A field a line.
+    fields: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    format: Option<String>,
+}
+
+async fn url(
+    State(exhibit): State<Arc<dyn Exhibit>>,
+    Query(asked): Query<UrlAsked>,
+) -> Result<Response, Refusal> {
+    let UrlAsked { url, method, fields, from, to, format } = asked;
+    let fields: Vec<String> = fields.iter().flat_map(|f| f.lines()).map(str::to_owned).collect();
+    let question = Question::new(&url, &method, &fields, from.as_deref(), to.as_deref())?;
+    let answer = exhibit.seeing().why_url(question).await;
+    Ok(respond(format.as_deref(), answer, url_text))
+}
+
+async fn tallies(State(exhibit): State<Arc<dyn Exhibit>>) -> Response {
+    axum::Json(exhibit.seeing().tallies().await).into_response()
 }
 
 #[derive(Deserialize)]

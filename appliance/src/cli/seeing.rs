@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use haflinger_core::ServiceKey;
+use haflinger_proxy::Question;
 use haflinger_xdp::seeing::{
-    Chosen, Endpoint, FLOWS_SHOWN_MAX, TRACE_COUNT_MAX, TRACE_ONE_IN_MAX, TRACE_SECS_MAX,
+    AskError, Chosen, Endpoint, FLOWS_SHOWN_MAX, TRACE_COUNT_MAX, TRACE_ONE_IN_MAX, TRACE_SECS_MAX,
 };
 
 use super::{AskArgs, Output, show};
@@ -46,12 +47,39 @@ enum TopArg {
 pub(super) struct WhyArgs {
     #[command(flatten)]
     ask: AskArgs,
-    /// The client's address and port: 198.51.100.7:40000
-    #[arg(value_name = "CLIENT:PORT", value_parser = haflinger_xdp::seeing::client)]
-    client: SocketAddr,
-    /// The service's address, port and protocol: 192.0.2.1:443/tcp
+    /// A URL, https://shop.example/cart?x=1, or the address and port of a client of layer 4,
+    /// 198.51.100.7:40000
+    #[arg(value_name = "URL|CLIENT:PORT", value_parser = asked)]
+    asked: Asked,
+    /// With a client: the service's address, port and protocol: 192.0.2.1:443/tcp
     #[arg(value_name = "VIP:PORT/PROTOCOL", value_parser = haflinger_xdp::seeing::service_key)]
-    to: ServiceKey,
+    service: Option<ServiceKey>,
+    /// With a URL: the method
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    method: String,
+    /// With a URL: a header field, 'name: value' (may be repeated)
+    #[arg(short = 'H', long = "header", value_name = "FIELD")]
+    fields: Vec<String>,
+    /// With a URL: the client's address, with or without port
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// With a URL: the VIP that is asked, with or without port, instead of the one of the name
+    #[arg(long, value_name = "VIP")]
+    to: Option<String>,
+}
+
+/// What is asked about.
+#[derive(Clone)]
+enum Asked {
+    Url(String),
+    Client(SocketAddr),
+}
+
+fn asked(text: &str) -> Result<Asked, AskError> {
+    match text.contains("://") {
+        true => Ok(Asked::Url(text.to_owned())),
+        false => haflinger_xdp::seeing::client(text).map(Asked::Client),
+    }
 }
 
 #[derive(Args)]
@@ -102,8 +130,35 @@ pub(super) async fn flows(args: &FlowsArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn why(args: &WhyArgs) -> anyhow::Result<ExitCode> {
-    let target = Target::new("/why").with("client", Some(args.client)).with("to", Some(args.to));
+    let target = match (&args.asked, args.service) {
+        (Asked::Client(client), Some(service)) => {
+            if !args.fields.is_empty() || args.from.is_some() || args.to.is_some() {
+                anyhow::bail!("--header, --from and --to go with a URL: https://shop.example/");
+            }
+            Target::new("/why").with("client", Some(client)).with("to", Some(service))
+        }
+        (Asked::Client(client), None) => anyhow::bail!(
+            "the service that {client} asks is missing: write it behind, as 192.0.2.1:443/tcp"
+        ),
+        (Asked::Url(_), Some(service)) => {
+            anyhow::bail!("a URL names its service: leave {service} out, or write it behind --to")
+        }
+        (Asked::Url(url), None) => url_target(args, url)?,
+    };
     answer(&args.ask, target).await
+}
+
+fn url_target(args: &WhyArgs, url: &str) -> anyhow::Result<Target> {
+    let (from, to) = (args.from.as_deref(), args.to.as_deref());
+    // What is wrong with it can be said here.
+    Question::new(url, &args.method, &args.fields, from, to)?;
+    let fields = (!args.fields.is_empty()).then(|| args.fields.join("\n"));
+    Ok(Target::new("/url")
+        .with("url", Some(url))
+        .with("method", Some(&args.method))
+        .with("fields", fields)
+        .with("from", from)
+        .with("to", to))
 }
 
 /// One question, one answer.

@@ -1,26 +1,30 @@
 //! `haflinger flows`, `haflinger why` and `haflinger trace`: the daemon's side. What the data path
-//! tells, in words or as JSON.
+//! and layer 7 tell, in words or as JSON.
 
 mod flows;
 mod trace;
+mod url;
 mod why;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use haflinger_core::{ServiceKey, Snapshot};
+use haflinger_proxy::{ProxyHandle, Question, TallyViews, UrlWhy};
 use haflinger_xdp::XdpHandle;
 use haflinger_xdp::seeing::{FlowQuery, Flows, SeeError, TraceQuery, Traced, Why};
 use tokio::sync::{mpsc, watch};
 
 pub(crate) use flows::render as flows_text;
 pub(crate) use trace::render as traced_text;
+pub(crate) use url::render as url_text;
 pub(crate) use why::render as why_text;
 
 /// What questions are answered from.
 #[derive(Clone)]
 pub(crate) struct Seeing {
     pub(crate) xdp: XdpHandle,
+    pub(crate) proxy: ProxyHandle,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -37,6 +41,16 @@ impl Seeing {
     /// What decides over packets from `client` to `to`.
     pub(crate) async fn why(self, client: SocketAddr, to: ServiceKey) -> Result<Why, SeeError> {
         blocking(move || self.xdp.why(client, to, &self.snapshot())).await
+    }
+
+    /// What would become of a request, and why.
+    pub(crate) async fn why_url(self, question: Question) -> UrlWhy {
+        blocking(move || self.proxy.why(&question)).await
+    }
+
+    /// What routes and pods have been asked so far.
+    pub(crate) async fn tallies(self) -> TallyViews {
+        blocking(move || self.proxy.tallies()).await
     }
 
     /// Packets as they pass; the filter is withdrawn once the receiver is dropped.

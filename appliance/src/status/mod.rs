@@ -264,7 +264,11 @@ impl Exhibit for Exhibition {
     }
 
     fn seeing(&self) -> Seeing {
-        Seeing { xdp: self.handles.xdp.clone(), snapshots: self.snapshots.clone() }
+        Seeing {
+            xdp: self.handles.xdp.clone(),
+            proxy: self.handles.proxy.clone(),
+            snapshots: self.snapshots.clone(),
+        }
     }
 
     fn discovery(&self) -> &DiscoveryHandle {

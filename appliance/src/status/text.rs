@@ -194,10 +194,19 @@ fn sites(status: &Status, snapshot: &Snapshot) -> Columns {
     }
     for certificate in &status.proxy.certificates {
         let names: Vec<&str> = certificate.names.iter().map(|name| &**name).collect();
+        let day =
+            |secs: i64| jiff::Timestamp::from_second(secs).map(|at| at.strftime("%F").to_string());
+        let end = certificate.not_after_secs.and_then(|secs| day(secs).ok());
+        let stapled = certificate.staple_until_secs.and_then(|secs| day(secs).ok());
+        let until = end.map(|day| format!("until {day}"));
+        let stapled = stapled.map(|day| format!("staple until {day}"));
+        let held: Vec<String> = until.into_iter().chain(stapled).collect();
+        let wrong = certificate.fault.iter().chain(&certificate.notices).cloned();
         columns.row([
             certificate.certificate.to_string(),
             names.join(", "),
-            certificate.fault.clone().unwrap_or_default(),
+            held.join(", "),
+            wrong.collect::<Vec<_>>().join("; "),
         ]);
     }
     columns

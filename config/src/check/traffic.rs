@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::text::{self, Distinct, count, millis, path, secs};
 use super::{access, secret};
-use crate::checked::{FlowHashKey, Health, Limits, Proxy, Relay};
+use crate::checked::{FlowHashKey, Health, Limits, Proxy, Relay, Secret, TicketSecret};
 use crate::context::Context;
 use crate::file;
 
@@ -85,6 +85,10 @@ pub(crate) fn proxy(context: &mut Context, file: &file::Proxy) -> Option<Proxy> 
         context.refuse(at, &what, "write two different ports");
         return None;
     }
+    let session_ticket_secret = match &file.session_ticket_secret_file {
+        Some(written) => Some(session_ticket_secret(context, written)?),
+        None => None,
+    };
     let request_id_header = access::request_id_header(context, &file.request_id_header);
     let access_log = access::access_log(context, &file.access_log);
     Some(Proxy {
@@ -94,6 +98,9 @@ pub(crate) fn proxy(context: &mut Context, file: &file::Proxy) -> Option<Proxy> 
         workers: file.workers.map(usize::from),
         connections_max: count(file.connections_max),
         tls_policy: file.tls_policy,
+        session_ticket_secret,
+        session_ticket_rotation: secs(file.session_ticket_rotation_secs),
+        certificate_warning: secs(file.certificate_warning_days * 86_400),
         tls_handshake_timeout: millis(file.tls_handshake_timeout_ms),
         request_header_timeout: millis(file.request_header_timeout_ms),
         request_header_bytes_max: count(file.request_header_bytes_max),
@@ -115,6 +122,25 @@ pub(crate) fn proxy(context: &mut Context, file: &file::Proxy) -> Option<Proxy> 
         upgraded_idle: secs(file.upgraded_idle_secs),
         drain: secs(file.drain_secs),
     })
+}
+
+/// 64 hexadecimal digits in a file.
+fn session_ticket_secret(context: &mut Context, written: &str) -> Option<TicketSecret> {
+    const AT: &str = "proxy.session_ticket_secret_file";
+    let file = path(context, AT, written)?;
+    let secret = secret::read(context, AT, written)?;
+    let digit = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let written = secret.expose();
+    let is_secret = written.len() == 64 && written.iter().all(u8::is_ascii_hexdigit);
+    let bytes: Option<Vec<u8>> = written.chunks(2).map(digit).collect();
+    match bytes.filter(|_| is_secret) {
+        Some(bytes) => Some(TicketSecret { secret: Secret(bytes), file }),
+        None => {
+            let remedy = "write it with `openssl rand -hex 32`, the same on every host";
+            context.refuse(AT, "the file does not hold 64 hexadecimal digits", remedy);
+            None
+        }
+    }
 }
 
 /// A network, or one address.

@@ -166,6 +166,7 @@ fn the_shipped_default_is_sound_with_every_key_set() {
     write("tor-a.password", "secret\n");
     write("example.org.key", "c2VjcmV0\n");
     write("flow-hash.key", "000102030405060708090a0b0c0d0e0f\n");
+    write("session-tickets.secret", &"5a".repeat(32));
     let inline = |section: &str, key: &str| {
         matches!((section, key), ("bgp.peer", "password") | ("dns.zone", "key"))
     };
@@ -177,6 +178,8 @@ fn the_shipped_default_is_sound_with_every_key_set() {
     assert_eq!(key.secret.expose(), b"secret");
     let flow_key = config.relay.flow_hash_key.expect("a key").expose();
     assert_eq!(flow_key, *b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f");
+    let tickets = config.proxy.session_ticket_secret.expect("a secret");
+    assert_eq!(tickets.expose(), [0x5a; 32]);
     assert_eq!(config.pools[0].ranges.len(), 2);
 }
 

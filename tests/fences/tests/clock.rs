@@ -21,11 +21,18 @@ const WAYS: [&str; 9] = [
 ];
 
 /// Where it is read, how often, and what for.
-const READS: [(&str, usize, &str); 11] = [
+const READS: [(&str, usize, &str); 14] = [
     ("appliance/discovery/src/status.rs", 2, "metrics: last event, credentials loaded"),
     ("appliance/kubernetes/src/plugin.rs", 1, "how much is left of an exec credential's life"),
     ("appliance/proxy/src/access/outlet.rs", 1, "time of a syslog message"),
+    ("appliance/proxy/src/engine/fast/ended.rs", 1, "time of a line of the access log"),
+    (
+        "appliance/proxy/src/engine/gateway/admit.rs",
+        1,
+        "times of tokens (RFC 7519) and of sessions",
+    ),
     ("appliance/proxy/src/engine/gateway/log.rs", 1, "time of a line of the access log"),
+    ("appliance/proxy/src/proxy.rs", 2, "ends of certificates and OCSP responses (RFC 5280, 6960)"),
     ("appliance/report/src/gate/requests.rs", 2, "renewTime, lastTransitionTime of a gate"),
     ("appliance/report/src/lease.rs", 1, "acquireTime and renewTime, which the election ignores"),
     ("appliance/report/src/object.rs", 3, "times of events, lastTransitionTime of conditions"),

@@ -33,6 +33,14 @@ fn definitions() -> Result<PathBuf> {
     Ok(PathBuf::from(directory).join("config/crd/experimental"))
 }
 
+/// Installs the definitions of our own policies, as they are shipped.
+async fn install_policies(api: &Api) -> Result<()> {
+    let path = checkout().join("packaging/kubernetes/policies.yaml");
+    let yaml = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    api.apply_manifest(&yaml).await?;
+    Ok(())
+}
+
 /// Installs every definition by server-side apply, and the class once they are served.
 pub async fn install(api: &Api) -> Result<()> {
     let folder = definitions()?;
@@ -46,13 +54,18 @@ pub async fn install(api: &Api) -> Result<()> {
         }
     }
     ensure!(installed > 0, "no definitions in {}", folder.display());
+    install_policies(api).await?;
     let class = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
         "metadata": {"name": GATEWAY_CLASS},
         "spec": {"controllerName": GATEWAY_CONTROLLER},
     });
     eventually(SERVED_MAX, "Gateway API to be served", async || {
-        for version in ["gateway.networking.k8s.io/v1", "gateway.networking.x-k8s.io/v1alpha1"] {
+        for version in [
+            "gateway.networking.k8s.io/v1",
+            "gateway.networking.x-k8s.io/v1alpha1",
+            "haflinger.dev/v1alpha1",
+        ] {
             api.get(&format!("/apis/{version}")).await?;
         }
         api.apply(&class).await

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::forwarding::Reach;
 use super::gateway::Placed;
-use super::ingress_rules::{Port, action, to_root};
+use super::ingress_rules::{Policies, Port, action, to_root};
 use super::{Index, Want, WantedPort, put};
 use crate::{
     CertificateRef, Family, FaultReason, HostMatch, HttpListener, HttpRule, IngressBackend,
@@ -51,6 +51,9 @@ impl Index {
                 }
                 self.publish_hostnames(&object, BTreeSet::new(), &[], None);
             }
+        }
+        if known.is_some() != self.ingresses.contains_key(&object) {
+            self.policies_judged_anew(&object);
         }
         self.dirty.ingresses.insert(object.clone());
         self.dirty.reports.insert(object);
@@ -289,11 +292,14 @@ impl Index {
         });
         let conflicts = built.conflicts.entry(object.clone()).or_default();
         let served = Port { tls, https: spec.https_port.unwrap_or(self.policy.https_port) };
-        let made = |rule: Option<&IngressRule>, host, path, backend| HttpRule {
-            host,
-            matches: RequestMatch::path(path),
-            action: Arc::new(action(object, spec, rule, served, self.resolve(backend).ok())),
-            object: object.clone(),
+        let made = |rule: Option<&IngressRule>, host, path, backend| {
+            let (target, policies) = self.policies_for(object, backend);
+            HttpRule {
+                host,
+                matches: RequestMatch::path(path),
+                action: Arc::new(action(object, spec, rule, served, target, &policies)),
+                object: object.clone(),
+            }
         };
         for rule in &spec.rules {
             let path = rule.path_match.with(rule.path.clone());
@@ -346,7 +352,23 @@ impl Index {
         }
     }
 
-    fn resolve(&self, backend: &IngressBackend) -> Result<Target, SourceFault> {
+    /// Where a rule of an Ingress leads to, and the policies that it is under.
+    fn policies_for(
+        &self,
+        ingress: &ObjectRef,
+        backend: &IngressBackend,
+    ) -> (Option<Target>, Policies) {
+        let api = &self.gateway_api;
+        let requests = api.layer(ingress, None);
+        let Ok((target, port)) = self.resolve(backend) else {
+            return (None, Policies { requests, ..Policies::default() });
+        };
+        let backends = api.backend_wishes(&target.object, &port);
+        (Some(target), Policies { requests, backends })
+    }
+
+    /// The target of a backend, with the name of its port.
+    fn resolve(&self, backend: &IngressBackend) -> Result<(Target, Arc<str>), SourceFault> {
         let missing = |what: String| {
             SourceFault::new(FaultReason::BackendMissing, format!("{what}: requests get 503"))
         };
@@ -369,7 +391,7 @@ impl Index {
             };
             return Err(missing(format!("{place} has no TCP port {wanted}")));
         };
-        Ok(entry.http_target(service, port))
+        Ok((entry.http_target(service, port), port.name.clone()))
     }
 
     /// How far a request gets on the address at best; `None` without a site.
@@ -428,6 +450,7 @@ impl Index {
         report.faults.extend(unresolved.filter_map(|backend| self.resolve(backend).err()));
         for tls in &entry.spec.tls {
             report.faults.extend(self.certificate_fault(&tls.certificate));
+            report.faults.extend(self.certificate_notices(&tls.certificate));
         }
         let ports = self.ports_of(&entry.spec);
         let listeners = entry.addresses.iter().flat_map(|address| {
@@ -439,6 +462,15 @@ impl Index {
         });
         report.faults.extend(listeners.filter_map(|key| self.unserved_fault(&key)));
         Some(report)
+    }
+
+    /// What users of a certificate are told although it is served.
+    pub(super) fn certificate_notices(
+        &self,
+        certificate: &CertificateRef,
+    ) -> impl Iterator<Item = SourceFault> {
+        let entry = self.certificates.get(certificate);
+        entry.into_iter().flat_map(|entry| entry.notices.iter().cloned())
     }
 
     fn certificate_fault(&self, certificate: &CertificateRef) -> Option<SourceFault> {

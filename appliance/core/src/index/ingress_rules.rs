@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use super::wishes::{Layer, UNFOLLOWED};
 use crate::{
-    ClientRanges, FieldEdits, Filter, IngressRequests, IngressRule, IngressSpec, IngressTls,
-    ObjectRef, PathRewrite, RateLimit, Redirect, Rewrite, RuleAction, RuleBackend, Target, ToHttps,
-    Upstream,
+    BackendWishes, FieldEdits, Filter, IngressRequests, IngressRule, IngressSpec, IngressTls,
+    ObjectRef, PathRewrite, Redirect, Rewrite, RuleAction, RuleBackend, Target, ToHttps, Upstream,
 };
+
+/// The answer where a backend is missing.
+const NO_BACKEND: u16 = 503;
 
 /// Status of a redirect to the root of an application: the place may change.
 const ROOT_STATUS: u16 = 302;
@@ -20,6 +23,21 @@ pub(super) struct Port {
     pub(super) https: u16,
 }
 
+/// Policies that an Ingress is under.
+pub(super) struct Policies {
+    /// For its requests.
+    pub(super) requests: Option<Layer>,
+    /// For the Service that a rule leads to; `None`: they cannot be followed.
+    pub(super) backends: Option<BackendWishes>,
+}
+
+impl Default for Policies {
+    /// None.
+    fn default() -> Self {
+        Self { requests: None, backends: Some(BackendWishes::default()) }
+    }
+}
+
 /// What is done with the requests of a rule; of the default backend's, without one.
 pub(super) fn action(
     object: &ObjectRef,
@@ -27,6 +45,7 @@ pub(super) fn action(
     rule: Option<&IngressRule>,
     port: Port,
     target: Option<Target>,
+    policies: &Policies,
 ) -> RuleAction {
     let requests = &spec.requests;
     let host = rule.and_then(|rule| rule.host.as_ref());
@@ -39,13 +58,20 @@ pub(super) fn action(
     if let Some(redirect) = redirect {
         return RuleAction { filters: vec![Filter::Redirect(redirect)], ..RuleAction::default() };
     }
-    let to = target.map(|target| Upstream { speaks: requests.speaks, ..Upstream::plain(target) });
-    RuleAction {
-        backends: vec![RuleBackend { weight: 1, to: to.ok_or(503), filters: Vec::new() }],
-        filters: filters(object, requests, rule.and_then(|rule| rule.rewrite.clone())),
-        timeouts: requests.timeouts,
+    let to = target.ok_or(NO_BACKEND).and_then(|target| {
+        let wishes = policies.backends.as_ref().ok_or(UNFOLLOWED)?.or(&requests.backends);
+        let speaks = wishes.speaks.unwrap_or_default();
+        Ok(Upstream { speaks, balance: wishes.balance(), ..Upstream::plain(target) })
+    });
+    let action = RuleAction {
+        backends: vec![RuleBackend { weight: 1, to, filters: Vec::new() }],
+        filters: filters(requests, rule.and_then(|rule| rule.rewrite.clone())),
         ..RuleAction::default()
-    }
+    };
+    // A policy was written for Haflinger; annotations may be older than the move to it.
+    let wishes = Some(Arc::new(requests.wishes.clone()));
+    let own = Layer { object: object.clone(), wishes };
+    action.under(policies.requests.iter().chain([&own]))
 }
 
 /// What is done with requests for `/` alone.
@@ -60,24 +86,13 @@ pub(super) fn to_root(root: &Arc<str>) -> RuleAction {
     RuleAction { filters: vec![Filter::Redirect(redirect)], ..RuleAction::default() }
 }
 
-fn filters(
-    object: &ObjectRef,
-    requests: &IngressRequests,
-    path: Option<PathRewrite>,
-) -> Vec<Filter> {
+fn filters(requests: &IngressRequests, path: Option<PathRewrite>) -> Vec<Filter> {
     let rewrite = Rewrite { host: requests.host.clone(), path };
     let edits = |edits: &FieldEdits| (*edits != FieldEdits::default()).then(|| edits.clone());
-    let clients = requests.clients.clone();
-    let clients = (clients != ClientRanges::default()).then_some(Filter::Clients(clients));
-    let rate =
-        |limit: &RateLimit| Filter::Rate { limit: limit.clone(), scope: object.to_string().into() };
-    let rates = requests.rates.iter().map(rate);
-    let guards = clients.into_iter().chain(rates).chain(requests.body_max.map(Filter::BodyMax));
-    let cors = requests.cors.clone().map(Filter::Cors);
     let rewrite = (rewrite != Rewrite::default()).then_some(Filter::Rewrite(rewrite));
     let of_request = edits(&requests.request_headers).map(Filter::RequestHeaders);
     let of_response = edits(&requests.response_headers).map(Filter::ResponseHeaders);
-    guards.chain([cors, of_request, rewrite, of_response].into_iter().flatten()).collect()
+    [of_request, rewrite, of_response].into_iter().flatten().collect()
 }
 
 fn https(to_https: ToHttps, served: u16) -> Redirect {
@@ -110,7 +125,7 @@ fn is_served_by_tls(tls: &[IngressTls], host: Option<&Arc<str>>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CertificateRef, Cors, SourceId, UpstreamProtocol};
+    use crate::{CertificateRef, Cors, RequestWishes, SourceId, UpstreamProtocol};
 
     fn spec(tls_hosts: &[&str], requests: IngressRequests) -> IngressSpec {
         let certificate = CertificateRef {
@@ -142,7 +157,8 @@ mod tests {
     }
 
     fn redirect(spec: &IngressSpec, host: &str, port: Port) -> Option<Redirect> {
-        let action = action(&object(), spec, Some(&rule(host)), port, None);
+        let policies = Policies::default();
+        let action = action(&object(), spec, Some(&rule(host)), port, None, &policies);
         action.filters.into_iter().find_map(|filter| match filter {
             Filter::Redirect(redirect) => Some(redirect),
             _ => None,
@@ -179,7 +195,8 @@ mod tests {
 
     #[test]
     fn a_rule_without_wishes_has_no_filter_and_a_missing_backend_answers_503() {
-        let action = action(&object(), &spec(&[], IngressRequests::default()), None, PLAIN, None);
+        let spec = spec(&[], IngressRequests::default());
+        let action = action(&object(), &spec, None, PLAIN, None, &Policies::default());
         assert_eq!(action.filters, []);
         assert_eq!(action.backends[0].to, Err(503));
     }
@@ -194,14 +211,21 @@ mod tests {
             host: Some("inner.example".into()),
             request_headers: edits("x-in"),
             response_headers: edits("x-out"),
-            cors: Some(Cors::default()),
-            body_max: Some(7),
-            speaks: UpstreamProtocol::Http2,
+            wishes: RequestWishes {
+                cors: Some(Cors::default()),
+                body_max: Some(7),
+                ..RequestWishes::default()
+            },
+            backends: BackendWishes {
+                speaks: Some(UpstreamProtocol::Http2),
+                ..BackendWishes::default()
+            },
             ..IngressRequests::default()
         };
         let rule =
             IngressRule { rewrite: Some(PathRewrite::Full("/x".into())), ..rule("a.example") };
-        let action = action(&object(), &spec(&[], requests), Some(&rule), PLAIN, None);
+        let policies = Policies::default();
+        let action = action(&object(), &spec(&[], requests), Some(&rule), PLAIN, None, &policies);
         let rewrite = Rewrite {
             host: Some("inner.example".into()),
             path: Some(PathRewrite::Full("/x".into())),

@@ -29,6 +29,7 @@ mod services;
 mod shared;
 mod slices;
 mod stand_ins;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -90,6 +91,8 @@ pub struct Index {
 struct CertificateEntry {
     material: Option<Arc<CertificateSpec>>,
     fault: Option<SourceFault>,
+    /// What its users are told although it is served.
+    notices: Vec<SourceFault>,
     users: BTreeSet<ObjectRef>,
 }
 
@@ -167,6 +170,14 @@ impl Index {
                     self.mark_users(&users);
                 }
             }
+            Update::CertificateNotice { certificate, notices } => {
+                let entry = self.certificates.entry(certificate).or_default();
+                if entry.notices != notices {
+                    entry.notices = notices;
+                    // Nothing is served otherwise: their reports alone.
+                    self.dirty.reports.extend(entry.users.iter().cloned());
+                }
+            }
             Update::Datapath { fault } => self.note_data_path(fault),
             Update::Forwarding { service, refused } => self.note_refused(service, refused),
             Update::Held { service, held } => self.note_held(service, held),
@@ -208,6 +219,9 @@ impl Index {
             }
             SourceUpdate::Pod { pod, spec } => self.note_pod(pod, spec),
             SourceUpdate::Ingress { object, spec } => self.note_ingress(object, spec),
+            SourceUpdate::UserList { secret, list } => {
+                self.dirty.changed |= put(&mut self.published.user_lists, secret, list);
+            }
             SourceUpdate::Certificate { certificate, material } => {
                 let entry = self.certificates.entry(certificate.clone()).or_default();
                 let material = material.map(|spec| Arc::new(*spec));
@@ -224,6 +238,8 @@ impl Index {
             | SourceUpdate::Route { .. }
             | SourceUpdate::ReferenceGrant { .. }
             | SourceUpdate::BackendTlsPolicy { .. }
+            | SourceUpdate::RequestPolicy { .. }
+            | SourceUpdate::BackendPolicy { .. }
             | SourceUpdate::Authority { .. } => self.note_gateway_api(update),
         }
     }
@@ -289,6 +305,11 @@ impl Index {
         self.claims.forget_source(source);
         let touched = self.networks.forget_source(source, &self.policy);
         self.publish_routes(touched);
+        let lists = self.published.user_lists.keys();
+        let lists: Vec<_> = lists.filter(|secret| secret.source == *source).cloned().collect();
+        for secret in lists {
+            self.dirty.changed |= put(&mut self.published.user_lists, secret, None);
+        }
         for (certificate, entry) in &mut self.certificates {
             if certificate.source == *source && entry.material.take().is_some() {
                 self.dirty.certificates.insert(certificate.clone());

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AddressWish, ApiStatus, CertificateRef, Cors, FieldEdits, LabelSelector, ObjectKind, ObjectRef,
-    Redirect, RequestMatch, RetryPolicy, Rewrite, RuleTimeouts, SourceFault, SourceId, SubjectName,
+    Persistence, Redirect, RequestMatch, RetryPolicy, Rewrite, RuleTimeouts, SourceFault, SourceId,
+    SubjectName,
 };
 
 /// A GatewayClass whose `spec.controllerName` is ours. Cluster-wide: its namespace is empty.
@@ -166,7 +167,7 @@ pub enum AuthorityKind {
 }
 
 /// Certificates of authorities.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AuthoritySpec {
     /// `ca.crt`: PEM, one or more.
     pub pem: Vec<u8>,
@@ -258,6 +259,9 @@ pub struct RouteRuleSpec {
     pub timeouts: RuleTimeouts,
     /// `retry`.
     pub retry: Option<RetryPolicy>,
+    /// `sessionPersistence`.
+    #[serde(default)]
+    pub persistence: Option<Persistence>,
 }
 
 /// One of `backendRefs`.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AuthoritySpec, CertificateRef, Filter, IngressTls, ObjectRef, PathMatch, RequestMatch, Target,
+    AuthoritySpec, Balance, CertificateRef, Filter, IngressTls, ObjectRef, PathMatch, Persistence,
+    RequestMatch, Target,
 };
 
 /// What is served on one TCP socket address (the key of `Snapshot::http`).
@@ -191,6 +192,8 @@ pub struct RuleAction {
     pub timeouts: RuleTimeouts,
     /// Which failures are tried again beside failed connects, which always are.
     pub retry: Option<RetryPolicy>,
+    /// How the requests of a client keep going to one backend.
+    pub persistence: Option<Persistence>,
 }
 
 /// One backend of a rule.
@@ -214,12 +217,14 @@ pub struct Upstream {
     pub speaks: UpstreamProtocol,
     /// How it is greeted; `None`: without TLS.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// How requests are spread over the backends.
+    pub balance: Arc<Balance>,
 }
 
 impl Upstream {
     /// In plain HTTP/1.1.
     pub fn plain(target: Target) -> Self {
-        Self { target, speaks: UpstreamProtocol::Http1, tls: None }
+        Self { target, speaks: UpstreamProtocol::Http1, tls: None, balance: Balance::usual() }
     }
 }
 
@@ -238,7 +243,7 @@ pub enum UpstreamProtocol {
 }
 
 /// How a backend is greeted (BackendTLSPolicy, Gateway `spec.tls.backend`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamTls {
     /// The server name sent, and the name that the certificate has to have unless `subject_names`
     /// says otherwise.
@@ -261,7 +266,7 @@ pub enum SubjectName {
 }
 
 /// Whom a backend's certificate has to be from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamAuthorities {
     /// Those that the host itself trusts.
     System,

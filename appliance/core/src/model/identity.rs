@@ -75,6 +75,10 @@ pub enum ObjectKind {
     ReferenceGrant,
     /// A BackendTLSPolicy.
     BackendTlsPolicy,
+    /// A RequestPolicy.
+    RequestPolicy,
+    /// A BackendPolicy.
+    BackendPolicy,
 }
 
 impl ObjectKind {
@@ -93,6 +97,8 @@ impl ObjectKind {
             Self::UdpRoute => "udproute",
             Self::ReferenceGrant => "referencegrant",
             Self::BackendTlsPolicy => "backendtlspolicy",
+            Self::RequestPolicy => "requestpolicy",
+            Self::BackendPolicy => "backendpolicy",
         }
     }
 
@@ -111,11 +117,23 @@ impl ObjectKind {
             Self::UdpRoute => "UDPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::RequestPolicy => "RequestPolicy",
+            Self::BackendPolicy => "BackendPolicy",
         }
     }
 
-    /// Whether it is of the Gateway API (group `gateway.networking.k8s.io`, version `v1`).
-    pub fn is_gateway_api(self) -> bool {
+    /// Its group and version in the API.
+    pub fn api_version(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Service => ("", "v1"),
+            Self::Ingress => ("networking.k8s.io", "v1"),
+            Self::RequestPolicy | Self::BackendPolicy => ("haflinger.dev", "v1alpha1"),
+            _ => ("gateway.networking.k8s.io", "v1"),
+        }
+    }
+
+    /// Whether it is of the Gateway API, or a policy of ours for it: its status has conditions.
+    pub fn has_conditions(self) -> bool {
         !matches!(self, Self::Service | Self::Ingress)
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AddressWish, CertificateRef, ClientRanges, Cors, FieldEdits, ObjectRef, PathMatch, PathRewrite,
-    RateLimit, Redirect, RuleTimeouts, SourceFault, UpstreamProtocol,
+    AddressWish, BackendWishes, CertificateRef, FieldEdits, ObjectRef, PathMatch, PathRewrite,
+    Redirect, RequestWishes, SourceFault,
 };
 
 /// An Ingress (or a `[[site]]` of the inventory) as its source describes it.
@@ -48,7 +48,7 @@ pub struct IngressSpec {
 }
 
 /// What an Ingress asks for its requests beside where they go: annotations of other controllers
-/// (docs/from-ingress-nginx.md, docs/from-haproxy.md).
+/// (docs/from-ingress-nginx.md, docs/from-haproxy.md), or tables of the inventory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IngressRequests {
@@ -64,18 +64,11 @@ pub struct IngressRequests {
     pub request_headers: FieldEdits,
     /// Fields of answers.
     pub response_headers: FieldEdits,
-    /// What other origins may do.
-    pub cors: Option<Cors>,
-    /// What the backends speak.
-    pub speaks: UpstreamProtocol,
-    /// How long requests may take.
-    pub timeouts: RuleTimeouts,
-    /// Who may ask.
-    pub clients: ClientRanges,
-    /// How often may be asked.
-    pub rates: Vec<RateLimit>,
-    /// Bytes of a request's body at most.
-    pub body_max: Option<u64>,
+    /// What any object may ask.
+    #[serde(flatten)]
+    pub wishes: RequestWishes,
+    /// How its backends are chosen and spoken to.
+    pub backends: BackendWishes,
 }
 
 impl IngressRequests {
@@ -163,12 +156,16 @@ pub struct IngressTls {
 }
 
 /// A certificate chain and its private key, PEM. `Debug` shows neither.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateSpec {
     /// Leaf first.
     pub chain_pem: Vec<u8>,
     /// PKCS#8, PKCS#1 or SEC1.
     pub key_pem: Vec<u8>,
+    /// What the authority says about the leaf (OCSPResponse of RFC 6960, section 4.2.1, DER), for
+    /// clients that ask; empty: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ocsp_der: Vec<u8>,
 }
 
 impl fmt::Debug for CertificateSpec {

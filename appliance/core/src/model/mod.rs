@@ -2,6 +2,8 @@
 //! read (snapshot).
 
 mod address;
+mod auth;
+mod balance;
 mod gate;
 mod gateway;
 mod guard;
@@ -9,8 +11,11 @@ mod http;
 mod identity;
 mod ingress;
 mod l4;
+mod pages;
+mod persistence;
 mod pool;
 mod report;
+mod requests;
 mod rule;
 mod service;
 mod snapshot;
@@ -18,6 +23,8 @@ mod status;
 mod update;
 
 pub use address::*;
+pub use auth::*;
+pub use balance::*;
 pub use gate::*;
 pub use gateway::*;
 pub use guard::*;
@@ -25,8 +32,11 @@ pub use http::*;
 pub use identity::*;
 pub use ingress::*;
 pub use l4::*;
+pub use pages::*;
+pub use persistence::*;
 pub use pool::*;
 pub use report::*;
+pub use requests::*;
 pub use rule::*;
 pub use service::*;
 pub use snapshot::*;

@@ -43,6 +43,12 @@ pub enum FaultReason {
     CertificateMissing,
     /// A certificate or key cannot be used; the former one stays in service.
     CertificateInvalid,
+    /// A certificate in service expires soon.
+    CertificateExpires,
+    /// A certificate in service has expired.
+    CertificateExpired,
+    /// An OCSP response is not handed to clients: it cannot be used, or no longer.
+    StapleUnusable,
     /// Another Ingress already serves this host and path.
     RouteTaken,
     /// The forwarding mode asked for cannot be had.
@@ -60,6 +66,10 @@ pub enum FaultReason {
     /// The object is one service with those of other clusters, and says something else than the one
     /// that leads.
     SharedDiffers,
+    /// Another policy, which is older, has the target.
+    PolicyConflicted,
+    /// A policy targets what is not there, or not of this controller.
+    TargetMissing,
 }
 
 impl FaultReason {
@@ -82,6 +92,9 @@ impl FaultReason {
             Self::BackendMissing => "BackendMissing",
             Self::CertificateMissing => "CertificateMissing",
             Self::CertificateInvalid => "CertificateInvalid",
+            Self::CertificateExpires => "CertificateExpires",
+            Self::CertificateExpired => "CertificateExpired",
+            Self::StapleUnusable => "StapleUnusable",
             Self::RouteTaken => "RouteTaken",
             Self::ModeUnavailable => "ModeUnavailable",
             Self::NotServed => "NotServed",
@@ -90,6 +103,8 @@ impl FaultReason {
             Self::ClientAddressHidden => "ClientAddressHidden",
             Self::PodsUnreachable => "PodsUnreachable",
             Self::SharedDiffers => "SharedDiffers",
+            Self::PolicyConflicted => "PolicyConflicted",
+            Self::TargetMissing => "TargetMissing",
         }
     }
 }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClientRanges, HostMatch, HttpRule, ObjectKind, RateLimit, Upstream};
+use super::{
+    Authorizer, ClientRanges, Compression, ErrorPages, HostMatch, HttpRule, Maintenance,
+    ObjectKind, RateLimit, Tokens, Upstream, Users,
+};
 
 /// Bytes that a regular expression may take up when it is compiled, as `regex` counts them: room
 /// for what people write, an end for `(.{1000}){1000}`. What needs more is refused at the route.
@@ -144,6 +147,23 @@ pub enum Filter {
     Mirror(Mirror),
     /// Answers to browsers that ask on behalf of other origins (`CORS`).
     Cors(Cors),
+    /// Who the client is, by name and password.
+    Users(Arc<Users>),
+    /// Who the client is, by a signed token.
+    Tokens(Arc<Tokens>),
+    /// Whether the request may pass, by the word of a server (`ExternalAuth`).
+    Authorizer(Arc<Authorizer>),
+    /// Bytes of a request's header at most, beside the configured limit; more gets 431.
+    HeaderMax(u32),
+    /// Bytes of an answer's body at most, as the backend sends it. One that says that it is longer
+    /// becomes 502; one that does not say is cut off.
+    AnswerMax(u64),
+    /// Answers are compressed.
+    Compress(Compression),
+    /// Pages in the place of errors.
+    ErrorPages(ErrorPages),
+    /// Nothing is passed on for now.
+    Maintenance(Maintenance),
 }
 
 /// Changes of fields, in this order: remove, set, add.

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use super::{
     BackendSet, CertificateRef, CertificateSpec, HealthCheck, HttpListener, ObjectRef,
-    ObjectReport, PodGate, PodRef, PodRoute, PoolUse, Service, ServiceKey, Target, Vip,
+    ObjectReport, PodGate, PodRef, PodRoute, PoolUse, SecretRef, Service, ServiceKey, Target,
+    UserList, Vip,
 };
 
 /// Everything that the appliance should be doing, at one generation.
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub http: OrdMap<SocketAddr, Arc<HttpListener>>,
     /// Certificates that listeners name.
     pub certificates: OrdMap<CertificateRef, Arc<CertificateSpec>>,
+    /// Users by the Secrets that rules name.
+    pub user_lists: OrdMap<SecretRef, Arc<UserList>>,
     /// Virtual addresses in use, for netlink and BGP.
     pub vips: OrdMap<IpAddr, Arc<Vip>>,
     /// How far the pools are used, in the order in which they are tried, IPv4 first.

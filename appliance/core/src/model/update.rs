@@ -6,10 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AuthorityRef, AuthoritySpec, BackendSlice, BackendTlsPolicySpec, CertificateRef,
-    CertificateSpec, GatedPod, GatewayClassSpec, GatewaySpec, IngressSpec, ListenerSetSpec,
-    NamespaceSpec, NodeSpec, ObjectRef, PodNetworkSpec, PodRef, Policy, ProbeKey,
-    ReferenceGrantSpec, RouteOrigin, RouteSpec, ServiceKey, ServiceSpec, SourceFault, SourceId,
+    AuthorityRef, AuthoritySpec, BackendPolicySpec, BackendSlice, BackendTlsPolicySpec,
+    CertificateRef, CertificateSpec, GatedPod, GatewayClassSpec, GatewaySpec, IngressSpec,
+    ListenerSetSpec, NamespaceSpec, NodeSpec, ObjectRef, PodNetworkSpec, PodRef, Policy, ProbeKey,
+    ReferenceGrantSpec, RequestPolicySpec, RouteOrigin, RouteSpec, SecretRef, ServiceKey,
+    ServiceSpec, SourceFault, SourceId, UserList,
 };
 
 /// One change. Absent content means that the object is gone. Updates about different objects
@@ -51,6 +52,13 @@ pub enum Update {
         certificate: CertificateRef,
         /// What is wrong with the newest material.
         fault: Option<SourceFault>,
+    },
+    /// What the users of a certificate should be told although it is served.
+    CertificateNotice {
+        /// Which.
+        certificate: CertificateRef,
+        /// Everything that is to be said of it now.
+        notices: Vec<SourceFault>,
     },
     /// Whether XDP runs on this host. Until the first word it counts as running where the policy
     /// asks for it, so that a start does not lead every service through the relay.
@@ -191,12 +199,33 @@ pub enum SourceUpdate {
         /// What it says now.
         spec: Option<Box<BackendTlsPolicySpec>>,
     },
+    /// A RequestPolicy.
+    RequestPolicy {
+        /// Which.
+        object: ObjectRef,
+        /// What it says now.
+        spec: Option<Box<RequestPolicySpec>>,
+    },
+    /// A BackendPolicy.
+    BackendPolicy {
+        /// Which.
+        object: ObjectRef,
+        /// What it says now.
+        spec: Option<Box<BackendPolicySpec>>,
+    },
     /// Certificates of authorities.
     Authority {
         /// Which.
         authority: AuthorityRef,
         /// What it holds now.
         material: Option<Box<AuthoritySpec>>,
+    },
+    /// Users of a Secret.
+    UserList {
+        /// Which.
+        secret: SecretRef,
+        /// Who they are now.
+        list: Option<Arc<UserList>>,
     },
     /// A certificate with its key.
     Certificate {

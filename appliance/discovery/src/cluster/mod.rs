@@ -193,6 +193,8 @@ impl Watches {
         self.spawn(tasks, Watched::Nodes, None, update::node);
         self.spawn(tasks, Watched::Ingresses, None, update::ingress);
         self.spawn(tasks, Watched::Certificates, tls, update::certificate);
+        let opaque = Some(Selector::Field("type=Opaque"));
+        self.spawn(tasks, Watched::UserLists, opaque, update::user_list);
         let gated = Some(Selector::Label(EDGE_READY_SELECTOR));
         self.board.wanted(Watched::Pods, self.claims.readiness_gate);
         if self.claims.readiness_gate {
@@ -222,6 +224,8 @@ impl Watches {
         self.spawn_optional(tasks, Watched::UdpRoutes, update::udp_route);
         self.spawn_optional(tasks, Watched::ReferenceGrants, update::reference_grant);
         self.spawn_optional(tasks, Watched::BackendTlsPolicies, update::backend_tls_policy);
+        self.spawn_optional(tasks, Watched::RequestPolicies, update::request_policy);
+        self.spawn_optional(tasks, Watched::BackendPolicies, update::backend_policy);
         self.spawn_beside_gateways(tasks, Watched::AuthorityMaps, None, update::authority_map);
         let secrets = Some(Selector::Field(AUTHORITY_SECRETS));
         self.spawn_beside_gateways(

@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use haflinger_core::{
-    AddressWish, BackendSlice, CertificateRef, CertificateSpec, DEFAULT_WEIGHT, Distribution,
-    Exposure, Family, HealthCheck, HealthCheckKind, IngressBackend, IngressPort, IngressRequests,
-    IngressRule, IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathType, Protocol, ProxyProtocol,
-    ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId, SourceUpdate, UpstreamProtocol,
+    AddressWish, BackendSlice, BackendWishes, CertificateRef, CertificateSpec, DEFAULT_WEIGHT,
+    Distribution, Exposure, Family, HealthCheck, HealthCheckKind, IngressBackend, IngressPort,
+    IngressRequests, IngressRule, IngressSpec, IngressTls, MAX_WEIGHT, ObjectRef, PathType,
+    Protocol, ProxyProtocol, ServicePort, ServiceSpec, SliceBackend, SlicePort, SourceId,
+    SourceUpdate, UpstreamProtocol,
 };
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::{Inventory, InventoryError, PEM_BYTES_MAX, file, line_of, read};
+use super::{Inventory, InventoryError, OCSP_BYTES_MAX, PEM_BYTES_MAX, file, line_of, read};
 use crate::translate::{dns_name, families_of, quoted};
 
 /// The namespace of everything in an inventory.
-const NAMESPACE: &str = "default";
+pub(super) const NAMESPACE: &str = "default";
 
 const TTL_MAX_SECS: u64 = i32::MAX.unsigned_abs() as u64;
 const INTERVAL_MS_MAX: u64 = 3_600_000;
@@ -51,6 +52,18 @@ impl<'a> Check<'a> {
         }
     }
 
+    pub(super) fn inventory_path(&self) -> &Path {
+        self.path
+    }
+
+    pub(super) fn text(&self) -> &str {
+        self.text
+    }
+
+    pub(super) fn source(&self) -> &SourceId {
+        &self.source
+    }
+
     pub(super) fn file(mut self, file: &'a file::File) -> Checked<Inventory> {
         for service in &file.service {
             let name = self.name("service.name", &service.name)?;
@@ -64,12 +77,12 @@ impl<'a> Check<'a> {
             }
         }
         let mut sites = BTreeSet::new();
-        for site in &file.site {
+        for (index, site) in file.site.iter().enumerate() {
             let name = self.name("site.name", &site.name)?;
             if !sites.insert(name) {
                 return self.refuse(&site.name, "site.name", name, "give every site its own name");
             }
-            self.site(name, site)?;
+            self.site(index, name, site)?;
         }
         for service in &file.service {
             self.service(service)?;
@@ -454,7 +467,7 @@ impl<'a> Check<'a> {
         }))
     }
 
-    fn site(&mut self, name: &'a str, site: &'a file::Site) -> Checked<()> {
+    fn site(&mut self, index: usize, name: &'a str, site: &'a file::Site) -> Checked<()> {
         let at = |field: &str| format!("site \"{name}\": {field}");
         let hosts = self.hosts(&at("hosts"), &site.hosts)?;
         let requested = self.addresses(&at("addresses"), &site.addresses)?;
@@ -483,10 +496,13 @@ impl<'a> Check<'a> {
         if rules.is_empty() && site_default.is_none() {
             return self.refuse(&site.name, &at("service"), "", "name a service, or write paths");
         }
-        let protocols = [("http1", UpstreamProtocol::Http1), ("h2c", UpstreamProtocol::Http2)];
+        let protocols =
+            [("http1", Some(UpstreamProtocol::Http1)), ("h2c", Some(UpstreamProtocol::Http2))];
         let spoken = site.backend_protocol.as_ref();
-        let speaks =
-            self.choice(&at("backend_protocol"), spoken, &protocols, UpstreamProtocol::Http1)?;
+        let speaks = self.choice(&at("backend_protocol"), spoken, &protocols, None)?;
+        let backends = self.backends_of_site((index, name), site)?;
+        let backends = backends.or(&BackendWishes { speaks, ..BackendWishes::default() });
+        let wishes = self.requests((index, name), site)?;
         let mut tls = Vec::new();
         for (index, written) in site.tls.iter().enumerate() {
             tls.push(self.tls(name, index, written)?);
@@ -507,7 +523,7 @@ impl<'a> Check<'a> {
             https_port: port("https_port", &site.https_port)?,
             hostnames: Vec::new(),
             ttl_secs: self.ttl(&at("ttl_secs"), site.ttl_secs.as_ref())?,
-            requests: IngressRequests { speaks, ..IngressRequests::default() },
+            requests: IngressRequests { wishes, backends, ..IngressRequests::default() },
             faults: Vec::new(),
         };
         let object = ObjectRef::ingress(&self.source, NAMESPACE, name);
@@ -603,11 +619,16 @@ impl<'a> Check<'a> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
         let chain_path = directory.join(written.certificate.get_ref());
         let key_path = directory.join(written.key.get_ref());
+        let ocsp_path = written.ocsp.as_ref().map(|path| directory.join(path.get_ref()));
         let material = CertificateSpec {
             chain_pem: read(&chain_path, PEM_BYTES_MAX)?,
             key_pem: read(&key_path, PEM_BYTES_MAX)?,
+            ocsp_der: match &ocsp_path {
+                Some(path) => read(path, OCSP_BYTES_MAX)?,
+                None => Vec::new(),
+            },
         };
-        self.files.extend([chain_path, key_path]);
+        self.files.extend([chain_path, key_path].into_iter().chain(ocsp_path));
         self.updates.push(SourceUpdate::Certificate {
             certificate: certificate.clone(),
             material: Some(Box::new(material)),

@@ -133,6 +133,10 @@ pub(super) struct Site {
     pub(super) paths: Vec<Path>,
     /// `http1` (default) or `h2c`.
     pub(super) backend_protocol: Option<Spanned<String>>,
+    /// What is asked of requests, as a RequestPolicy asks it.
+    pub(super) requests: Option<toml::Table>,
+    /// How backends are chosen and spoken to, as a BackendPolicy asks it.
+    pub(super) backends: Option<toml::Table>,
     #[serde(default)]
     pub(super) tls: Vec<Tls>,
     /// Seconds; default: the zone's.
@@ -167,6 +171,8 @@ pub(super) struct Tls {
     pub(super) certificate: Spanned<String>,
     /// PEM file; relative to the inventory file.
     pub(super) key: Spanned<String>,
+    /// DER file with the OCSP response about the leaf; relative to the inventory file.
+    pub(super) ocsp: Option<Spanned<String>>,
     /// Default: the names in the certificate.
     #[serde(default)]
     pub(super) hosts: Vec<Spanned<String>>,

@@ -9,6 +9,7 @@ mod l4;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,9 @@ const INVENTORY_BYTES_MAX: u64 = 64 << 20;
 
 /// A larger certificate or key file is refused.
 const PEM_BYTES_MAX: u64 = 256 << 10;
+
+/// Longest OCSP response that is read: those with the responder's certificates are below 4 KiB.
+const OCSP_BYTES_MAX: u64 = 16 << 10;
 
 /// Why an inventory file is not used.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ fn load_text(text: &str) -> Result<Vec<SourceUpdate>, InventoryError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("inventory.toml");
     std::fs::write(&path, text).unwrap();
-    for (name, content) in [("site.crt", "chain"), ("site.key", "key")] {
+    for (name, content) in [("site.crt", "chain"), ("site.key", "key"), ("site.ocsp", "ocsp")] {
         std::fs::write(dir.path().join(name), content).unwrap();
     }
     load(&path).map(|inventory| inventory.updates)
@@ -123,7 +123,7 @@ fn a_site_is_served_with_its_files_and_its_service_needs_no_address() {
         https_port = 8443
         service = "web"
         paths = [{ path = "/api", match = "exact", service = "web", port = "http" }]
-        tls = [{ certificate = "site.crt", key = "site.key" }]
+        tls = [{ certificate = "site.crt", key = "site.key", ocsp = "site.ocsp" }]
         "#,
     )
     .unwrap();
@@ -147,6 +147,7 @@ fn a_site_is_served_with_its_files_and_its_service_needs_no_address() {
     let (certificate, material) = material.unwrap();
     assert_eq!(site.tls[0].certificate, certificate);
     assert_eq!(material.key_pem, b"key");
+    assert_eq!(material.ocsp_der, b"ocsp");
 }
 
 #[test]
@@ -186,17 +187,74 @@ fn how_flows_are_forwarded_is_read() {
 #[test]
 fn a_site_says_what_its_backends_speak() {
     for (written, speaks) in [
-        ("", UpstreamProtocol::Http1),
-        ("backend_protocol = \"http1\"", UpstreamProtocol::Http1),
-        ("backend_protocol = \"h2c\"", UpstreamProtocol::Http2),
+        ("", None),
+        ("backend_protocol = \"http1\"", Some(UpstreamProtocol::Http1)),
+        ("backend_protocol = \"h2c\"", Some(UpstreamProtocol::Http2)),
+        ("backends = { protocol = \"HTTP2\" }", Some(UpstreamProtocol::Http2)),
     ] {
         let text = format!("{SMALL}[[site]]\nname = \"s\"\nservice = \"echo\"\n{written}");
         let updates = load_text(&text).unwrap();
         let found = updates.iter().find_map(|update| match update {
-            SourceUpdate::Ingress { spec, .. } => Some(spec.as_ref()?.requests.speaks),
+            SourceUpdate::Ingress { spec, .. } => Some(spec.as_ref()?.requests.backends.speaks),
             _ => None,
         });
         assert_eq!(found, Some(speaks), "{written}");
+    }
+}
+
+#[test]
+fn a_site_asks_what_a_policy_may_ask() {
+    let text = format!(
+        r#"{SMALL}[[site]]
+name = "s"
+service = "echo"
+[site.requests]
+clients = {{ deny = ["192.0.2.7"] }}
+body_max = "8Mi"
+timeouts = {{ request = "10s", backend_request = "2s" }}
+retry = {{ codes = [503], attempts = 1 }}
+cors = {{ allow_origins = ["https://a.test"] }}
+[[site.requests.rates]]
+requests = 5
+period = "1m"
+per = "Header"
+header = "X-Key"
+"#
+    );
+    let updates = load_text(&text).unwrap();
+    let site = updates.iter().find_map(|update| match update {
+        SourceUpdate::Ingress { spec, .. } => spec.clone(),
+        _ => None,
+    });
+    let asked = site.unwrap().requests.wishes;
+    assert_eq!(asked.clients.unwrap().deny, ["192.0.2.7/32".parse().unwrap()]);
+    assert_eq!(asked.body_max, Some(8 << 20));
+    assert_eq!(asked.timeouts, RuleTimeouts { request_ms: Some(10_000), backend_ms: Some(2_000) });
+    assert_eq!(asked.retry.unwrap().codes, [503]);
+    assert_eq!(asked.cors.unwrap().origins, ["https://a.test".into()]);
+    let rate = &asked.rates.unwrap()[0];
+    assert_eq!((rate.requests, rate.period_ms, rate.burst, rate.status), (5, 60_000, 5, 429));
+    assert_eq!(rate.per, RateKey::Header("x-key".into()));
+}
+
+#[test]
+fn what_a_site_asks_in_vain_is_said_with_its_line() {
+    let head = format!("{SMALL}[[site]]\nname = \"a\"\nservice = \"echo\"\n");
+    let base = head.lines().count();
+    let site = format!("{head}[[site]]\nname = \"b\"\nservice = \"echo\"\n[site.requests]\n");
+    for (written, line, said) in [
+        ("body_max = \"8M\"", 5, "requests.body_max: \"8M\" is no size"),
+        ("\nrates = [\n{ requests = 1 },\n{ requests = 0 }]", 8, "requests.rates[1].requests"),
+        ("timeouts = { request = \"1d\" }", 5, "requests.timeouts.request: \"1d\" is no duration"),
+        ("bodyMax = 1", 4, "is not known"),
+        ("target_refs = []", 5, "requests.target_refs: key \"target_refs\" is not known"),
+        ("clients = { alow = [] }", 5, "requests.clients.alow: key \"alow\" is not known"),
+        ("clients = 7", 5, "requests.clients: is of another type"),
+    ] {
+        let error = load_text(&format!("{site}{written}")).unwrap_err().to_string();
+        let place = format!("inventory.toml:{}: site \"b\": ", base + line);
+        assert!(error.contains(&place), "{written}: {error}, not at {place}");
+        assert!(error.contains(said), "{written}: {error}");
     }
 }
 

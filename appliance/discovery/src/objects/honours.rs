@@ -8,105 +8,15 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, Visitor};
 
-use super::lax::Lax;
-use super::{Flag, Kind, Meta, Name, Present, SameFilters, Withheld};
-use super::{gateway, kinds, routes};
-
-/// What tells the fields that are read of it.
-pub(super) trait Fields {
-    /// Adds the fields of a value that stands at `at`.
-    fn fields(at: &str, found: &mut BTreeSet<String>);
-}
-
-macro_rules! leaves {
-    ($($leaf:ty),*) => {$(
-        impl Fields for $leaf {
-            fn fields(at: &str, found: &mut BTreeSet<String>) {
-                found.insert(at.to_owned());
-            }
-        }
-    )*};
-}
-
-leaves!(String, i64, bool, Withheld, Flag, Present, SameFilters);
-
-impl<T> Fields for BTreeMap<String, Lax<T>> {
-    fn fields(at: &str, found: &mut BTreeSet<String>) {
-        found.insert(at.to_owned());
-    }
-}
-
-impl<T: Fields> Fields for Vec<Lax<T>> {
-    fn fields(at: &str, found: &mut BTreeSet<String>) {
-        T::fields(&format!("{at}[]"), found);
-    }
-}
-
-impl Fields for Meta {
-    fn fields(at: &str, found: &mut BTreeSet<String>) {
-        found.extend(names_of::<Self>().iter().map(|name| below(at, Some(name))));
-    }
-}
-
-/// The path of a field of what stands at `at`.
-pub(super) fn below(at: &str, name: Option<&&str>) -> String {
-    let name = name.expect("as many names as fields");
-    if at.is_empty() { (*name).to_owned() } else { format!("{at}.{name}") }
-}
+use super::fields::{Fields, below, names_of};
+use super::{Kind, Name};
+use super::{gateway, kinds, policies, routes};
 
 pub(super) fn fields_of<B: Kind + Fields>() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     B::fields("", &mut found);
     found
-}
-
-/// The names by which a struct is read, as it tells whoever deserialises it.
-pub(super) fn names_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
-    T::deserialize(Asked).err().and_then(|told| told.0).expect("a struct")
-}
-
-/// Reads nothing, and answers with the names that it is asked for.
-struct Asked;
-
-#[derive(Debug)]
-struct Told(Option<&'static [&'static str]>);
-
-impl std::fmt::Display for Told {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
-}
-
-impl std::error::Error for Told {}
-
-impl Error for Told {
-    fn custom<T: std::fmt::Display>(_: T) -> Self {
-        Self(None)
-    }
-}
-
-impl<'de> Deserializer<'de> for Asked {
-    type Error = Told;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Told> {
-        Err(Told(None))
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        _: V,
-    ) -> Result<V::Value, Told> {
-        Err(Told(Some(fields)))
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit
-        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-    }
 }
 
 /// The page: what stands between backticks in the first column of the tables, by heading.
@@ -139,7 +49,12 @@ fn every_field_that_is_read_is_documented_and_every_documented_field_is_read() {
     let mut metadata = BTreeSet::new();
     // Of some kinds different watches read different things.
     let mut by_kind: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-    let kinds = [kinds::fields_by_kind(), gateway::fields_by_kind(), routes::fields_by_kind()];
+    let kinds = [
+        kinds::fields_by_kind(),
+        gateway::fields_by_kind(),
+        routes::fields_by_kind(),
+        policies::fields_by_kind(),
+    ];
     for (kind, read) in kinds.into_iter().flatten() {
         by_kind.entry(kind).or_default().extend(read);
     }

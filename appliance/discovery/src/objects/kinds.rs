@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{IgnoredAny, MapAccess, SeqAccess};
-
 use super::Meta;
 use super::lax::{Lax, Shape};
 use super::slim::{List, kinds, slim};
@@ -36,34 +34,6 @@ impl Shape for Flag {
 
     fn from_text(text: &str) -> Option<Self> {
         Some(Self(text == "true"))
-    }
-}
-
-/// Whether there is anything, of whatever shape.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Present;
-
-impl Shape for Present {
-    fn from_text(_: &str) -> Option<Self> {
-        Some(Self)
-    }
-
-    fn from_integer(_: i64) -> Option<Self> {
-        Some(Self)
-    }
-
-    fn from_bool(_: bool) -> Option<Self> {
-        Some(Self)
-    }
-
-    fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Option<Self>, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Some(Self))
-    }
-
-    fn from_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<Option<Self>, A::Error> {
-        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Some(Self))
     }
 }
 
@@ -256,6 +226,8 @@ slim! {
         chain: Withheld,
         #[serde(rename = "tls.key")]
         key: Withheld,
+        #[serde(rename = "tls.ocsp")]
+        ocsp: Withheld,
     }
 
     /// core/v1 Secret, for its certificates of authorities alone.
@@ -272,6 +244,11 @@ slim! {
         #[serde(rename = "ca.crl")]
         revoked: Withheld,
     }
+
+    /// core/v1 Secret, for its users alone.
+    UserSecretBody { metadata: Meta, data: EncodedUsers }
+    /// `Secret.data`.
+    EncodedUsers { auth: Withheld }
 
     /// core/v1 ConfigMap, for its certificates of authorities alone.
     ConfigMapBody { metadata: Meta, data: AuthorityData }
@@ -293,6 +270,7 @@ kinds! {
     IngressBody: "networking.k8s.io", "v1", "Ingress", "ingresses";
     SecretBody: "", "v1", "Secret", "secrets";
     AuthoritySecretBody: "", "v1", "Secret", "secrets";
+    UserSecretBody: "", "v1", "Secret", "secrets";
     ConfigMapBody: "", "v1", "ConfigMap", "configmaps";
     AffinityBody: "crd.projectcalico.org", "v1", "BlockAffinity", "blockaffinities";
     CiliumNodeBody: "cilium.io", "v2", "CiliumNode", "ciliumnodes";

@@ -2,6 +2,7 @@
 //!
 //! The official types cost 24 times the memory in bulk, and refuse a list for one odd object.
 
+mod fields;
 pub(crate) mod lax;
 
 mod gateway;
@@ -9,6 +10,7 @@ mod gateway;
 mod honours;
 mod kinds;
 mod names;
+mod policies;
 mod routes;
 mod slim;
 
@@ -19,10 +21,12 @@ use kube::api::ObjectMeta;
 use kube::core::NamespaceResourceScope;
 use serde::{Deserialize, Deserializer};
 
+pub(crate) use fields::Fields;
 pub(crate) use gateway::*;
 pub(crate) use kinds::*;
 use lax::{Lax, Shape, shape_from_object};
 pub(crate) use names::Name;
+pub(crate) use policies::*;
 pub(crate) use routes::*;
 
 /// A kind of object that discovery watches.

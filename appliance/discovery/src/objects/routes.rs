@@ -4,7 +4,7 @@ use serde::de::SeqAccess;
 
 use super::lax::{Lax, Shape};
 use super::slim::{List, kinds, slim};
-use super::{ConditionBody, Kind, LocalReferenceBody, Meta, Present};
+use super::{ConditionBody, Kind, LocalReferenceBody, Meta};
 
 /// Filters of a backend, which are those that a rule may have.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +33,19 @@ slim! {
         backend_refs: List<BackendRefBody>,
         timeouts: TimeoutsBody,
         retry: RetryBody,
-        session_persistence: Present,
+        session_persistence: SessionBody,
     }
+    /// `spec.rules[].sessionPersistence`.
+    SessionBody {
+        session_name: String,
+        absolute_timeout: String,
+        idle_timeout: String,
+        #[serde(rename = "type")]
+        session_type: String,
+        cookie_config: SessionCookieBody,
+    }
+    /// `spec.rules[].sessionPersistence.cookieConfig`.
+    SessionCookieBody { lifetime_type: String }
     /// `HTTPRoute.spec.rules[].matches[]`.
     HttpMatchBody {
         path: PathBody,
@@ -74,7 +85,7 @@ slim! {
         matches: List<GrpcMatchBody>,
         filters: List<GrpcFilterBody>,
         backend_refs: List<BackendRefBody>,
-        session_persistence: Present,
+        session_persistence: SessionBody,
     }
     /// `GRPCRoute.spec.rules[].matches[]`.
     GrpcMatchBody { method: GrpcMethodBody, headers: List<FieldBody> }

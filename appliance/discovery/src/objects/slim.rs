@@ -13,13 +13,12 @@ macro_rules! slim {
             #[serde(rename_all = "camelCase", default)]
             pub(crate) struct $name { $($(#[$attribute])* pub(crate) $field: $crate::objects::lax::Lax<$type>,)* }
 
-            #[cfg(test)]
-            impl $crate::objects::honours::Fields for $name {
+            impl $crate::objects::Fields for $name {
                 fn fields(at: &str, found: &mut std::collections::BTreeSet<String>) {
                     // Named as they are read, in the order in which they are declared.
-                    let mut names = $crate::objects::honours::names_of::<Self>().iter();
-                    $(<$type as $crate::objects::honours::Fields>::fields(
-                        &$crate::objects::honours::below(at, names.next()),
+                    let mut names = $crate::objects::fields::names_of::<Self>().iter();
+                    $(<$type as $crate::objects::Fields>::fields(
+                        &$crate::objects::fields::below(at, names.next()),
                         found,
                     );)*
                 }

@@ -41,7 +41,7 @@ pub(crate) fn ingress(
         }
     }
     let tls = reading.tls(spec);
-    let requests = migration::requests(object, &mut rules, &mut faults);
+    let requests = migration::requests(object, source, &mut rules, &mut faults);
     let mut annotations = Annotations { object, faults: &mut faults };
     let asked = annotations.asked(None, None, &claims.labels);
     let hostnames = annotations.hostnames();

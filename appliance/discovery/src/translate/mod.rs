@@ -31,7 +31,7 @@ pub(crate) use ingress::ingress;
 pub(crate) use namespace::namespace;
 pub(crate) use node::{block_affinity, cilium_node, node};
 pub(crate) use pod::pod;
-pub(crate) use secret::certificate;
+pub(crate) use secret::{certificate, users};
 pub(crate) use service::service;
 pub(crate) use slice::{SERVICE_NAME_LABEL, slice};
 

@@ -571,6 +571,9 @@ mod secrets {
     fn chain_and_key_are_decoded() {
         let spec = read(json!({"tls.crt": "Y2hhaW4=", "tls.key": "a2V5"}));
         assert_eq!((spec.chain_pem, spec.key_pem), (b"chain".to_vec(), b"key".to_vec()));
+        assert!(spec.ocsp_der.is_empty());
+        let data = json!({"tls.crt": "Y2hhaW4=", "tls.key": "a2V5", "tls.ocsp": "b2NzcA=="});
+        assert_eq!(read(data).ocsp_der, b"ocsp");
     }
 
     #[test]

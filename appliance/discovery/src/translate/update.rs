@@ -3,18 +3,21 @@
 //! `None` means that the object says nothing to us; the feed then takes back what it said
 //! before.
 
+use std::sync::Arc;
+
 use haflinger_core::{
     AuthorityKind, AuthorityRef, AuthoritySpec, CertificateRef, ObjectKind, ObjectRef, PodRef,
-    RouteOrigin, RouteSpec, SourceId, SourceUpdate,
+    RouteOrigin, RouteSpec, SecretRef, SourceId, SourceUpdate,
 };
 
 use super::{Claims, SERVICE_NAME_LABEL, authority, gateway};
 use crate::ledger::Watched;
 use crate::objects::{
-    AffinityBody, AuthoritySecretBody, BackendTlsPolicyBody, CiliumNodeBody, ConfigMapBody,
-    GatewayBody, GatewayClassBody, GrpcRouteBody, HttpRouteBody, IngressBody, Kind,
-    ListenerSetBody, NamespaceBody, NodeBody, Object, PodBody, ReferenceGrantBody, SecretBody,
-    ServiceBody, SliceBody, TcpRouteBody, TlsRouteBody, UdpRouteBody,
+    AffinityBody, AuthoritySecretBody, BackendPolicyBody, BackendTlsPolicyBody, CiliumNodeBody,
+    ConfigMapBody, GatewayBody, GatewayClassBody, GrpcRouteBody, HttpRouteBody, IngressBody, Kind,
+    ListenerSetBody, NamespaceBody, NodeBody, Object, PodBody, ReferenceGrantBody,
+    RequestPolicyBody, SecretBody, ServiceBody, SliceBody, TcpRouteBody, TlsRouteBody,
+    UdpRouteBody, UserSecretBody,
 };
 use crate::settings::ClusterSettings;
 
@@ -246,6 +249,30 @@ pub(crate) fn backend_tls_policy(
     })
 }
 
+/// Every RequestPolicy is told.
+pub(crate) fn request_policy(
+    object: &Object<RequestPolicyBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::RequestPolicy {
+        object: named(object, source, ObjectKind::RequestPolicy),
+        spec: Some(Box::new(gateway::request_policy(object, source)?)),
+    })
+}
+
+/// Every BackendPolicy is told.
+pub(crate) fn backend_policy(
+    object: &Object<BackendPolicyBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    Some(SourceUpdate::BackendPolicy {
+        object: named(object, source, ObjectKind::BackendPolicy),
+        spec: Some(Box::new(gateway::backend_policy(object, source)?)),
+    })
+}
+
 /// A ConfigMap is told when it has certificates of authorities.
 pub(crate) fn authority_map(
     object: &Object<ConfigMapBody>,
@@ -264,6 +291,18 @@ pub(crate) fn authority_secret(
 ) -> Option<SourceUpdate> {
     let material = authority::secret(object)?;
     Some(of_authority(object, source, AuthorityKind::Secret, material))
+}
+
+/// A Secret is told when it has users.
+pub(crate) fn user_list(
+    object: &Object<UserSecretBody>,
+    source: &SourceId,
+    _: &Claims,
+) -> Option<SourceUpdate> {
+    let list = super::users(object)?;
+    let (namespace, name) = (object.namespace().into(), object.name().into());
+    let secret = SecretRef { source: source.clone(), namespace, name };
+    Some(SourceUpdate::UserList { secret, list: Some(Arc::new(list)) })
 }
 
 fn named<B>(object: &Object<B>, source: &SourceId, kind: ObjectKind) -> ObjectRef {
@@ -329,8 +368,11 @@ pub fn translate_object(
         Watched::UdpRoutes => read(json, cluster, udp_route),
         Watched::ReferenceGrants => read(json, cluster, reference_grant),
         Watched::BackendTlsPolicies => read(json, cluster, backend_tls_policy),
+        Watched::RequestPolicies => read(json, cluster, request_policy),
+        Watched::BackendPolicies => read(json, cluster, backend_policy),
         Watched::AuthorityMaps => read(json, cluster, authority_map),
         Watched::AuthoritySecrets => read(json, cluster, authority_secret),
+        Watched::UserLists => read(json, cluster, user_list),
     }
 }
 

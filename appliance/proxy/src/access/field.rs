@@ -12,6 +12,7 @@ pub(crate) enum Field {
     TimeClf,
     Client,
     ClientPort,
+    User,
     Listener,
     TlsVersion,
     TlsCipher,
@@ -66,11 +67,12 @@ pub(super) enum Value<'a> {
 
 impl Field {
     /// All, in the order of the documentation and of JSON.
-    pub(crate) const ALL: [Self; 32] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::Time,
         Self::TimeClf,
         Self::Client,
         Self::ClientPort,
+        Self::User,
         Self::Listener,
         Self::TlsVersion,
         Self::TlsCipher,
@@ -108,6 +110,7 @@ impl Field {
             Self::TimeClf => "time_clf",
             Self::Client => "client",
             Self::ClientPort => "client_port",
+            Self::User => "user",
             Self::Listener => "listener",
             Self::TlsVersion => "tls_version",
             Self::TlsCipher => "tls_cipher",
@@ -155,6 +158,7 @@ impl Field {
             Self::TimeClf => Value::MomentClf(record.began),
             Self::Client => Value::Address(record.client.ip().to_canonical()),
             Self::ClientPort => Value::Number(record.client.port().into()),
+            Self::User => text(record.user),
             Self::Listener => Value::Socket(record.listener),
             Self::TlsVersion => text(record.tls_version),
             Self::TlsCipher => text(record.tls_cipher),

@@ -16,7 +16,7 @@ pub const FORMAT_BYTES_MAX: usize = 4_096;
 pub const FORMAT_FIELDS_MAX: usize = 64;
 
 /// As Apache and nginx call it.
-const COMBINED: &str = "{client} - - [{time_clf}] \"{method} {target} {protocol}\" {status} \
+const COMBINED: &str = "{client} - {user} [{time_clf}] \"{method} {target} {protocol}\" {status} \
                         {bytes_out} \"{referer}\" \"{user_agent}\"";
 
 /// As close to HAProxy's `option httplog` as what is known allows.

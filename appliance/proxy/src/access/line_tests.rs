@@ -15,6 +15,7 @@ fn record(route: &ObjectRef) -> Record<'_> {
     Record {
         began: "2026-11-03T07:08:09.123456Z".parse().unwrap(),
         client: "[::ffff:192.0.2.7]:50000".parse().unwrap(),
+        user: Some("ann"),
         listener: "198.51.100.1:443".parse().unwrap(),
         tls_version: Some("TLSv1.3"),
         tls_cipher: Some("TLS13_AES_128_GCM_SHA256"),
@@ -52,7 +53,7 @@ fn the_combined_format_is_that_of_apache_and_nginx() {
     let route = shop();
     assert_eq!(
         written("combined", &record(&route)),
-        "192.0.2.7 - - [03/Nov/2026:07:08:09 +0000] \"GET /a/b?x=1 HTTP/1.1\" 200 1234 \
+        "192.0.2.7 - ann [03/Nov/2026:07:08:09 +0000] \"GET /a/b?x=1 HTTP/1.1\" 200 1234 \
          \"https://example.org/\" \"curl/8.1 (x)\""
     );
 }

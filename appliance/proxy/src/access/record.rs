@@ -15,6 +15,8 @@ pub(crate) struct Record<'a> {
     pub(crate) began: jiff::Timestamp,
     /// The client, as the connection says.
     pub(crate) client: SocketAddr,
+    /// Who the client is, if a rule has asked.
+    pub(crate) user: Option<&'a str>,
     /// The address that it connected to.
     pub(crate) listener: SocketAddr,
     /// The version of TLS.

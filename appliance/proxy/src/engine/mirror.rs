@@ -7,15 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header;
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
-use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::{HttpPeer, Peer};
-use pingora_core::{ErrorType, OrErr, Result};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::exchange::{Keep, exchange};
 use crate::metrics::{Metrics, MirrorOutcome};
 
 /// Copies of one worker that are held or on their way. Of requests beyond it no copy is made.
@@ -100,9 +98,10 @@ impl Mirrors {
         let (connector, metrics) = (self.connector.clone(), self.metrics.clone());
         tokio::spawn(async move {
             let Copy { peer, scheme, request, place } = copy;
-            let exchange = exchange(&connector, &peer, scheme, request, body);
+            let peers = std::slice::from_ref(&peer);
+            let exchange = exchange(&connector, peers, scheme, request, body, Keep::Nothing);
             let outcome = match tokio::time::timeout(MIRROR_TIMEOUT, exchange).await {
-                Ok(Ok(())) => MirrorOutcome::Answered,
+                Ok(Ok(_)) => MirrorOutcome::Answered,
                 Ok(Err(error)) => {
                     tracing::debug!(backend = %peer, %error, "a copy of a request failed");
                     MirrorOutcome::Failed
@@ -120,73 +119,4 @@ impl Copies {
     pub(super) fn restart(&mut self) {
         self.body.clear();
     }
-}
-
-async fn exchange(
-    connector: &Connector,
-    peer: &HttpPeer,
-    scheme: &str,
-    mut request: RequestHeader,
-    body: Bytes,
-) -> Result<()> {
-    let (mut session, _) = connector.get_http_session(peer).await?;
-    frame(&mut request, scheme, &session, body.len())?;
-    session.set_read_timeout(Some(MIRROR_TIMEOUT));
-    session.set_write_timeout(Some(MIRROR_TIMEOUT));
-    session.write_request_header(Box::new(request)).await?;
-    match &session {
-        HttpSession::H1(_) if body.is_empty() => {}
-        HttpSession::H1(_) => session.write_request_body(body, true).await?,
-        HttpSession::H2(_) | HttpSession::Custom(()) => {
-            session.write_request_body(body, true).await?;
-        }
-    }
-    if matches!(session, HttpSession::H1(_)) {
-        session.finish_request_body().await?;
-    }
-    session.read_response_header().await?;
-    while session.response_header().is_some_and(|header| header.status.is_informational()) {
-        session.read_response_header().await?;
-    }
-    while session.read_response_body().await?.is_some() {}
-    connector.release_http_session(session, peer, peer.idle_timeout()).await;
-    Ok(())
-}
-
-/// Says where the body ends, and the host as the version wants it.
-fn frame<S>(
-    request: &mut RequestHeader,
-    scheme: &str,
-    session: &HttpSession<S>,
-    body_bytes: usize,
-) -> Result<()> {
-    let had_body = request.headers.contains_key(header::CONTENT_LENGTH)
-        || request.headers.contains_key(header::TRANSFER_ENCODING);
-    request.remove_header(&header::TRANSFER_ENCODING);
-    if had_body || body_bytes > 0 {
-        request.insert_header(header::CONTENT_LENGTH, body_bytes)?;
-    }
-    let host = request.headers.get(header::HOST).map(|host| host.as_bytes().to_vec());
-    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes().to_vec());
-    let Some(host) = host.or(authority) else { return Ok(()) };
-    let path = request.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let uri = match session {
-        HttpSession::H1(_) => {
-            request.set_version(http::Version::HTTP_11);
-            request.insert_header(header::HOST, &host[..])?;
-            path.parse().or_err(ErrorType::InternalError, "target of a copy")?
-        }
-        HttpSession::H2(_) | HttpSession::Custom(_) => {
-            request.set_version(http::Version::HTTP_2);
-            request.remove_header(&header::HOST);
-            http::Uri::builder()
-                .scheme(scheme)
-                .authority(&host[..])
-                .path_and_query(path)
-                .build()
-                .or_err(ErrorType::InternalError, "target of a copy")?
-        }
-    };
-    request.set_uri(uri);
-    Ok(())
 }

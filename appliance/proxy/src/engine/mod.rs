@@ -4,14 +4,20 @@
 //! HTTP implementation; everything inside it may be replaced by another engine that serves a
 //! [`ClientConnection`] by asking [`crate::answers::admit`] and [`crate::upstream::choose`].
 
+mod asking;
+mod coder;
+mod exchange;
+mod fast;
 mod gateway;
+mod greeting;
 mod mirror;
+mod peers;
 mod pingora;
-mod preface;
 mod stream;
 
 use crate::connection::ClientConnection;
 
+pub(crate) use self::asking::KeyFetcher;
 pub use self::pingora::EngineError;
 pub(crate) use self::pingora::PingoraEngine as Engine;
 

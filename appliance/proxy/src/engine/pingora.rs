@@ -6,20 +6,22 @@ use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use pingora_core::apps::{HttpServerOptions, ServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::HttpEngine;
+use super::fast::{FastPath, Left};
 use super::gateway::Gateway;
-use super::preface::{First, look};
 use super::stream::{ClientStream, HeaderLimits};
-use crate::connection::{ClientConnection, ClientIo};
-use crate::metrics::Refusal;
+use crate::connection::{ClientConnection, ClientIo, ConnectionContext, Protocol};
 use crate::settings::{ATTEMPTS_MAX, CONNECTION_REQUESTS_MAX, Settings};
+use crate::upstream::RetryBudget;
 use crate::worker::Shared;
 
 /// Bytes that a client may send ahead on one HTTP/2 stream, and on all streams of a connection
@@ -37,6 +39,9 @@ const H2_FRAME_BYTES_MAX: u32 = 16 * 1024;
 /// connection ends (CVE-2023-44487), and reset streams that are remembered.
 const H2_RESETS_MAX: usize = 20;
 
+/// Begin of the client's preface (RFC 9113, section 3.4). No request of HTTP/1 begins so.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
 /// Why an engine cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -47,6 +52,7 @@ pub enum EngineError {
 
 /// Serves HTTP by Pingora.
 pub(crate) struct PingoraEngine {
+    fast: FastPath,
     proxy: Arc<HttpProxy<Gateway>>,
     shared: Arc<Shared>,
 }
@@ -62,19 +68,20 @@ impl PingoraEngine {
             max_retries: ATTEMPTS_MAX,
             ..ServerConf::default()
         });
-        let gateway = Gateway::new(shared.clone(), settings.retry_percent);
+        let retries = Arc::new(RetryBudget::new(settings.retry_percent));
+        let gateway = Gateway::new(shared.clone(), retries.clone());
         // Pingora panics when it cannot read the trust store, although no backend is spoken to
         // by TLS; that must be an error with a remedy, not the end of the daemon.
         let mut proxy = catch_unwind(AssertUnwindSafe(|| http_proxy(&conf, gateway)))
             .map_err(|_| EngineError::TrustStore)?;
         let mut options = HttpServerOptions::default();
-        // Plain connections are looked at before Pingora has them (`preface`).
+        // Plain connections are looked at before Pingora has them.
         options.h2c = false;
         options.keepalive_request_limit = Some(CONNECTION_REQUESTS_MAX);
         options.h2_idle_timeout = Some(settings.client_idle_timeout);
         proxy.server_options = Some(options);
         proxy.h2_options = Some(h2_options(&settings));
-        Ok(Self { proxy: Arc::new(proxy), shared })
+        Ok(Self { fast: FastPath::new(shared.clone(), retries), proxy: Arc::new(proxy), shared })
     }
 }
 
@@ -95,39 +102,69 @@ fn h2_options(settings: &Settings) -> H2Options {
 
 impl HttpEngine for PingoraEngine {
     async fn serve(&self, connection: ClientConnection) {
-        let ClientConnection { io, mut protocol, context } = connection;
+        let ClientConnection { io, protocol, context } = connection;
+        match io {
+            ClientIo::Tcp(tcp) => {
+                let descriptor = tcp.as_raw_fd();
+                self.serve_bytes(tcp, descriptor, protocol, context).await;
+            }
+            ClientIo::Tls(tls) => {
+                let descriptor = tls.get_ref().0.as_raw_fd();
+                self.serve_bytes(*tls, descriptor, protocol, context).await;
+            }
+        }
+    }
+}
+
+impl PingoraEngine {
+    /// Serves a connection by the fast path for as long as that can, and then by Pingora.
+    async fn serve_bytes<S>(
+        &self,
+        io: S,
+        descriptor: i32,
+        protocol: Protocol,
+        context: Arc<ConnectionContext>,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+    {
+        let left = match protocol {
+            Protocol::Http2 => Left { io, unread: Bytes::new(), since: Instant::now() },
+            Protocol::Http1 => match self.fast.serve(io, &context).await {
+                Some(left) => left,
+                None => return,
+            },
+        };
+        // Who speaks HTTP/2 without having agreed on it in a handshake says so first.
+        let protocol = match context.listener.tls.is_none() && left.unread.starts_with(PREFACE) {
+            true => Protocol::Http2,
+            false => protocol,
+        };
+        // Apart, so that connections that never come here are smaller.
+        Box::pin(self.serve_in_full(left, descriptor, protocol, context)).await;
+    }
+
+    async fn serve_in_full<S>(
+        &self,
+        left: Left<S>,
+        descriptor: i32,
+        protocol: Protocol,
+        context: Arc<ConnectionContext>,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+    {
+        let Left { io, unread, since } = left;
         let settings = self.shared.settings.load();
-        let since = Instant::now();
         let limits = HeaderLimits {
             since,
             timeout: settings.header_timeout,
             bytes_max: settings.header_bytes_max,
         };
         drop(settings);
-        if let ClientIo::Tcp(stream) = &io {
-            match look(stream, since + limits.timeout, context.listener.idle_end()).await {
-                First::Speaks(spoken) => protocol = spoken,
-                First::TimedOut => return self.shared.metrics.refused(Refusal::HeaderTimeout),
-                First::Ended => return,
-            }
-        }
         let draining = context.listener.draining();
         let metrics = self.shared.metrics.clone();
-        let stream: std::io::Result<Stream> = match io {
-            ClientIo::Tcp(tcp) => {
-                let descriptor = tcp.as_raw_fd();
-                ClientStream::new(tcp, descriptor, protocol, context, metrics, limits)
-                    .map(|stream| Box::new(stream) as Stream)
-            }
-            ClientIo::Tls(tls) => {
-                let descriptor = tls.get_ref().0.as_raw_fd();
-                ClientStream::new(*tls, descriptor, protocol, context, metrics, limits)
-                    .map(|stream| Box::new(stream) as Stream)
-            }
-        };
-        match stream {
+        match ClientStream::new((io, unread), descriptor, protocol, context, metrics, limits) {
             Ok(stream) => {
-                self.proxy.process_new(stream, &draining).await;
+                self.proxy.process_new(Box::new(stream) as Stream, &draining).await;
             }
             Err(error) => tracing::debug!(%error, "cannot prepare a connection"),
         }

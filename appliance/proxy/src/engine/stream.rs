@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
@@ -36,7 +37,7 @@ const READ_AHEAD_BYTES: usize = 64 * 1024;
 const H2_PREFACE_BYTES: usize = 24;
 
 /// How long closing a TLS connection may take to send its last alert.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,8 @@ pub(super) struct HeaderLimits {
 /// The connection; see the module.
 pub(super) struct ClientStream<S> {
     io: BufWriter<S>,
+    /// Read already by whoever had the connection before.
+    unread: Bytes,
     descriptor: i32,
     protocol: Protocol,
     context: Arc<ConnectionContext>,
@@ -67,7 +70,7 @@ pub(super) struct ClientStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     pub(super) fn new(
-        io: S,
+        (io, unread): (S, Bytes),
         descriptor: i32,
         protocol: Protocol,
         context: Arc<ConnectionContext>,
@@ -81,6 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         let idle_end = context.listener.idle_end().clone().cancelled_owned();
         Ok(Self {
             io: BufWriter::with_capacity(WRITE_BUFFER_BYTES, io),
+            unread,
             descriptor,
             protocol,
             digest: Arc::new(digest),
@@ -131,6 +135,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         Poll::Pending
     }
 
+    /// Reads what has been read already, then what comes.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let length = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+
     fn count_header(&mut self, bytes: usize) -> io::Result<()> {
         self.header_bytes += bytes;
         self.header_since.get_or_insert_with(Instant::now);
@@ -155,10 +169,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.awaits_header() {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
+            return this.poll_bytes(cx, buf);
         }
         let before = buf.filled().len();
-        match Pin::new(&mut this.io).poll_read(cx, buf) {
+        match this.poll_bytes(cx, buf) {
             Poll::Pending => this.poll_patience(cx),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) => {

@@ -78,7 +78,7 @@ impl Meters {
     /// Counts one more of `key`, if there may be one. `key` is a keyed hash of whatever is
     /// counted; `now` a monotonic clock.
     pub(crate) fn spend(&self, key: u64, rate: Rate, now: Duration) -> Spent {
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let now = nanos(now);
         let (shard, set) = (place(key, SHARDS), place(key >> 8, SETS));
         // Whoever panicked with the lock has left an entry as it was, or as it should be.
         let mut entries = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,6 +90,15 @@ impl Meters {
         let (free_at, mut spent) = spend(known, rate, now);
         spent.displaced = spent.admitted && note(set, Entry { key, free_at }, now);
         spent
+    }
+
+    /// What [`Self::spend`] would answer, without counting anything.
+    pub(crate) fn look(&self, key: u64, rate: Rate, now: Duration) -> Spent {
+        let (shard, set) = (place(key, SHARDS), place(key >> 8, SETS));
+        let entries = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let set = entries.get(set * WAYS..(set + 1) * WAYS).unwrap_or_default();
+        let known = set.iter().find(|entry| entry.key == key).map_or(0, |entry| entry.free_at);
+        spend(known, rate, nanos(now)).1
     }
 }
 
@@ -121,6 +130,10 @@ fn spend(free_at: u64, rate: Rate, now: u64) -> (u64, Spent) {
         displaced: false,
     };
     (now.saturating_add(owed), spent)
+}
+
+fn nanos(now: Duration) -> u64 {
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn place(key: u64, count: usize) -> usize {
@@ -159,6 +172,18 @@ mod tests {
         assert!(!refused.admitted);
         assert_eq!((refused.remaining, refused.retry_after), (0, Duration::from_millis(70)));
         assert!(meters.spend(7, rate, at(100)).admitted, "after the time that was said");
+    }
+
+    #[test]
+    fn to_look_counts_nothing_and_says_what_would_be_said() {
+        let (meters, rate) = (Meters::default(), Rate::new(1, SECOND, 2));
+        for _ in 0..9 {
+            assert_eq!(meters.look(7, rate, at(0)).remaining, 1);
+        }
+        assert!(meters.spend(7, rate, at(0)).admitted && meters.spend(7, rate, at(0)).admitted);
+        let looked = meters.look(7, rate, at(0));
+        assert_eq!(looked, meters.spend(7, rate, at(0)));
+        assert!(!looked.admitted);
     }
 
     #[test]

@@ -19,7 +19,8 @@ impl GuardMetrics {
             Opts::new(
                 "haflinger_proxy_requests_refused_total",
                 "Requests refused by a rule, by what was asked of the client: client (to be on a \
-                 list), rate, body (its size).",
+                 list), rate, body and header (their \
+                 size).",
             ),
             &["guard"],
         )?;

@@ -20,6 +20,7 @@ use prometheus::IntCounter;
 use self::clients::Clients;
 use self::meter::{Meters, Rate};
 pub(crate) use self::metrics::GuardMetrics;
+use crate::answers::Answer;
 
 /// Bits of an IPv6 address that stand for one client: what one subscriber is given.
 const CLIENT_V6_BITS: u32 = 64;
@@ -33,6 +34,8 @@ pub(crate) enum Guard {
     Rate(Limit),
     /// Not to send more than so many bytes.
     BodyMax(u64),
+    /// Not to send a longer header.
+    HeaderMax(usize),
 }
 
 /// A rate, and whose requests count together.
@@ -75,6 +78,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) counts: &'a Counts,
     /// Time on a monotonic clock.
     pub(crate) now: Duration,
+    /// Whether it is asked in earnest, and counts. Otherwise only what would be said is wanted.
+    pub(crate) earnest: bool,
 }
 
 /// Why a request is refused.
@@ -84,6 +89,8 @@ pub(crate) enum Refused {
     Client,
     /// The body is too long: 413.
     Body,
+    /// The header is too long: 431.
+    Header,
     /// It was asked too often.
     Rate {
         /// The status.
@@ -119,7 +126,18 @@ impl Refused {
         match self {
             Self::Client => "client",
             Self::Body => "body",
+            Self::Header => "header",
             Self::Rate { .. } => "rate",
+        }
+    }
+
+    /// The status code.
+    pub(crate) fn status(self) -> u16 {
+        match self {
+            Self::Client => Answer::Forbidden.status(),
+            Self::Body => Answer::BodyTooLarge.status(),
+            Self::Header => Answer::HeaderTooLarge.status(),
+            Self::Rate { status, .. } => status,
         }
     }
 }
@@ -150,11 +168,15 @@ impl Guard {
         fields: &HeaderMap,
         asking: Asking<'_>,
     ) -> Result<Option<Quota>, Refused> {
-        let client = || origin::client(asking.peer, fields, asking.trusted);
+        let client = || asking.client(fields);
         match self {
             Self::Clients(clients) => match clients.admit(client()) {
                 true => Ok(None),
                 false => Err(Refused::Client),
+            },
+            Self::HeaderMax(max) => match header_bytes(fields) > *max {
+                true => Err(Refused::Header),
+                false => Ok(None),
             },
             Self::BodyMax(max) => match announced(fields) > *max {
                 true => Err(Refused::Body),
@@ -162,6 +184,13 @@ impl Guard {
             },
             Self::Rate(limit) => limit.check(fields, client, asking),
         }
+    }
+}
+
+impl Asking<'_> {
+    /// The client: the peer, or whom a trusted one names.
+    pub(crate) fn client(&self, fields: &HeaderMap) -> IpAddr {
+        origin::client(self.peer, fields, self.trusted)
     }
 }
 
@@ -181,7 +210,10 @@ impl Limit {
                 hasher.hash_one((&self.scope, 2u8, name.as_str(), value))
             }
         };
-        let spent = meters.spend(key, self.rate, asking.now);
+        let spent = match asking.earnest {
+            true => meters.spend(key, self.rate, asking.now),
+            false => meters.look(key, self.rate, asking.now),
+        };
         displaced.inc_by(spent.displaced.into());
         let quota = Quota {
             limit: self.burst,
@@ -204,6 +236,11 @@ impl Quota {
             _ => self,
         }
     }
+}
+
+/// Bytes of the fields as they stand on a line each.
+pub(crate) fn header_bytes(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// The length that a request says its body has; chunked bodies are counted as they come.
@@ -241,7 +278,7 @@ mod tests {
 
     fn asking<'a>(counts: &'a Counts, peer: &str, secs: u64) -> Asking<'a> {
         let now = Duration::from_secs(secs);
-        Asking { peer: peer.parse().unwrap(), trusted: &[], counts, now }
+        Asking { peer: peer.parse().unwrap(), trusted: &[], counts, now, earnest: true }
     }
 
     fn refused(guard: &Guard, fields: &HeaderMap, asking: Asking<'_>) -> bool {

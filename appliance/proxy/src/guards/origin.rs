@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use crate::headers::FORWARDED_FOR;
+use crate::headers::{FORWARDED_FOR, is_trusted};
 
 /// Addresses that are looked at, from the end. More hops than a path through proxies has.
 const HOPS_MAX: usize = 32;
@@ -13,9 +13,8 @@ const HOPS_MAX: usize = 32;
 /// The client: the peer itself, or, where that is a trusted proxy, the last one in
 /// `X-Forwarded-For` that is not. What cannot be read ends the search at the proxy that wrote it.
 pub(crate) fn client(peer: IpAddr, fields: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let mut client = peer.to_canonical();
-    if trusted.is_empty() || !is_trusted(client) {
+    if !is_trusted(client, trusted) {
         return client;
     }
     let values: Vec<&str> =
@@ -24,7 +23,7 @@ pub(crate) fn client(peer: IpAddr, fields: &HeaderMap, trusted: &[IpNet]) -> IpA
     for hop in hops {
         let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
         client = address.to_canonical();
-        if !is_trusted(client) {
+        if !is_trusted(client, trusted) {
             break;
         }
     }

@@ -15,8 +15,10 @@ use haflinger_core::{CertificateRef, CertificateSpec, IngressTls};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::staple::{Staple, StapleError};
 
 /// Largest chain or key that is looked at, in bytes. Kubernetes allows a Secret 1 MiB in all; a
 /// chain of ten certificates is below 64 KiB.
@@ -60,6 +62,10 @@ pub enum CertificateError {
 /// A certificate that can be served.
 pub(crate) struct Certificate {
     key: Arc<CertifiedKey>,
+    /// The same with the staple.
+    stapled: Option<Arc<CertifiedKey>>,
+    /// What the authority says about it; `None`: nothing was given.
+    pub(crate) staple: Option<Result<Staple, StapleError>>,
     /// DNS names of the leaf in lower case, wildcards included.
     pub(crate) names: Vec<Arc<str>>,
     /// When it expires, in seconds since 1970.
@@ -73,6 +79,15 @@ impl fmt::Debug for Certificate {
 }
 
 impl Certificate {
+    /// Chain, key and, as long as that holds, staple; for rustls alone.
+    fn key_at(&self, now_secs: i64) -> &Arc<CertifiedKey> {
+        let holds = |staple: &Staple| staple.holds(now_secs).is_ok();
+        match (&self.stapled, &self.staple) {
+            (Some(stapled), Some(Ok(staple))) if holds(staple) => stapled,
+            _ => &self.key,
+        }
+    }
+
     /// Chain and key, for rustls alone.
     pub(super) fn key(&self) -> &Arc<CertifiedKey> {
         &self.key
@@ -90,18 +105,31 @@ impl Certificate {
             return Err(CertificateError::ChainTooLong);
         }
         let leaf = chain.first().ok_or(CertificateError::ChainEmpty)?;
-        let (names, not_after_secs) = read_leaf(leaf)?;
+        let Leaf { names, not_after_secs, serial } = read_leaf(leaf)?;
         let key =
             PrivateKeyDer::from_pem_slice(&spec.key_pem).map_err(CertificateError::KeySyntax)?;
         let key = rustls::crypto::ring::sign::any_supported_type(&key)
             .map_err(CertificateError::KeyUnsupported)?;
         let key = CertifiedKey::new(chain, key);
         key.keys_match().map_err(|_| CertificateError::KeyMismatch)?;
-        Ok(Self { key: Arc::new(key), names, not_after_secs })
+        let given = (!spec.ocsp_der.is_empty()).then_some(&spec.ocsp_der);
+        let staple = given.map(|der| Staple::read(der, &serial));
+        let with = |staple: &Staple| CertifiedKey { ocsp: Some(staple.der.clone()), ..key.clone() };
+        let stapled = staple.as_ref().and_then(|staple| staple.as_ref().ok());
+        let stapled = stapled.map(|staple| Arc::new(with(staple)));
+        Ok(Self { key: Arc::new(key), stapled, staple, names, not_after_secs })
     }
 }
 
-fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(Vec<Arc<str>>, i64), CertificateError> {
+/// What is read of a leaf.
+struct Leaf {
+    names: Vec<Arc<str>>,
+    not_after_secs: i64,
+    /// Its number, as in DER.
+    serial: Vec<u8>,
+}
+
+fn read_leaf(leaf: &CertificateDer<'_>) -> Result<Leaf, CertificateError> {
     let (_, parsed) =
         X509Certificate::from_der(leaf).map_err(|e| CertificateError::Leaf(e.to_string()))?;
     let mut names: Vec<Arc<str>> = Vec::new();
@@ -113,7 +141,9 @@ fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(Vec<Arc<str>>, i64), Certific
         }
     }
     names.truncate(NAMES_MAX);
-    Ok((names, parsed.validity().not_after.timestamp()))
+    let (not_after_secs, serial) =
+        (parsed.validity().not_after.timestamp(), parsed.raw_serial().to_vec());
+    Ok(Leaf { names, not_after_secs, serial })
 }
 
 /// The place of one certificate. It is empty until usable material has come.
@@ -224,9 +254,14 @@ impl Resolver {
         self.names.store(Arc::new(names));
     }
 
+    /// The certificate that a client is shown that asks for `name` and can check any.
+    pub(crate) fn shown(&self, name: Option<&str>) -> Option<Arc<Certificate>> {
+        self.names.load().find(name, |_| true)
+    }
+
     /// Whether a handshake for `name` can be served.
     pub(crate) fn serves(&self, name: Option<&str>) -> bool {
-        self.names.load().find(name, |_| true).is_some()
+        self.shown(name).is_some()
     }
 
     /// Whether there is no usable certificate at all.
@@ -240,7 +275,8 @@ impl ResolvesServerCert for Resolver {
         let schemes = hello.signature_schemes();
         let fits = |certificate: &Certificate| certificate.key.key.choose_scheme(schemes).is_some();
         let found = self.names.load().find(hello.server_name(), fits);
-        found.map(|certificate| certificate.key.clone())
+        let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+        found.map(|certificate| certificate.key_at(now).clone())
     }
 }
 

@@ -10,6 +10,7 @@ fn spec(names: &[&str]) -> CertificateSpec {
     CertificateSpec {
         chain_pem: certificate.pem().into_bytes(),
         key_pem: key.serialize_pem().into_bytes(),
+        ..CertificateSpec::default()
     }
 }
 
@@ -51,7 +52,8 @@ fn a_chain_with_its_key_is_accepted_and_its_names_are_read() {
 fn each_kind_of_bad_material_is_refused_with_its_reason() {
     let good = spec(&["a.example"]);
     let with = |chain: &[u8], key: &[u8]| {
-        let spec = CertificateSpec { chain_pem: chain.to_vec(), key_pem: key.to_vec() };
+        let (chain_pem, key_pem) = (chain.to_vec(), key.to_vec());
+        let spec = CertificateSpec { chain_pem, key_pem, ..CertificateSpec::default() };
         Certificate::load(&spec).unwrap_err()
     };
     let (chain, key) = (&good.chain_pem[..], &good.key_pem[..]);

@@ -13,26 +13,30 @@
 //! |---|---|
 //! | `hello` | the first message of a client |
 //! | `sections` | the sections of a listener by server name |
-//! | `by_name` | the closest entry for a server name |
 //! | `accept` | handshakes with clients |
 //! | `streams` | connections that are passed on as they are |
 //! | `clients` | what clients have to show |
 //! | `backends` | handshakes with backends |
+//! | `staple` | OCSP responses checked before they are handed out |
+//! | `notices` | what is said of certificates although they are served |
+//! | `tickets` | sessions that any host of the fleet resumes |
 //! | `certificates` | material checked and swapped in place |
 
 mod accept;
 mod backends;
-mod by_name;
 pub(crate) mod certificates;
 mod clients;
 mod hello;
 mod metrics;
+pub(crate) mod notices;
 mod sections;
+mod staple;
 mod streams;
+mod tickets;
 
 pub(crate) use self::accept::{Greeted, greet};
 pub(crate) use self::backends::{BackendGreetings, BackendTls, BackendTlsError};
-pub(crate) use self::by_name::NameMap;
-pub(crate) use self::metrics::TlsMetrics;
+pub use self::metrics::CERTIFICATE_SERIES_MAX;
+pub(crate) use self::metrics::{CertificateEnds, TlsMetrics};
 pub(crate) use self::sections::{Sections, TlsBase};
 pub(crate) use self::streams::relay;

@@ -12,18 +12,27 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-use super::by_name::NameMap;
 use super::certificates::{CertificateSlot, NameTable, Resolver};
 use super::clients::client_verifier;
 use super::streams::StreamRoutes;
-use crate::settings::TlsPolicy;
+use super::tickets::FleetTickets;
+use crate::hosts::NameMap;
+use crate::settings::{TicketSecret, TlsPolicy};
 use crate::upstream::TargetSlot;
 
 /// What all TLS listeners share.
 pub(crate) struct TlsBase {
     provider: Arc<CryptoProvider>,
     policy: TlsPolicy,
-    tickets: Arc<dyn ProducesTickets>,
+    /// With keys of this host alone.
+    own_tickets: Arc<dyn ProducesTickets>,
+    fleet_tickets: Option<Fleet>,
+}
+
+/// What the fleet's tickets are made of.
+struct Fleet {
+    secret: TicketSecret,
+    tickets: Arc<FleetTickets>,
 }
 
 /// The sections of one listener.
@@ -57,6 +66,13 @@ pub(crate) struct Termination {
     pub(crate) config: Arc<ServerConfig>,
 }
 
+impl Termination {
+    /// What clients have to show.
+    pub(crate) fn client(&self) -> Option<&ClientValidation> {
+        self.spec.client.as_ref()
+    }
+}
+
 impl Sections {
     /// The section for a server name in lower case, or for clients that name none.
     pub(crate) fn find(&self, server_name: Option<&str>) -> Option<&Arc<TlsSection>> {
@@ -88,16 +104,29 @@ impl Sections {
 }
 
 impl TlsBase {
-    /// Makes keys for session tickets. They are replaced every six hours, and taken for another
-    /// six; each host has its own.
-    pub(crate) fn new(policy: TlsPolicy) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Ok(Self { provider, policy, tickets: rustls::crypto::ring::Ticketer::new()? })
+    /// Makes keys for session tickets of this host alone. They are replaced every six hours, and
+    /// taken for another six.
+    pub(crate) fn new() -> Result<Self, rustls::Error> {
+        Ok(Self {
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+            policy: TlsPolicy::Intermediate,
+            own_tickets: rustls::crypto::ring::Ticketer::new()?,
+            fleet_tickets: None,
+        })
     }
 
-    /// Holds for what is compiled from now on; whether it differs from before.
-    pub(crate) fn set_policy(&mut self, policy: TlsPolicy) -> bool {
-        std::mem::replace(&mut self.policy, policy) != policy
+    /// Holds for what is compiled from now on; whether it differs from before. With a `secret`
+    /// sessions are resumed by every host that has it, without by this one alone.
+    pub(crate) fn configure(&mut self, policy: TlsPolicy, secret: Option<&TicketSecret>) -> bool {
+        let other_policy = std::mem::replace(&mut self.policy, policy) != policy;
+        if self.fleet_tickets.as_ref().map(|fleet| &fleet.secret) == secret {
+            return other_policy;
+        }
+        self.fleet_tickets = secret.map(|secret| {
+            let tickets = Arc::new(FleetTickets::new(secret.clone()));
+            Fleet { secret: secret.clone(), tickets }
+        });
+        true
     }
 
     /// Compiles the sections of a listener; what `former` has already is kept.
@@ -144,8 +173,24 @@ impl TlsBase {
         }
         let resolver = Arc::new(Resolver::default());
         resolver.replace(names(section, tls, slot));
-        let config = self.config(http, tls.client.as_ref(), resolver.clone())?;
+        let tickets = self.tickets(section, tls)?;
+        let config = self.config(http, tls.client.as_ref(), resolver.clone(), tickets)?;
         Ok(Arc::new(Termination { spec: tls.clone(), http, of_gateway, resolver, config }))
+    }
+
+    /// A ticket stands for what the client has shown, and ends with the check that it was given
+    /// out by: what is revoked or no longer trusted is not resumed. Tickets of the fleet are bound
+    /// to it; where there are none, the section has keys of its own.
+    fn tickets(
+        &self,
+        section: &Section,
+        tls: &SectionTls,
+    ) -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+        match &self.fleet_tickets {
+            Some(fleet) => Ok(fleet.tickets.of_section(section, tls)),
+            None if tls.client.is_some() => rustls::crypto::ring::Ticketer::new(),
+            None => Ok(self.own_tickets.clone()),
+        }
     }
 
     fn config(
@@ -153,6 +198,7 @@ impl TlsBase {
         http: bool,
         client: Option<&ClientValidation>,
         resolver: Arc<Resolver>,
+        tickets: Arc<dyn ProducesTickets>,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(versions(self.policy))?;
@@ -170,12 +216,7 @@ impl TlsBase {
         if http {
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        // A ticket stands for what the client has shown. Keys of its own end with the check that
-        // they were given out by: what is revoked or no longer trusted is not resumed.
-        config.ticketer = match client {
-            None => self.tickets.clone(),
-            Some(_) => rustls::crypto::ring::Ticketer::new()?,
-        };
+        config.ticketer = tickets;
         // Tickets hold what a session is resumed from; a store for each of a thousand sections
         // would hold it once more.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 
-use super::by_name::NameMap;
+use crate::hosts::NameMap;
 use crate::metrics::{Metrics, Refusal};
 use crate::settings::Settings;
 use crate::upstream::{TargetSlot, choose, request_hash};

@@ -29,7 +29,7 @@ fn these(authority: Arc<AuthoritySpec>) -> UpstreamAuthorities {
 fn listen(lab: &mut Lab, ways: &[(&str, &str, UpstreamProtocol, UpstreamTls)]) {
     let rules = ways.iter().map(|(path, to, speaks, tls)| {
         let tls = Some(Arc::new(tls.clone()));
-        let upstream = Upstream { target: target(to), speaks: *speaks, tls };
+        let upstream = Upstream { speaks: *speaks, tls, ..Upstream::plain(target(to)) };
         let backend = RuleBackend { weight: 1, to: Ok(upstream), filters: vec![] };
         route(path, RuleAction { backends: vec![backend], ..RuleAction::default() })
     });

@@ -7,9 +7,12 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 
+mod answers;
+mod auth;
 mod backends;
 mod clients;
 mod cors;
+mod fast;
 mod forwarding;
 mod grpc;
 mod guards;
@@ -17,9 +20,13 @@ mod hostile;
 mod lifecycle;
 mod mirrors;
 mod patience;
+mod policies;
 mod rules;
 mod seen;
+mod sessions;
+mod staples;
 mod streams;
 mod support;
 mod tls;
 mod traffic;
+mod why;

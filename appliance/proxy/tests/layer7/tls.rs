@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use haflinger_core::{CertificateSpec, FaultReason, HostMatch, Update};
-use haflinger_proxy::TlsPolicy;
+use haflinger_proxy::{TicketSecret, TlsPolicy};
 use rustls::SignatureScheme;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -59,7 +59,7 @@ async fn a_bad_certificate_leaves_the_former_in_service_and_is_reported_until_it
     lab.publish().await;
 
     let stranger = self_signed(&["shop.example"]).key_pem;
-    let bad = CertificateSpec { chain_pem: good.chain_pem.clone(), key_pem: stranger };
+    let bad = CertificateSpec { key_pem: stranger, ..good.clone() };
     lab.certificate("shop", bad);
     lab.publish().await;
     let (certificate, fault) = report(&mut lab).await;
@@ -321,6 +321,41 @@ async fn a_session_is_resumed_for_its_own_name_alone() {
     assert!(!visit("blog.example").await);
     let handshakes = |kind| lab.metric("haflinger_proxy_tls_handshakes_total", kind);
     assert_eq!((handshakes("full"), handshakes("resumed")), (2.0, 1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_resumed_by_every_host_that_has_the_secret_and_by_no_other() {
+    for version in rustls::ALL_VERSIONS {
+        let spec = self_signed(&["shop.example"]);
+        let mut hosts = Vec::new();
+        for byte in [Some(1), Some(1), Some(2), None] {
+            let rotation_secs = 21_600;
+            let secret = byte.map(|byte| TicketSecret { bytes: [byte; 32], rotation_secs });
+            let mut lab = Lab::start_with(|settings| settings.ticket_secret = secret);
+            lab.certificate("shop", spec.clone());
+            lab.listen_tls(Vec::new(), vec![tls_entry("shop", &["shop.example"])]);
+            lab.publish().await;
+            hosts.push(lab);
+        }
+        let resumed_at = async |host: &Lab, config: &rustls::ClientConfig| {
+            let visit = RawTls::connect(host.address, "shop.example", config.clone());
+            let mut client = visit.await.unwrap();
+            assert_eq!(client.get("shop.example").await, Some(404));
+            client.resumed()
+        };
+        let begin = async || {
+            let config = trusting(&[&spec.chain_pem], &[version]);
+            assert!(!resumed_at(&hosts[0], &config).await);
+            config
+        };
+        assert!(resumed_at(&hosts[0], &begin().await).await, "by itself, {version:?}");
+        assert!(resumed_at(&hosts[1], &begin().await).await, "with the secret, {version:?}");
+        assert!(!resumed_at(&hosts[2], &begin().await).await, "with another, {version:?}");
+        assert!(!resumed_at(&hosts[3], &begin().await).await, "with none, {version:?}");
+        let config = begin().await;
+        hosts[0].reconfigure(|settings| settings.ticket_secret = None);
+        assert!(!resumed_at(&hosts[0], &config).await, "the secret is gone, {version:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

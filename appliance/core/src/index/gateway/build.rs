@@ -17,14 +17,15 @@ use super::conditions::Why;
 use super::hosts::host_match;
 use super::l4::Conduit;
 use super::listeners::{Merged, Opening, merge};
-use super::routes::{Compiled, Compiler, refusal};
+use super::routes::{Compiled, CompiledRule, Compiler, refusal};
 use super::tls_policies::PolicyVerdict;
 use super::{GatewayApi, Uses};
 use crate::index::Index;
+use crate::index::wishes::Layer;
 use crate::{
     CertificateRef, GatewaySpec, HttpListener, HttpRule, ListenerProtocol, ListenerSpec,
-    NamespaceChoice, ObjectKind, ObjectRef, Protocol, RouteSpec, Section, SectionRef, Serves,
-    StreamRule,
+    NamespaceChoice, ObjectKind, ObjectRef, Protocol, RouteSpec, RuleAction, Section, SectionRef,
+    Serves, StreamRule,
 };
 
 /// What one Gateway comes to.
@@ -202,6 +203,16 @@ fn parents<'a>(
     parents
 }
 
+impl GatewayApi {
+    /// What policies ask for a listener and for the objects that it belongs to, the closest first.
+    fn layers_of(&self, gateway: &ObjectRef, listener: &Merged<'_>) -> Vec<Layer> {
+        let owner = listener.owner;
+        let of_listener = self.layer(owner, Some(&listener.spec.name));
+        let of_set = (owner != gateway).then(|| self.layer(owner, None)).flatten();
+        [of_listener, of_set, self.layer(gateway, None)].into_iter().flatten().collect()
+    }
+}
+
 impl Compiler<'_> {
     fn route(&mut self, route: &ObjectRef, spec: &RouteSpec) -> Compiled {
         match route.kind {
@@ -260,6 +271,7 @@ impl Built {
         compiler: &mut Compiler<'_>,
     ) {
         let mut ports: BTreeMap<u16, HttpListener> = BTreeMap::new();
+        let mut actions = Actions::default();
         for (listener, attached) in merged.iter_mut().zip(&attachments.routes) {
             let ends_tls = listener.speaks_tls() && !is_passthrough(listener.spec);
             let tls = match ends_tls {
@@ -279,7 +291,10 @@ impl Built {
                 ListenerProtocol::Tls => {
                     Serves::Streams(streams(attached, routes, ends_tls, compiler))
                 }
-                _ => Serves::Requests(rules(attached, routes)),
+                _ => {
+                    let outer = compiler.index.gateway_api.layers_of(gateway.0, listener);
+                    Serves::Requests(rules(attached, routes, &mut actions, &outer))
+                }
             };
             let name = listener.spec.name.clone();
             let section = Section {
@@ -339,16 +354,52 @@ fn is_passthrough(spec: &ListenerSpec) -> bool {
     spec.protocol == ListenerProtocol::Tls && spec.tls.as_ref().is_some_and(|tls| tls.passthrough)
 }
 
+/// What rules do under the policies of listeners and Gateways: made once for listeners that are
+/// under the same.
+#[derive(Default)]
+struct Actions {
+    /// What is asked at some listener.
+    outer: Vec<Vec<Layer>>,
+    /// By route, by rule, and by place in that list.
+    made: BTreeMap<(usize, usize, usize), Arc<RuleAction>>,
+}
+
+impl Actions {
+    fn outer(&mut self, layers: &[Layer]) -> usize {
+        let known = self.outer.iter().position(|known| known == layers);
+        known.unwrap_or_else(|| {
+            self.outer.push(layers.to_vec());
+            self.outer.len() - 1
+        })
+    }
+
+    fn under(&mut self, rule: &CompiledRule, place: (usize, usize, usize)) -> Arc<RuleAction> {
+        let outer = &self.outer[place.2];
+        if rule.layers.is_empty() && outer.is_empty() {
+            return rule.action.clone();
+        }
+        let make = || Arc::new(rule.action.under(rule.layers.iter().chain(outer)));
+        self.made.entry(place).or_insert_with(make).clone()
+    }
+}
+
 /// Rules of one listener, in the order in which they are tried.
-fn rules(attached: &[Attached], routes: &[Ready<'_>]) -> Vec<HttpRule> {
+fn rules(
+    attached: &[Attached],
+    routes: &[Ready<'_>],
+    actions: &mut Actions,
+    outer: &[Layer],
+) -> Vec<HttpRule> {
     let mut rules = Vec::new();
+    let outer = actions.outer(outer);
     for at in attached {
         let (route, spec, compiled) = &routes[at.route];
         if compiled.refused.is_some() {
             continue;
         }
-        for (rule, action) in spec.rules.iter().zip(&compiled.actions) {
-            let Some(action) = action else { continue };
+        for (index, (rule, compiled)) in spec.rules.iter().zip(&compiled.rules).enumerate() {
+            let Some(compiled) = compiled else { continue };
+            let action = actions.under(compiled, (at.route, index, outer));
             for matches in &rule.matches {
                 rules.extend(at.hosts.iter().map(|host| HttpRule {
                     host: host_match(host.as_ref()),

@@ -20,6 +20,7 @@ mod grants;
 mod hosts;
 mod l4;
 mod listeners;
+mod policies;
 mod routes;
 mod status;
 mod tls;
@@ -32,11 +33,12 @@ use std::sync::Arc;
 pub(super) use self::addresses::Placed;
 use self::build::Built;
 pub use self::features::SUPPORTED_FEATURES;
+use self::policies::{Policies, named_policies};
 use super::Index;
 use crate::{
-    AuthorityRef, AuthoritySpec, BackendTlsPolicySpec, CertificateRef, GatewayClassSpec,
-    GatewaySpec, ListenerSetSpec, NamespaceSpec, ObjectKind, ObjectRef, ReferenceGrantSpec,
-    RouteSpec, SourceId, SourceUpdate,
+    AuthorityRef, AuthoritySpec, BackendTlsPolicySpec, BackendWishes, CertificateRef,
+    GatewayClassSpec, GatewaySpec, ListenerSetSpec, NamespaceSpec, ObjectKind, ObjectRef,
+    ReferenceGrantSpec, RequestWishes, RouteSpec, SourceId, SourceUpdate,
 };
 
 /// Objects of the Gateway API, by name, and what follows from them.
@@ -48,14 +50,18 @@ pub(super) struct GatewayApi {
     routes: BTreeMap<ObjectRef, Arc<RouteSpec>>,
     grants: BTreeMap<ObjectRef, Arc<ReferenceGrantSpec>>,
     tls_policies: BTreeMap<ObjectRef, Arc<BackendTlsPolicySpec>>,
+    request_policies: Policies<RequestWishes>,
+    backend_policies: Policies<BackendWishes>,
     authorities: BTreeMap<AuthorityRef, Arc<AuthoritySpec>>,
     namespaces: BTreeMap<(SourceId, Arc<str>), AllLabels>,
     /// ListenerSets by Gateway.
     sets_of: Relation<ObjectRef>,
     /// Routes by parent.
     routes_of: Relation<ObjectRef>,
-    /// Policies by Service.
+    /// BackendTLSPolicies by Service.
     policies_of: Relation<ObjectRef>,
+    /// Routes by the RequestPolicies that their filters name.
+    extended_by: Relation<ObjectRef>,
     /// Gateways by what they trust.
     authority_users: Relation<AuthorityRef>,
     /// Gateways by the Services that they name.
@@ -163,6 +169,12 @@ impl Index {
             SourceUpdate::BackendTlsPolicy { object, spec } => {
                 self.note_tls_policy(object, spec.map(|spec| *spec));
             }
+            SourceUpdate::RequestPolicy { object, spec } => {
+                self.note_request_policy(object, spec.map(|spec| *spec));
+            }
+            SourceUpdate::BackendPolicy { object, spec } => {
+                self.note_backend_policy(object, spec.map(|spec| *spec));
+            }
             SourceUpdate::Authority { authority, material } => {
                 let api = &mut self.gateway_api;
                 if note(&mut api.authorities, &authority, material.map(|m| *m)).is_some() {
@@ -182,7 +194,8 @@ impl Index {
                     && entry.spec.as_ref().is_some_and(|spec| spec.class == object.name)
             });
             let of_class: Vec<ObjectRef> = of_class.map(|(name, _)| name.clone()).collect();
-            api.stale.extend(of_class);
+            of_class.iter().for_each(|gateway| self.policies_judged_anew(gateway));
+            self.gateway_api.stale.extend(of_class);
         }
         self.dirty.reports.insert(object);
     }
@@ -193,18 +206,13 @@ impl Index {
         if known == spec {
             return;
         }
-        let same_but_record = known.zip(spec.clone()).is_some_and(|(known, spec)| {
-            let known = GatewaySpec {
-                recorded: spec.recorded.clone(),
-                recorded_status: spec.recorded_status.clone(),
-                ..(*known).clone()
-            };
-            known == *spec
-        });
+        let differs = differ(known.as_deref(), spec.as_deref());
         self.gateway_api.gateways.entry(object.clone()).or_default().spec = spec;
-        match same_but_record {
-            true => self.want_for_gateway(&object),
-            false => drop(self.gateway_api.stale.insert(object.clone())),
+        if differs {
+            self.policies_judged_anew(&object);
+            self.gateway_api.stale.insert(object.clone());
+        } else {
+            self.want_for_gateway(&object);
         }
         self.dirty.reports.insert(object);
     }
@@ -213,27 +221,28 @@ impl Index {
         let api = &mut self.gateway_api;
         let Some((old, new)) = note(&mut api.listener_sets, &object, spec) else { return };
         self.dirty.reports.insert(object.clone());
-        let without_record = |spec: &Arc<ListenerSetSpec>| ListenerSetSpec {
-            recorded_status: None,
-            ..(**spec).clone()
-        };
-        if old.as_ref().map(without_record) == new.as_ref().map(without_record) {
+        if !differ(old.as_deref(), new.as_deref()) {
             return;
         }
         let (old, new) = (old.as_ref().map(|s| &s.parent), new.as_ref().map(|s| &s.parent));
         api.sets_of.relink(&object, old, new);
         api.stale.extend(old.into_iter().chain(new).cloned());
+        self.policies_judged_anew(&object);
     }
 
     fn note_route(&mut self, object: ObjectRef, spec: Option<RouteSpec>) {
         let api = &mut self.gateway_api;
         let Some((old, new)) = note(&mut api.routes, &object, spec) else { return };
         self.dirty.reports.insert(object.clone());
-        let without_record =
-            |spec: &Arc<RouteSpec>| RouteSpec { recorded_status: None, ..(**spec).clone() };
-        if old.as_ref().map(without_record) == new.as_ref().map(without_record) {
+        if !differ(old.as_deref(), new.as_deref()) {
             return;
         }
+        let named = |spec: &Option<Arc<RouteSpec>>| {
+            spec.as_ref().map(|spec| named_policies(&object, spec)).unwrap_or_default()
+        };
+        let (of_old, of_new) = (named(&old), named(&new));
+        api.extended_by.relink(&object, &of_old, &of_new);
+        self.dirty.reports.extend(of_old.into_iter().chain(of_new));
         let parents = |spec: &Option<Arc<RouteSpec>>| {
             let parents = spec.iter().flat_map(|spec| &spec.parents);
             parents.map(|parent| parent.object.clone()).collect::<BTreeSet<_>>()
@@ -244,17 +253,14 @@ impl Index {
             let gateway = api.gateway_of(parent).cloned();
             api.stale.extend(gateway);
         }
+        self.policies_judged_anew(&object);
     }
 
     fn note_tls_policy(&mut self, object: ObjectRef, spec: Option<BackendTlsPolicySpec>) {
         let api = &mut self.gateway_api;
         let Some((old, new)) = note(&mut api.tls_policies, &object, spec) else { return };
         self.dirty.reports.insert(object.clone());
-        let without_record = |spec: &Arc<BackendTlsPolicySpec>| BackendTlsPolicySpec {
-            recorded_status: None,
-            ..(**spec).clone()
-        };
-        if old.as_ref().map(without_record) == new.as_ref().map(without_record) {
+        if !differ(old.as_deref(), new.as_deref()) {
             return;
         }
         let services = |spec: &Option<Arc<BackendTlsPolicySpec>>| {
@@ -297,6 +303,7 @@ impl Index {
         let api = &mut self.gateway_api;
         api.stale.extend(api.named_by.of(service).cloned());
         api.refed.extend(api.fed_by.of(service).cloned());
+        self.asked_by_other_ports(service);
     }
 
     /// Marks what has to look again at something that it uses: Gateways are built anew.
@@ -329,6 +336,7 @@ impl Index {
         for object in of(&self.gateway_api.tls_policies, source) {
             self.note_tls_policy(object, None);
         }
+        self.forget_policies(source);
         let api = &mut self.gateway_api;
         api.grants.retain(|object, _| object.source != *source);
         api.authorities.retain(|authority, _| authority.source != *source);
@@ -434,6 +442,41 @@ fn differing<'a, K: Ord, V: PartialEq>(
     let changed = new.iter().filter(|(key, value)| old.get(key) != Some(value));
     let gone = old.keys().filter(|key| !new.contains_key(key));
     changed.map(|(key, _)| key).chain(gone)
+}
+
+/// What an object states of itself, beside which its status records what was said of it.
+trait Stated: Clone + PartialEq {
+    /// Without the record.
+    fn without_record(&self) -> Self;
+}
+
+impl Stated for GatewaySpec {
+    fn without_record(&self) -> Self {
+        Self { recorded: Vec::new(), recorded_status: None, ..self.clone() }
+    }
+}
+
+impl Stated for ListenerSetSpec {
+    fn without_record(&self) -> Self {
+        Self { recorded_status: None, ..self.clone() }
+    }
+}
+
+impl Stated for RouteSpec {
+    fn without_record(&self) -> Self {
+        Self { recorded_status: None, ..self.clone() }
+    }
+}
+
+impl Stated for BackendTlsPolicySpec {
+    fn without_record(&self) -> Self {
+        Self { recorded_status: None, ..self.clone() }
+    }
+}
+
+/// Whether more has changed than the record: what follows from an object does not follow from that.
+fn differ<V: Stated>(old: Option<&V>, new: Option<&V>) -> bool {
+    old.map(V::without_record) != new.map(V::without_record)
 }
 
 /// What was known before, and what is now.

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use super::Uses;
 use super::conditions::Why;
 use super::grants::Named;
+use super::policies::named_policy;
 use crate::index::Index;
+use crate::index::wishes::{Followed, Layer, followed};
 use crate::{
-    BackendRef, BackendRefSpec, CertificateRef, Filter, FilterSpec, Mirror, ObjectKind, ObjectRef,
-    Protocol, RouteRuleSpec, RouteSpec, RuleAction, RuleBackend, ServicePort, Target, Upstream,
-    UpstreamProtocol, UpstreamTls,
+    BackendRef, BackendRefSpec, CertificateRef, ExtensionRef, Filter, FilterSpec, Mirror,
+    ObjectKind, ObjectRef, Protocol, RouteRuleSpec, RouteSpec, RuleAction, RuleBackend,
+    ServicePort, Target, Upstream, UpstreamProtocol, UpstreamTls,
 };
 
 /// The answer in the place of a backend that cannot be had (HTTPRoute `backendRefs`).
@@ -24,13 +26,30 @@ const NO_BACKEND: u16 = 500;
 #[derive(Debug, Default)]
 pub(super) struct Compiled {
     /// What each rule does; absent: the rule is not served.
-    pub(super) actions: Vec<Option<Arc<RuleAction>>>,
+    pub(super) rules: Vec<Option<CompiledRule>>,
     /// The first of the rules' references that leads nowhere.
     pub(super) unresolved: Option<Why>,
     /// Why the route as a whole is not served.
     pub(super) refused: Option<Why>,
     /// Why some of its rules are not served.
     pub(super) dropped: Option<Why>,
+}
+
+/// What a rule does.
+#[derive(Debug)]
+pub(super) struct CompiledRule {
+    /// By its own word.
+    pub(super) action: Arc<RuleAction>,
+    /// What policies ask that its filters name, or that are for it or for its route, the closest
+    /// first. Those for listeners and Gateways come after them.
+    pub(super) layers: Vec<Layer>,
+}
+
+/// Filters as they stand, and what policies ask that stand among them.
+#[derive(Default)]
+struct Filters {
+    own: Vec<Filter>,
+    layers: Vec<Layer>,
 }
 
 /// How a port of a Service is greeted, by Service and port.
@@ -65,9 +84,9 @@ impl<'a> Compiler<'a> {
                     incompatible.push(at.to_string());
                     None
                 }
-                false => Some(Arc::new(self.action(route, rule, &mut compiled))),
+                false => Some(self.rule(route, rule, &mut compiled)),
             };
-            compiled.actions.push(action);
+            compiled.rules.push(action);
         }
         if !incompatible.is_empty() && compiled.refused.is_none() {
             let all = incompatible.len() == spec.rules.len();
@@ -82,29 +101,34 @@ impl<'a> Compiler<'a> {
         compiled
     }
 
-    fn action(
+    fn rule(
         &mut self,
         route: &ObjectRef,
         rule: &RouteRuleSpec,
         compiled: &mut Compiled,
-    ) -> RuleAction {
+    ) -> CompiledRule {
         let unresolved = &mut compiled.unresolved;
         let filters = self.filters(route, &rule.filters, unresolved);
         let mut backends = Vec::with_capacity(rule.backends.len());
         for backend in &rule.backends {
             backends.push(self.backend(route, backend, unresolved));
         }
-        let filters = filters.unwrap_or_else(|()| {
-            backends = vec![RuleBackend { weight: 1, to: Err(NO_BACKEND), filters: Vec::new() }];
-            Vec::new()
-        });
-        RuleAction {
+        let Ok(Filters { own, mut layers }) = filters else {
+            let action = Arc::new(RuleAction::unfollowed(rule.name.clone()));
+            return CompiledRule { action, layers: Vec::new() };
+        };
+        let api = &self.index.gateway_api;
+        layers.extend(rule.name.as_ref().and_then(|name| api.layer(route, Some(name))));
+        layers.extend(api.layer(route, None));
+        let action = RuleAction {
             name: rule.name.clone(),
             backends,
-            filters,
+            filters: own,
             timeouts: rule.timeouts,
             retry: rule.retry.clone(),
-        }
+            persistence: rule.persistence.clone(),
+        };
+        CompiledRule { action: Arc::new(action), layers }
     }
 
     fn backend(
@@ -114,7 +138,7 @@ impl<'a> Compiler<'a> {
         unresolved: &mut Option<Why>,
     ) -> RuleBackend {
         let to = self.upstream(route, &spec.backend);
-        let filters = self.filters(route, &spec.filters, unresolved);
+        let filters = self.backend_filters(route, &spec.filters, unresolved);
         let to = to.map_err(|why| {
             note(unresolved, why);
             NO_BACKEND
@@ -127,16 +151,37 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    /// Filters of a backend: what policies ask among them first.
+    fn backend_filters(
+        &mut self,
+        route: &ObjectRef,
+        specs: &[FilterSpec],
+        unresolved: &mut Option<Why>,
+    ) -> Result<Vec<Filter>, ()> {
+        let Filters { own, layers } = self.filters(route, specs, unresolved)?;
+        // One that cannot be followed has been noted.
+        let Followed { mut filters, timeouts, retry, persistence } = followed(&layers).ok_or(())?;
+        let of_rule = retry.is_some() || persistence.is_some();
+        if timeouts != crate::RuleTimeouts::default() || of_rule {
+            let message = "a RequestPolicy at a backend asks for timeouts, retries or sessions, \
+                           which only a rule has";
+            note(unresolved, Why::new("UnsupportedValue", message));
+            return Err(());
+        }
+        filters.extend(own);
+        Ok(filters)
+    }
+
     /// Filters in their order; nothing where one of them cannot be had.
     fn filters(
         &mut self,
         route: &ObjectRef,
         specs: &[FilterSpec],
         unresolved: &mut Option<Why>,
-    ) -> Result<Vec<Filter>, ()> {
-        let mut filters = Vec::with_capacity(specs.len());
+    ) -> Result<Filters, ()> {
+        let mut filters = Filters::default();
         for spec in specs {
-            filters.push(match spec {
+            filters.own.push(match spec {
                 FilterSpec::RequestHeaders(edits) => Filter::RequestHeaders(edits.clone()),
                 FilterSpec::ResponseHeaders(edits) => Filter::ResponseHeaders(edits.clone()),
                 FilterSpec::Redirect(redirect) => Filter::Redirect(redirect.clone()),
@@ -153,14 +198,30 @@ impl<'a> Compiler<'a> {
                     }
                 }
                 FilterSpec::Extension(extension) => {
-                    let (kind, name) = (&extension.kind, &extension.name);
-                    let message = format!("filter {kind} {name} is of no kind that is served");
-                    note(unresolved, Why::new("InvalidKind", message));
-                    return Err(());
+                    let layer = self.extension(route, extension);
+                    filters.layers.push(layer.map_err(|why| note(unresolved, why))?);
+                    continue;
                 }
             });
         }
         Ok(filters)
+    }
+
+    /// What the policy asks that a filter names.
+    fn extension(&self, route: &ObjectRef, extension: &ExtensionRef) -> Result<Layer, Why> {
+        let (kind, name) = (&extension.kind, &extension.name);
+        let Some(policy) = named_policy(route, extension) else {
+            let message = format!("filter {kind} {name} is of no kind that is served");
+            return Err(Why::new("InvalidKind", message));
+        };
+        let layer = self.index.gateway_api.named_layer(&policy).ok_or_else(|| {
+            Why::new("FilterNotFound", format!("filter {kind} {name} is missing"))
+        })?;
+        if layer.wishes.is_none() {
+            let message = format!("filter {kind} {name} is not valid");
+            return Err(Why::new("InvalidFilter", message));
+        }
+        Ok(layer)
     }
 
     /// Where requests for a backend go. One that must not be spoken to answers 500 without
@@ -169,9 +230,13 @@ impl<'a> Compiler<'a> {
         let (target, port) = self.target(route, backend, Protocol::Tcp)?;
         self.uses.services.insert(target.object.clone());
         let tls = self.greeting(&target.object, &port);
-        let speaks = speaks(route.kind, &port, tls.is_some())?;
+        let wishes = self.index.gateway_api.backend_wishes(&target.object, &port.name);
+        let wishes = wishes.ok_or_else(|| Why::new(POLICY, "a policy is not valid"))?;
+        let own = speaks(route.kind, &port, tls.is_some())?;
+        let speaks = wishes.speaks.unwrap_or(own);
         let tls = tls.transpose().map_err(|why| Why::new(POLICY, why.message))?;
-        Ok(Upstream { target, speaks, tls })
+        let balance = wishes.balance();
+        Ok(Upstream { target, speaks, tls, balance })
     }
 
     /// The target of a reference, with the port of the Service.
@@ -226,8 +291,8 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// Marks that it is the policy that does not let a backend be spoken to: the reference is good.
-const POLICY: &str = "BackendTLSPolicy";
+/// Marks that it is a policy that does not let a backend be spoken to: the reference is good.
+const POLICY: &str = "Policy";
 
 fn note(unresolved: &mut Option<Why>, why: Why) {
     if why.reason != POLICY {

@@ -27,6 +27,7 @@ impl Index {
             ObjectKind::Gateway => self.gateway_report(object),
             ObjectKind::ListenerSet => self.listener_set_report(object),
             ObjectKind::BackendTlsPolicy => self.gateway_api.policy_report(object),
+            ObjectKind::RequestPolicy | ObjectKind::BackendPolicy => self.own_policy_report(object),
             kind if kind.is_route() => self.gateway_api.route_report(object),
             _ => None,
         }
@@ -69,6 +70,8 @@ impl Index {
             attached_sets: Some(attached_sets),
         };
         report.faults.extend(spec.faults.iter().cloned());
+        let certificates = entry.built.uses.certificates.iter();
+        report.faults.extend(certificates.flat_map(|used| self.certificate_notices(used)));
         report.status = Some(Arc::new(status));
         report.recorded_status = recorded(spec.recorded_status.as_deref());
         Some(report)

@@ -106,7 +106,7 @@ impl Reading<'_> {
         found
     }
 
-    fn field_name(&mut self, field: &str, name: &str) -> Option<Arc<str>> {
+    pub(super) fn field_name(&mut self, field: &str, name: &str) -> Option<Arc<str>> {
         if is_token(name) {
             return Some(name.to_ascii_lowercase().into());
         }
@@ -218,7 +218,7 @@ fn extension(body: &LocalReferenceBody) -> ExtensionRef {
     }
 }
 
-fn cors_of(body: &CorsBody) -> Cors {
+pub(super) fn cors_of(body: &CorsBody) -> Cors {
     let texts = |list: &Lax<Vec<Lax<String>>>| {
         list.elements().iter().filter_map(|text| Some(text.text()?.into())).collect()
     };

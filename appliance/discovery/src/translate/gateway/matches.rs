@@ -20,7 +20,7 @@ enum Comparison {
 }
 
 /// A token (RFC 9110, section 5.6.2): names of fields and methods.
-pub(super) fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(fine)
 }

@@ -4,25 +4,31 @@
 //! what is all the same, or is not supported, is a fault. One that is being deleted says nothing
 //! any more.
 
+mod auth;
 mod durations;
 mod expressions;
 mod filters;
 mod listeners;
 mod matches;
+mod pages;
 mod policies;
 mod references;
 mod routes;
+mod sessions;
 mod status;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::sync::Arc;
 
 use haflinger_core::{FaultReason, SourceId};
 
 pub(crate) use listeners::{gateway, gateway_class, listener_set};
+pub(crate) use matches::is_token;
 pub(crate) use policies::{backend_tls_policy, reference_grant};
 pub(crate) use routes::{grpc_route, http_route, stream_route};
+pub(crate) use wishes::{backend_policy, backend_wishes, request_policy, request_wishes};
 
 use super::{Faults, dns_name, quoted};
 use crate::objects::lax::Lax;

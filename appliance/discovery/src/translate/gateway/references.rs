@@ -76,21 +76,31 @@ pub(super) fn kind_in(group: &str, kind: &str) -> String {
     if group.is_empty() { kind.to_owned() } else { format!("{group}/{kind}") }
 }
 
-/// The parent that a route or a status names, if it can be one of ours.
+/// What a route may have for a parent.
+pub(super) const PARENTS: [ObjectKind; 2] = [ObjectKind::Gateway, ObjectKind::ListenerSet];
+
+/// What the status of a policy may name.
+pub(super) const ANCESTORS: [ObjectKind; 6] = [
+    ObjectKind::Gateway,
+    ObjectKind::ListenerSet,
+    ObjectKind::HttpRoute,
+    ObjectKind::GrpcRoute,
+    ObjectKind::Ingress,
+    ObjectKind::Service,
+];
+
+/// The object that a route or a status names, if it can be one of ours: a Gateway, unless it says
+/// otherwise.
 pub(super) fn parent(
     source: &SourceId,
     namespace: &str,
     body: &RouteParentBody,
+    kinds: &[ObjectKind],
 ) -> Option<ParentSpec> {
     let written = body.written();
-    let kind = match written.kind.unwrap_or("Gateway") {
-        "Gateway" => ObjectKind::Gateway,
-        "ListenerSet" => ObjectKind::ListenerSet,
-        _ => return None,
-    };
-    if written.group.unwrap_or(GROUP) != GROUP {
-        return None;
-    }
+    let (group, named) = (written.group.unwrap_or(GROUP), written.kind.unwrap_or("Gateway"));
+    let of_kind = |kind: &ObjectKind| (kind.api_version().0, kind.api_kind()) == (group, named);
+    let kind = kinds.iter().copied().find(of_kind)?;
     let place = written.namespace.unwrap_or(namespace);
     Some(ParentSpec {
         object: ObjectRef::of_kind(source, kind, place, written.name?),
@@ -104,7 +114,10 @@ impl Reading<'_> {
     /// `spec.parentRefs`, without those of other kinds.
     pub(super) fn parents(&mut self, list: &[Lax<RouteParentBody>]) -> Vec<ParentSpec> {
         let parents = self.each("spec.parentRefs", list);
-        parents.iter().filter_map(|(_, body)| parent(self.source, self.namespace, body)).collect()
+        parents
+            .iter()
+            .filter_map(|(_, body)| parent(self.source, self.namespace, body, &PARENTS))
+            .collect()
     }
 
     /// A backend: a Service, unless it says otherwise.

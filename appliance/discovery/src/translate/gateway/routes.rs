@@ -1,7 +1,10 @@
 //! Routes of every kind.
 
+use std::sync::Arc;
+
 use haflinger_core::{
-    BackendRefSpec, RequestMatch, RetryPolicy, RouteRuleSpec, RouteSpec, RuleTimeouts, SourceId,
+    BackendRefSpec, ObjectKind, ObjectRef, Persistence, RequestMatch, RetryPolicy, RouteRuleSpec,
+    RouteSpec, RuleTimeouts, SourceId,
 };
 
 use super::durations::duration_ms;
@@ -10,8 +13,8 @@ use super::{Reading, status};
 use crate::objects::lax::Lax;
 use crate::objects::{
     BackendRefBody, FilterBody, GrpcRouteBody, GrpcRouteRule, GrpcRouteSpec, HttpRouteBody,
-    HttpRouteRule, HttpRouteSpec, Object, Present, RetryBody, StreamBackendBody, StreamRoute,
-    TimeoutsBody,
+    HttpRouteRule, HttpRouteSpec, Object, RetryBody, RouteParentBody, RouteStatusBody,
+    StreamBackendBody, StreamRoute, StreamRouteRule, TimeoutsBody,
 };
 use crate::translate::{Faults, quoted};
 
@@ -20,53 +23,41 @@ const WEIGHT_MAX: u32 = 1_000_000;
 
 /// An HTTPRoute.
 pub(crate) fn http_route(object: &Object<HttpRouteBody>, source: &SourceId) -> Option<RouteSpec> {
-    if object.deleting {
-        return None;
-    }
     let empty = HttpRouteSpec::default();
     let spec = object.body.spec.get().unwrap_or(&empty);
-    let mut faults = Faults::default();
-    let mut reading = Reading { source, namespace: object.namespace(), faults: &mut faults };
+    let parts = (spec.parent_refs.elements(), spec.hostnames.elements(), &object.body.status);
     let mut budget = Budget::of_route();
-    let parents = reading.parents(spec.parent_refs.elements());
-    let hostnames = reading.hostnames(spec.hostnames.elements());
-    let rules = reading.each("spec.rules", spec.rules.elements());
-    let rules =
-        rules.iter().map(|(field, rule)| reading.http_rule(field, rule, &mut budget)).collect();
-    Some(RouteSpec {
-        generation: object.generation,
-        created_secs: object.created_secs,
-        parents,
-        hostnames,
-        rules,
-        faults: faults.into_vec(),
-        recorded_status: status::of_route(&object.body.status, source, object.namespace()),
+    route(object, source, parts, |reading| {
+        let rules = reading.each("spec.rules", spec.rules.elements());
+        let rules = rules.iter().enumerate().map(|(at, (field, rule))| {
+            let name = default_name(reading, (ObjectKind::HttpRoute, object.name(), at));
+            let persistence = reading.persistence(field, || Some(name), &rule.session_persistence);
+            RouteRuleSpec { persistence, ..reading.http_rule(field, rule, &mut budget) }
+        });
+        rules.collect()
     })
+}
+
+/// The name of sessions of a rule that names none, by the route's kind and name and its place there.
+fn default_name(reading: &Reading<'_>, (kind, name, at): (ObjectKind, &str, usize)) -> Arc<str> {
+    let route = ObjectRef::of_kind(reading.source, kind, reading.namespace, name);
+    Persistence::default_name(&route, at)
 }
 
 /// A GRPCRoute.
 pub(crate) fn grpc_route(object: &Object<GrpcRouteBody>, source: &SourceId) -> Option<RouteSpec> {
-    if object.deleting {
-        return None;
-    }
     let empty = GrpcRouteSpec::default();
     let spec = object.body.spec.get().unwrap_or(&empty);
-    let mut faults = Faults::default();
-    let mut reading = Reading { source, namespace: object.namespace(), faults: &mut faults };
+    let parts = (spec.parent_refs.elements(), spec.hostnames.elements(), &object.body.status);
     let mut budget = Budget::of_route();
-    let parents = reading.parents(spec.parent_refs.elements());
-    let hostnames = reading.hostnames(spec.hostnames.elements());
-    let rules = reading.each("spec.rules", spec.rules.elements());
-    let rules =
-        rules.iter().map(|(field, rule)| reading.grpc_rule(field, rule, &mut budget)).collect();
-    Some(RouteSpec {
-        generation: object.generation,
-        created_secs: object.created_secs,
-        parents,
-        hostnames,
-        rules,
-        faults: faults.into_vec(),
-        recorded_status: status::of_route(&object.body.status, source, object.namespace()),
+    route(object, source, parts, |reading| {
+        let rules = reading.each("spec.rules", spec.rules.elements());
+        let rules = rules.iter().enumerate().map(|(at, (field, rule))| {
+            let name = default_name(reading, (ObjectKind::GrpcRoute, object.name(), at));
+            let persistence = reading.persistence(field, || Some(name), &rule.session_persistence);
+            RouteRuleSpec { persistence, ..reading.grpc_rule(field, rule, &mut budget) }
+        });
+        rules.collect()
     })
 }
 
@@ -75,22 +66,37 @@ pub(crate) fn stream_route<B: StreamRoute>(
     object: &Object<B>,
     source: &SourceId,
 ) -> Option<RouteSpec> {
+    let body = &object.body;
+    route(object, source, (body.parent_refs(), body.hostnames(), body.parents()), |reading| {
+        let rules = reading.each("spec.rules", body.rules());
+        let read = |(field, rule): &(String, &StreamRouteRule)| RouteRuleSpec {
+            name: rule.name.text().map(Into::into),
+            matches: vec![RequestMatch::default()],
+            backends: reading.stream_backends(field, rule.backend_refs.elements()),
+            ..RouteRuleSpec::default()
+        };
+        rules.iter().map(read).collect()
+    })
+}
+
+/// `spec.parentRefs`, `spec.hostnames` and the status of a route.
+type Parts<'a> = (&'a [Lax<RouteParentBody>], &'a [Lax<String>], &'a Lax<RouteStatusBody>);
+
+/// What all routes have, and the rules that `rules` reads; nothing of one that is being deleted.
+fn route<B>(
+    object: &Object<B>,
+    source: &SourceId,
+    (parents, hostnames, recorded): Parts<'_>,
+    rules: impl FnOnce(&mut Reading<'_>) -> Vec<RouteRuleSpec>,
+) -> Option<RouteSpec> {
     if object.deleting {
         return None;
     }
     let mut faults = Faults::default();
     let mut reading = Reading { source, namespace: object.namespace(), faults: &mut faults };
-    let parents = reading.parents(object.body.parent_refs());
-    let hostnames = reading.hostnames(object.body.hostnames());
-    let mut rules = Vec::new();
-    for (field, rule) in reading.each("spec.rules", object.body.rules()) {
-        rules.push(RouteRuleSpec {
-            name: rule.name.text().map(Into::into),
-            matches: vec![RequestMatch::default()],
-            backends: reading.stream_backends(&field, rule.backend_refs.elements()),
-            ..RouteRuleSpec::default()
-        });
-    }
+    let parents = reading.parents(parents);
+    let hostnames = reading.hostnames(hostnames);
+    let rules = rules(&mut reading);
     Some(RouteSpec {
         generation: object.generation,
         created_secs: object.created_secs,
@@ -98,7 +104,7 @@ pub(crate) fn stream_route<B: StreamRoute>(
         hostnames,
         rules,
         faults: faults.into_vec(),
-        recorded_status: status::of_route(object.body.parents(), source, object.namespace()),
+        recorded_status: status::of_route(recorded, source, object.namespace()),
     })
 }
 
@@ -109,7 +115,6 @@ impl Reading<'_> {
         rule: &HttpRouteRule,
         budget: &mut Budget,
     ) -> RouteRuleSpec {
-        self.without_persistence(field, &rule.session_persistence);
         let timeouts = rule.timeouts.get();
         RouteRuleSpec {
             name: rule.name.text().map(Into::into),
@@ -118,6 +123,7 @@ impl Reading<'_> {
             backends: self.backends(field, rule.backend_refs.elements()),
             timeouts: timeouts.map(|body| self.timeouts(field, body)).unwrap_or_default(),
             retry: rule.retry.get().map(|body| self.retry(field, body)),
+            persistence: None,
         }
     }
 
@@ -127,7 +133,6 @@ impl Reading<'_> {
         rule: &GrpcRouteRule,
         budget: &mut Budget,
     ) -> RouteRuleSpec {
-        self.without_persistence(field, &rule.session_persistence);
         let filters = rule.filters.elements().iter().map(|filter| match filter {
             Lax::Is(filter) => Lax::Is(FilterBody::from(filter)),
             Lax::Absent => Lax::Absent,
@@ -140,15 +145,6 @@ impl Reading<'_> {
             filters: self.filters(field, &filters),
             backends: self.backends(field, rule.backend_refs.elements()),
             ..RouteRuleSpec::default()
-        }
-    }
-
-    fn without_persistence(&mut self, field: &str, written: &Lax<Present>) {
-        if written.get().is_some() {
-            self.decline(format!(
-                "{field}.sessionPersistence: is not supported; leave it out, and clients are led \
-                 to any backend"
-            ));
         }
     }
 
@@ -190,7 +186,7 @@ impl Reading<'_> {
         })
     }
 
-    fn timeouts(&mut self, field: &str, body: &TimeoutsBody) -> RuleTimeouts {
+    pub(super) fn timeouts(&mut self, field: &str, body: &TimeoutsBody) -> RuleTimeouts {
         let field = format!("{field}.timeouts");
         RuleTimeouts {
             request_ms: self.duration(&format!("{field}.request"), &body.request),
@@ -198,7 +194,7 @@ impl Reading<'_> {
         }
     }
 
-    fn retry(&mut self, field: &str, body: &RetryBody) -> RetryPolicy {
+    pub(super) fn retry(&mut self, field: &str, body: &RetryBody) -> RetryPolicy {
         let field = format!("{field}.retry");
         let mut codes = Vec::new();
         for (field, code) in self.each(&format!("{field}.codes"), body.codes.elements()) {
@@ -218,7 +214,7 @@ impl Reading<'_> {
         }
     }
 
-    fn duration(&mut self, field: &str, written: &Lax<String>) -> Option<u32> {
+    pub(super) fn duration(&mut self, field: &str, written: &Lax<String>) -> Option<u32> {
         let text = written.text()?;
         let duration = duration_ms(text);
         if duration.is_none() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use haflinger_core::{ApiStatus, Condition, Holds, ListenerStatus, ParentStatus, SourceId};
 
-use super::references::parent;
+use super::references::{ANCESTORS, PARENTS, parent};
 use super::{CONTROLLER, GROUP};
 use crate::objects::lax::Lax;
 use crate::objects::{
@@ -104,7 +104,7 @@ pub(super) fn of_route(
     let ours = parents.filter(|entry| entry.controller_name.text() == Some(CONTROLLER));
     let read = ours.filter_map(|entry| {
         Some(ParentStatus {
-            parent: parent(source, namespace, entry.parent_ref.get()?)?,
+            parent: parent(source, namespace, entry.parent_ref.get()?, &PARENTS)?,
             conditions: conditions(entry.conditions.elements()),
         })
     });
@@ -121,7 +121,7 @@ pub(super) fn of_policy(
     let ours = ancestors.filter(|entry| entry.controller_name.text() == Some(CONTROLLER));
     let read = ours.filter_map(|entry| {
         Some(ParentStatus {
-            parent: parent(source, namespace, entry.ancestor_ref.get()?)?,
+            parent: parent(source, namespace, entry.ancestor_ref.get()?, &ANCESTORS)?,
             conditions: conditions(entry.conditions.elements()),
         })
     });

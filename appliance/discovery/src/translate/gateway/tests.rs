@@ -11,6 +11,7 @@ mod authorities;
 mod listeners;
 mod policies;
 mod routes;
+mod wishes;
 
 /// What an object tells, with a usual name where it has none.
 fn told(watched: Watched, mut object: Value) -> Option<SourceUpdate> {

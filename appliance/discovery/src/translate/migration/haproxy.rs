@@ -6,7 +6,7 @@ use haflinger_core::{
 };
 
 use super::Verdict::{Honoured, Needless, Refused};
-use super::{Controller, Given, Verdict, paths, values};
+use super::{Controller, Given, Verdict, auth, paths, ranges, values};
 
 const POLICY: &str = "there is no such policy: keep it with the application";
 const CHECKS: &str = "write haflinger.dev/health-check and those beside it at the Service";
@@ -28,9 +28,9 @@ pub(super) const CONTROLLER: Controller = Controller {
 const KNOWN: &[(&str, Verdict)] = &[
     ("abortonclose", Needless),
     ("allow-list", Honoured),
-    ("auth-realm", Refused(POLICY)),
-    ("auth-secret", Refused(POLICY)),
-    ("auth-type", Refused(POLICY)),
+    ("auth-realm", Honoured),
+    ("auth-secret", Honoured),
+    ("auth-type", Honoured),
     ("backend-config-snippet", Refused(SNIPPET)),
     ("check", Refused(CHECKS)),
     ("check-http", Refused(CHECKS)),
@@ -108,7 +108,7 @@ fn read(given: &mut Given<'_>, requests: &mut IngressRequests, rules: &mut [Ingr
         "h2" => Some(UpstreamProtocol::Http2),
         _ => None,
     });
-    requests.speaks = speaks.unwrap_or_default();
+    requests.backends.speaks = speaks;
     let fields = "write a name and a value, without expressions, one field a line";
     let set = |given: &mut Given<'_>, name| {
         given.parsed(name, fields, values::fields).unwrap_or_default()
@@ -116,12 +116,15 @@ fn read(given: &mut Given<'_>, requests: &mut IngressRequests, rules: &mut [Ingr
     requests.request_headers.set = set(given, "request-set-header");
     requests.response_headers.set = set(given, "response-set-header");
     if given.switch("cors-enable") {
-        requests.cors = cors(given);
+        requests.wishes.cors = cors(given);
     }
     let allow = given.networks("allow-list");
     let deny = given.networks("deny-list").unwrap_or_default();
-    requests.clients = ClientRanges { allow, deny };
-    requests.rates.extend(rate(given));
+    ranges(requests, ClientRanges { allow, deny });
+    if let Some(rate) = rate(given) {
+        requests.wishes.rates.get_or_insert_default().push(rate);
+    }
+    auth::users(given, requests, "basic-auth");
     path(given, rules);
 }
 

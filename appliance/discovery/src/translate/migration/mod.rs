@@ -4,6 +4,7 @@
 //! Every annotation under their prefixes is answered: honoured, without meaning here, or refused
 //! with what to write instead; so is one that is not known. Nothing is ignored in silence.
 
+mod auth;
 mod haproxy;
 mod nginx;
 mod paths;
@@ -11,7 +12,7 @@ mod values;
 
 use std::collections::BTreeMap;
 
-use haflinger_core::{FaultReason, IngressRequests, IngressRule};
+use haflinger_core::{ClientRanges, FaultReason, IngressRequests, IngressRule, SourceId};
 use ipnet::IpNet;
 
 use super::annotations::VALUE_BYTES_MAX;
@@ -54,12 +55,19 @@ const OTHER_HAPROXY: Controller = Controller {
 /// and hosts.
 pub(super) fn requests(
     object: &Object<IngressBody>,
+    source: &SourceId,
     rules: &mut Vec<IngressRule>,
     faults: &mut Faults,
 ) -> IngressRequests {
     let mut requests = IngressRequests::default();
     for controller in CONTROLLERS {
-        let mut given = Given { prefix: controller.prefix, values: BTreeMap::new(), faults };
+        let mut given = Given {
+            prefix: controller.prefix,
+            source,
+            namespace: object.namespace(),
+            values: BTreeMap::new(),
+            faults,
+        };
         for (name, value) in object.annotations_under(controller.prefix) {
             given.take(controller, name, value);
         }
@@ -70,9 +78,18 @@ pub(super) fn requests(
     requests
 }
 
+/// Notes who may ask, where an annotation says anything of it.
+fn ranges(requests: &mut IngressRequests, ranges: ClientRanges) {
+    if ranges != ClientRanges::default() {
+        requests.wishes.clients = Some(ranges);
+    }
+}
+
 /// The annotations of an object that are honoured.
 struct Given<'a> {
     prefix: &'static str,
+    source: &'a SourceId,
+    namespace: &'a str,
     values: BTreeMap<String, String>,
     faults: &'a mut Faults,
 }

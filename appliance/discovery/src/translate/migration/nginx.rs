@@ -8,7 +8,7 @@ use haflinger_core::{
 };
 
 use super::Verdict::{Honoured, Needless, Refused};
-use super::{Controller, Given, Verdict, paths, values};
+use super::{Controller, Given, Verdict, auth, paths, ranges, values};
 
 const POLICY: &str = "there is no such policy: keep it with the application";
 const TIMES: &str = "times hold for all sites: write them under [proxy] in the configuration";
@@ -29,12 +29,17 @@ pub(super) const CONTROLLER: Controller = Controller {
 const KNOWN: &[(&str, Verdict)] = &[
     ("affinity", Refused(POLICY)),
     ("app-root", Honoured),
-    ("auth-realm", Refused(POLICY)),
-    ("auth-secret", Refused(POLICY)),
+    ("auth-method", Honoured),
+    ("auth-realm", Honoured),
+    ("auth-response-headers", Honoured),
+    ("auth-secret", Honoured),
+    ("auth-secret-type", Honoured),
+    ("auth-signin", Honoured),
+    ("auth-signin-redirect-param", Honoured),
     ("auth-tls-secret", Refused(CLIENT_TLS)),
     ("auth-tls-verify-client", Refused(CLIENT_TLS)),
-    ("auth-type", Refused(POLICY)),
-    ("auth-url", Refused(POLICY)),
+    ("auth-type", Honoured),
+    ("auth-url", Honoured),
     ("backend-protocol", Honoured),
     ("canary", Refused(CANARY)),
     ("canary-by-header", Refused(CANARY)),
@@ -121,7 +126,7 @@ fn read(given: &mut Given<'_>, requests: &mut IngressRequests, rules: &mut Vec<I
     requests.root = given.parsed("app-root", path, values::path);
     requests.host = given.parsed("upstream-vhost", "write a host name", values::host);
     if given.switch("enable-cors") {
-        requests.cors = cors(given);
+        requests.wishes.cors = cors(given);
     }
     let prefix = given.parsed("x-forwarded-prefix", path, values::path);
     let prefix = prefix.map(|prefix| ("x-forwarded-prefix".into(), prefix));
@@ -132,14 +137,17 @@ fn read(given: &mut Given<'_>, requests: &mut IngressRequests, rules: &mut Vec<I
         "GRPC" => Some(UpstreamProtocol::Http2),
         _ => None,
     });
-    requests.speaks = speaks.unwrap_or_default();
+    requests.backends.speaks = speaks;
     rewrites(given, rules);
     let allow = given.networks("whitelist-source-range");
-    requests.clients = ClientRanges { allow, ..ClientRanges::default() };
-    requests.clients.deny = given.networks("denylist-source-range").unwrap_or_default();
-    requests.rates = rates(given);
+    let deny = given.networks("denylist-source-range").unwrap_or_default();
+    ranges(requests, ClientRanges { allow, deny });
+    requests.wishes.rates = Some(rates(given)).filter(|rates| !rates.is_empty());
     let size = "write bytes, or as in 8k, 50m, 1g; 0 is without limit";
-    requests.body_max = given.parsed("proxy-body-size", size, values::size).filter(|max| *max > 0);
+    let body_max = given.parsed("proxy-body-size", size, values::size);
+    requests.wishes.body_max = body_max.filter(|max| *max > 0);
+    auth::users(given, requests, "basic");
+    auth::authorizer(given, requests);
     let aliases = "write at most 64 host names, separated by commas";
     let aliases = given.parsed("server-alias", aliases, |text| {
         values::list(text)?.iter().map(|name| values::host(name)).collect::<Option<Vec<_>>>()

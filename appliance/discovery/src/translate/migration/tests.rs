@@ -1,6 +1,8 @@
 use std::path::Path;
 
-use haflinger_core::{PathRewrite, PathType, SourceId, UpstreamProtocol};
+use haflinger_core::{
+    HeaderChoice, PathRewrite, PathType, SecretRef, SourceId, UpstreamProtocol, UserListChoice,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -109,9 +111,9 @@ fn a_list_of_origins_that_cannot_be_read_lets_nobody_in() {
         })
     };
     let spec = read(on("https://a.example, https://b.example"), &["/"]);
-    assert_eq!(spec.requests.cors.unwrap().origins.len(), 2);
+    assert_eq!(spec.requests.wishes.cors.unwrap().origins.len(), 2);
     let spec = read(on("https://a\u{7}.example"), &["/"]);
-    assert_eq!(spec.requests.cors, None);
+    assert_eq!(spec.requests.wishes.cors, None);
     assert_eq!(spec.faults.len(), 1);
 }
 
@@ -119,7 +121,7 @@ fn a_list_of_origins_that_cannot_be_read_lets_nobody_in() {
 fn a_list_of_clients_that_cannot_be_read_lets_nobody_in_and_keeps_nobody_out() {
     let list = |name: &str, text: &str| {
         let spec = read(json!({ (format!("nginx.ingress.kubernetes.io/{name}")): text }), &["/"]);
-        (spec.requests.clients, spec.faults.len())
+        (spec.requests.wishes.clients.unwrap_or_default(), spec.faults.len())
     };
     let (clients, faults) = list("whitelist-source-range", "192.0.2.7/24, 2001:db8::1");
     let written: Vec<String> = clients.allow.unwrap().iter().map(ToString::to_string).collect();
@@ -148,14 +150,16 @@ fn rates_and_sizes_are_read_with_their_units() {
     assert_eq!(spec.faults, []);
     let rates: Vec<_> = spec
         .requests
+        .wishes
         .rates
         .iter()
+        .flatten()
         .map(|rate| (rate.requests, rate.period_ms, rate.burst, rate.status))
         .collect();
     assert_eq!(rates, [(30, 60_000, 150, 503), (100, 60_000, 100, 403)]);
-    assert_eq!(spec.requests.body_max, Some(8 << 20));
+    assert_eq!(spec.requests.wishes.body_max, Some(8 << 20));
     let unlimited = read(json!({ "nginx.ingress.kubernetes.io/proxy-body-size": "0" }), &["/"]);
-    assert_eq!(unlimited.requests.body_max, None);
+    assert_eq!(unlimited.requests.wishes.body_max, None);
 }
 
 #[test]
@@ -169,7 +173,7 @@ fn aliases_get_the_rules_of_the_names_that_they_stand_for() {
 #[test]
 fn grpc_backends_speak_http_2() {
     let grpc = json!({ "nginx.ingress.kubernetes.io/backend-protocol": "GRPC" });
-    assert_eq!(read(grpc, &["/"]).requests.speaks, UpstreamProtocol::Http2);
+    assert_eq!(read(grpc, &["/"]).requests.backends.speaks, Some(UpstreamProtocol::Http2));
     let tls = read(json!({ "nginx.ingress.kubernetes.io/backend-protocol": "HTTPS" }), &["/"]);
     assert!(tls.faults[0].message.contains("BackendTLSPolicy"));
 }
@@ -221,4 +225,75 @@ fn the_pages_list_every_known_annotation_with_what_becomes_of_it() {
         assert_eq!(rows.len(), controller.known.len(), "names that are not in the code");
         assert!(controller.known.is_sorted_by_key(|(name, _)| *name));
     }
+}
+
+fn nginx(annotations: &[(&str, &str)]) -> haflinger_core::IngressSpec {
+    let with = |(name, value): &(&str, &str)| {
+        (format!("nginx.ingress.kubernetes.io/{name}"), Value::from(*value))
+    };
+    read(Value::Object(annotations.iter().map(with).collect()), &["/"])
+}
+
+fn list_of(spec: &haflinger_core::IngressSpec) -> &UserListChoice {
+    &spec.requests.wishes.users.as_ref().unwrap().list
+}
+
+#[test]
+fn users_are_those_of_a_secret_beside_the_ingress() {
+    for secret in ["people", "default/people"] {
+        let spec = nginx(&[("auth-type", "basic"), ("auth-secret", secret), ("auth-realm", "Us")]);
+        assert_eq!(spec.faults, []);
+        let named = SecretRef {
+            source: SourceId::cluster("a"),
+            namespace: "default".into(),
+            name: "people".into(),
+        };
+        assert_eq!(list_of(&spec), &UserListChoice::Secret(named));
+        assert_eq!(&*spec.requests.wishes.users.unwrap().realm, "Us");
+    }
+    let haproxy =
+        json!({ "haproxy.org/auth-type": "basic-auth", "haproxy.org/auth-secret": "people" });
+    assert!(matches!(list_of(&read(haproxy, &["/"])), UserListChoice::Secret(_)));
+    assert_eq!(nginx(&[("auth-secret", "people")]).requests.wishes.users, None);
+}
+
+#[test]
+fn what_is_asked_of_clients_and_cannot_be_read_lets_nobody_in() {
+    for annotations in [
+        &[("auth-type", "digest"), ("auth-secret", "people")][..],
+        &[("auth-type", "basic")],
+        &[("auth-type", "basic"), ("auth-secret", "other/people")],
+        &[("auth-type", "basic"), ("auth-secret", "people"), ("auth-secret-type", "auth-map")],
+        &[("auth-url", "https://$host/oauth2/auth")],
+        &[("auth-url", "/auth")],
+    ] {
+        let spec = nginx(annotations);
+        assert_eq!(spec.faults.len(), 1, "{annotations:?}: {:?}", spec.faults);
+        let UserListChoice::Here(list) = list_of(&spec) else { panic!("{annotations:?}") };
+        assert!(list.users.is_empty());
+        assert_eq!(spec.requests.wishes.authorizer, None);
+    }
+}
+
+#[test]
+fn an_authorizer_is_asked_as_ingress_nginx_does() {
+    let spec = nginx(&[
+        ("auth-url", "http://auth.example:8080/check?a"),
+        ("auth-signin", "https://id.example/in"),
+        ("auth-response-headers", "X-User, X-Groups"),
+    ]);
+    assert_eq!(spec.faults, []);
+    let asked = spec.requests.wishes.authorizer.unwrap();
+    assert_eq!(
+        (&*asked.url.host, asked.url.port, &*asked.url.path),
+        ("auth.example", 8080, "/check?a")
+    );
+    assert_eq!(asked.to_backend, HeaderChoice::Only(vec!["x-user".into(), "x-groups".into()]));
+    assert_eq!(asked.sign_in.unwrap().back.as_deref(), Some("rd"));
+    assert!(!asked.fail_open);
+    let told = nginx(&[
+        ("auth-url", "http://auth.example/"),
+        ("auth-signin", "https://id.example/in?rd=$escaped_request_uri"),
+    ]);
+    assert_eq!(told.requests.wishes.authorizer.unwrap().sign_in.unwrap().back, None);
 }

@@ -7,6 +7,7 @@ use haflinger_core::{CLIENT_RANGES_MAX, PathRewrite, RATE_REQUESTS_MAX, Redirect
 use ipnet::IpNet;
 
 use crate::translate::annotations::{dns_name, duration_ms};
+use crate::translate::gateway::is_token;
 
 /// Statuses with which clients can be sent elsewhere (RFC 9110, section 15.4).
 const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
@@ -116,14 +117,8 @@ fn field(line: &str) -> Option<(Arc<str>, Arc<str>)> {
     let value = value.trim();
     let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
     // A percent sign begins an expression of HAProxy's own.
-    let usable = is_name(name) && is_visible(value) && !value.contains('%');
+    let usable = is_token(name) && is_visible(value) && !value.contains('%');
     usable.then(|| (name.to_ascii_lowercase().into(), value.into()))
-}
-
-/// A field name (RFC 9110, section 5.1).
-fn is_name(text: &str) -> bool {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(token)
 }
 
 fn is_visible(text: &str) -> bool {

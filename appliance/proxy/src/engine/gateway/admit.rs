@@ -1,7 +1,7 @@
 //! The first stage: limits of the client's side, and where the request leads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header;
 use pingora_core::protocols::http::ServerSession;
@@ -9,31 +9,86 @@ use pingora_proxy::Session;
 
 use super::answer::Reply;
 use super::{Gateway, RequestState};
-use crate::admission::{Arrived, Next, admit};
+use crate::admission::{Admitted, Arrived, Next, admit, resume};
 use crate::answers::{Answer, is_grpc};
 use crate::connection::ConnectionContext;
 use crate::correlation::Correlation;
 use crate::guards::Asking;
 use crate::headers::is_trusted;
+use crate::sessions::Desk;
 use crate::settings::Settings;
+use crate::tally::InFlight;
 
 /// How long the rest of a request body is read and thrown away, so that the connection can carry
 /// another request.
 const BODY_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Gateway {
+    /// What reads and makes tokens of sessions now.
+    pub(super) fn desk(&self) -> Desk<'_> {
+        let now_secs = u32::try_from(wall().as_secs()).unwrap_or(u32::MAX);
+        Desk { key: &self.shared.sessions, now_secs }
+    }
+
     /// Finds the rule of a request; what it is answered, unless a backend is asked.
-    pub(super) fn admit(&self, session: &mut Session, state: &mut RequestState) -> Option<Reply> {
-        let connection = state.connection.as_ref()?;
+    pub(super) async fn admit(
+        &self,
+        session: &mut Session,
+        state: &mut RequestState,
+    ) -> Option<Reply> {
+        let connection = state.connection.clone()?;
         if doubtful_framing(session) {
             return Some(Reply::Answer(Answer::BadRequest));
         }
+        let mut next = self.with_arrived(state, &connection, |arrived, settings| {
+            let limit = settings.header_bytes_max;
+            admit(&connection.listener.routes.load(), session.req_header(), arrived, limit)
+        });
+        state.rule = next.rule.take();
+        let begin = |rule: &Admitted| InFlight::begin(rule.action.tally());
+        state.in_flight = state.rule.as_ref().map(begin);
+        let mut next = next.next;
+        while let Next::Ask(question) = next {
+            let verdict = self.find_out(session, state, question).await;
+            let mut rule = state.rule.take()?;
+            next = self.with_arrived(state, &connection, |arrived, _| {
+                resume(&mut rule, session.req_header(), arrived, verdict)
+            });
+            state.rule = Some(rule);
+        }
+        match next {
+            Next::Forward => None,
+            Next::Answer(answer) => Some(Reply::Answer(answer)),
+            Next::Refuse(refused) => {
+                self.shared.metrics.guards.refused(refused);
+                Some(Reply::of_refusal(refused))
+            }
+            Next::Deny(denied) => {
+                self.shared.metrics.auth.refused(&denied);
+                Some(Reply::Denied(denied))
+            }
+            Next::Closed(notice) => Some(Reply::Closed(notice)),
+            Next::Redirect { status, location } => Some(Reply::Redirect { status, location }),
+            Next::Preflight(fields) => Some(Reply::Preflight(fields)),
+            // The loop has ended with something else.
+            Next::Ask(_) => Some(Reply::Answer(Answer::Internal)),
+        }
+    }
+
+    /// What is known about a request beside its header, for as long as nothing is waited for.
+    fn with_arrived<R>(
+        &self,
+        state: &RequestState,
+        connection: &ConnectionContext,
+        judge: impl FnOnce(&Arrived<'_>, &Settings) -> R,
+    ) -> R {
         let settings = self.shared.settings.load();
         let asking = Asking {
             peer: connection.peer.ip(),
             trusted: &settings.trusted_proxies,
             counts: &self.shared.counts,
             now: state.began.saturating_duration_since(self.shared.began),
+            earnest: true,
         };
         let arrived = Arrived {
             server_name: connection.server_name.as_deref(),
@@ -41,22 +96,17 @@ impl Gateway {
             port: connection.listener.address.port(),
             hash: state.hash,
             asking,
+            wall: wall(),
+            desk: self.desk(),
         };
-        let limit = settings.header_bytes_max;
-        let routes = connection.listener.routes.load();
-        let admission = admit(&routes, session.req_header(), &arrived, limit);
-        state.rule = admission.rule;
-        match admission.next {
-            Next::Forward => None,
-            Next::Answer(answer) => Some(Reply::Answer(answer)),
-            Next::Refuse(refused) => {
-                self.shared.metrics.guards.refused(refused);
-                Some(Reply::of_refusal(refused))
-            }
-            Next::Redirect { status, location } => Some(Reply::Redirect { status, location }),
-            Next::Preflight(fields) => Some(Reply::Preflight(fields)),
-        }
+        judge(&arrived, &settings)
     }
+}
+
+/// Time since 1970; a clock before that has stopped tokens from ending, so it counts as the end of
+/// all times.
+pub(super) fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::MAX)
 }
 
 pub(super) fn connection_of(session: &Session) -> Option<Arc<ConnectionContext>> {
@@ -71,7 +121,7 @@ pub(super) fn correlate(
     settings: &Settings,
 ) -> Correlation {
     let fields = &session.req_header().headers;
-    let believed = is_trusted(connection.peer, &settings.trusted_proxies);
+    let believed = is_trusted(connection.peer.ip(), &settings.trusted_proxies);
     let (name, context) = (settings.request_id_header.as_ref(), settings.trace_context);
     Correlation::of(fields, name, context, believed, rand::random)
 }

@@ -1,41 +1,33 @@
 //! The second stage: which backend is asked, and what happens when it fails.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use haflinger_core::UpstreamProtocol;
-use pingora_core::protocols::TcpKeepalive;
+use haflinger_core::BackendState;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::super::mirror::MIRROR_TIMEOUT;
-use super::greeting::speak_tls;
+use super::super::peers::{peer, speak};
 use super::{Gateway, RequestState};
 use crate::action::{Action, ActionUpstream};
 use crate::answers::{Answer, is_grpc};
 use crate::patience::{AttemptLimits, attempt_limits, attempts, pause};
-use crate::settings::Settings;
 use crate::upstream::choose;
-
-/// Probes on a silent connection to a backend: it is given up after about 45 seconds.
-const UPSTREAM_KEEPALIVE: (Duration, Duration, usize) =
-    (Duration::from_secs(15), Duration::from_secs(10), 3);
-
-/// Requests at once on one HTTP/2 connection to a backend; beyond it another connection is made.
-/// As many as servers usually allow (RFC 9113, section 6.5.2).
-const UPSTREAM_STREAMS_MAX: usize = 100;
-
-/// Bytes that a backend may send ahead on one HTTP/2 stream, and on all streams of a connection
-/// together, before the clients have read: what a connection can cost.
-const UPSTREAM_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const UPSTREAM_CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
 impl RequestState {
     /// The next backend; of a target whose backends have all failed, none.
     fn next_backend(&self) -> Option<SocketAddr> {
         let backends = self.upstream()?.slot.load()?;
+        let kept = self.rule.as_ref().and_then(|rule| rule.session);
+        if let Some((_, kept)) = kept
+            && !self.failed_on.contains(&kept)
+            && backends.get(&kept).is_some_and(|backend| backend.state == BackendState::Active)
+        {
+            return Some(kept);
+        }
         choose(&backends, self.hash, &self.failed_on)
     }
 }
@@ -76,19 +68,9 @@ impl Gateway {
         state.asking = Some(backend);
         let mut peer = peer(backend, &settings, &limits);
         if let Some(upstream) = state.upstream() {
-            self.speak(&mut peer, upstream);
+            speak(&mut peer, upstream.speaks, upstream.tls.as_ref(), &self.shared.metrics.tls);
         }
         Ok(peer)
-    }
-
-    /// Sets what a backend speaks.
-    fn speak(&self, peer: &mut HttpPeer, upstream: &ActionUpstream) {
-        if upstream.speaks == UpstreamProtocol::Http2 {
-            speak_http2(peer);
-        }
-        if let Some(tls) = &upstream.tls {
-            speak_tls(peer, tls, upstream.speaks, &self.shared.metrics.tls);
-        }
     }
 
     /// How the backend of a copy is spoken to.
@@ -97,7 +79,7 @@ impl Gateway {
         let connect = settings.connect_timeout.min(MIRROR_TIMEOUT);
         let limits = AttemptLimits { read: MIRROR_TIMEOUT, connect, deadline: None };
         let mut peer = peer(backend, &settings, &limits);
-        self.speak(&mut peer, to);
+        speak(&mut peer, to.speaks, to.tls.as_ref(), &self.shared.metrics.tls);
         peer
     }
 
@@ -190,29 +172,6 @@ impl Gateway {
         self.shared.metrics.retried();
         true
     }
-}
-
-fn peer(backend: SocketAddr, settings: &Settings, limits: &AttemptLimits) -> HttpPeer {
-    let mut peer = HttpPeer::new(backend, false, String::new());
-    let options = &mut peer.options;
-    options.connection_timeout = Some(limits.connect);
-    options.total_connection_timeout = Some(limits.connect);
-    options.read_timeout = Some(limits.read);
-    options.write_timeout = Some(settings.upstream_write_timeout);
-    options.idle_timeout = Some(settings.upstream_idle_timeout);
-    let (idle, interval, count) = UPSTREAM_KEEPALIVE;
-    options.tcp_keepalive =
-        Some(TcpKeepalive { idle, interval, count, user_timeout: Duration::ZERO });
-    peer
-}
-
-/// HTTP/2 without asking: over TLS the handshake has to agree.
-fn speak_http2(peer: &mut HttpPeer) {
-    let options = &mut peer.options;
-    options.set_http_version(2, 2);
-    options.max_h2_streams = UPSTREAM_STREAMS_MAX;
-    options.h2_stream_window_size = Some(UPSTREAM_STREAM_WINDOW_BYTES);
-    options.h2_connection_window_size = Some(UPSTREAM_CONNECTION_WINDOW_BYTES);
 }
 
 fn backend_of(peer: &HttpPeer) -> Option<SocketAddr> {

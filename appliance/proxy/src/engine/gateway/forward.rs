@@ -10,6 +10,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::super::mirror::Copies;
+use super::ask::apply_grants;
 use super::{Gateway, RequestState};
 use crate::action::{ActionUpstream, Step};
 use crate::answers::{Answer, is_grpc};
@@ -63,6 +64,7 @@ impl Gateway {
         if let Some(copies) = &mut state.copies {
             copies.restart();
         }
+        apply_grants(&rule.grants, request)?;
         // The first attempt alone is copied, and connections that become another protocol never.
         let copied = state.attempts == 1 && !session.is_upgrade_req();
         let mut place = 0;
@@ -76,7 +78,18 @@ impl Gateway {
                 }
                 Step::Request(edits) => edits.apply(&mut Request(request)),
                 Step::Rewrite(to) => rewrite_request(to, request, rule.prefix_bytes)?,
-                Step::Guard(_) | Step::Response(_) | Step::Redirect(_) | Step::Cors(_) => {}
+                Step::Guard(_)
+                | Step::Response(_)
+                | Step::Redirect(_)
+                | Step::Cors(_)
+                | Step::Users(_)
+                | Step::Tokens(_)
+                | Step::Authorizer(_)
+                | Step::AnswerMax(_)
+                | Step::Compress(_)
+                | Step::Pages(_)
+                | Step::Closed(_)
+                | Step::Unfollowed => {}
             }
         }
         Ok(())
@@ -120,6 +133,10 @@ pub(super) fn prepare_response(
         // Numbers are values, so this cannot fail.
         let _ = insert_quota(response, quota);
     }
+    for (name, value) in &rule.grants.to_client {
+        // Checked already.
+        let _ = response.append_header(name.clone(), value.clone());
+    }
     for step in rule.action.steps(rule.backend) {
         match step {
             Step::Response(edits) => edits.apply(&mut Response(response)),
@@ -132,7 +149,15 @@ pub(super) fn prepare_response(
             | Step::Request(_)
             | Step::Redirect(_)
             | Step::Rewrite(_)
-            | Step::Mirror(_) => {}
+            | Step::Mirror(_)
+            | Step::Users(_)
+            | Step::Tokens(_)
+            | Step::Authorizer(_)
+            | Step::AnswerMax(_)
+            | Step::Compress(_)
+            | Step::Pages(_)
+            | Step::Closed(_)
+            | Step::Unfollowed => {}
         }
     }
 }
@@ -168,6 +193,15 @@ pub(super) fn meter_body(state: &mut RequestState, piece: Option<&Bytes>) -> Res
     Ok(())
 }
 
+/// Gives a request another path and query.
+pub(super) fn retarget(request: &mut RequestHeader, path: &str, query: Option<&str>) -> Result<()> {
+    let target = rewrite::with_query(path, query);
+    let mut parts = request.uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse().or_err(ErrorType::InternalError, "path")?);
+    request.set_uri(Uri::from_parts(parts).or_err(ErrorType::InternalError, "target")?);
+    Ok(())
+}
+
 fn rewrite_request(
     to: &haflinger_core::Rewrite,
     request: &mut RequestHeader,
@@ -175,10 +209,8 @@ fn rewrite_request(
 ) -> Result<()> {
     if let Some(path) = &to.path {
         let path = rewrite::path(path, request.uri.path(), prefix_bytes);
-        let target = rewrite::with_query(&path, request.uri.query());
-        let mut parts = request.uri.clone().into_parts();
-        parts.path_and_query = Some(target.parse().or_err(ErrorType::InternalError, "path")?);
-        request.set_uri(Uri::from_parts(parts).or_err(ErrorType::InternalError, "target")?);
+        let query = request.uri.query().map(str::to_owned);
+        retarget(request, &path, query.as_deref())?;
     }
     if let Some(host) = &to.host {
         let host = HeaderValue::from_str(host)
@@ -194,31 +226,25 @@ struct Request<'a>(&'a mut RequestHeader);
 /// Edits of what goes to the client.
 struct Response<'a>(&'a mut ResponseHeader);
 
-// Pingora refuses no name and no value that has been checked already.
-impl Fields for Request<'_> {
-    fn remove(&mut self, name: &HeaderName) {
-        self.0.remove_header(name);
-    }
+/// Both kinds of header have the same methods, and no trait for them. Pingora refuses no name and
+/// no value that has been checked already.
+macro_rules! fields_of {
+    ($edited:ident) => {
+        impl Fields for $edited<'_> {
+            fn remove(&mut self, name: &HeaderName) {
+                self.0.remove_header(name);
+            }
 
-    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.insert_header(name.clone(), value.clone());
-    }
+            fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+                let _ = self.0.insert_header(name.clone(), value.clone());
+            }
 
-    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.append_header(name.clone(), value.clone());
-    }
+            fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+                let _ = self.0.append_header(name.clone(), value.clone());
+            }
+        }
+    };
 }
 
-impl Fields for Response<'_> {
-    fn remove(&mut self, name: &HeaderName) {
-        self.0.remove_header(name);
-    }
-
-    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.insert_header(name.clone(), value.clone());
-    }
-
-    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.append_header(name.clone(), value.clone());
-    }
-}
+fields_of!(Request);
+fields_of!(Response);

@@ -21,15 +21,19 @@ impl Gateway {
         if let Some(sink) = &*self.shared.access.sink() {
             write_down(sink, session, connection, how_it_ended(error, status, state), took, state);
         }
+        let (bytes_in, bytes_out) =
+            (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
         connection.listener.metrics.request_ended(status);
         self.shared.metrics.request_took(took);
         if let Some(rule) = &state.rule {
             rule.action.tally().request_ended(status, took);
+            rule.action.tally().bytes_passed(bytes_in, bytes_out);
         }
         let asked = state.upstream().zip(state.asking);
         let tallies = &self.shared.metrics.tallies;
         if let Some(pod) = asked.and_then(|(upstream, at)| upstream.slot.tally(at, tallies)) {
             pod.request_ended(status, took);
+            pod.bytes_passed(bytes_in, bytes_out);
         }
         let request = session.req_header();
         tracing::debug!(
@@ -66,6 +70,7 @@ fn write_down(
     sink.put(&Record {
         began: Timestamp::now().checked_sub(took).unwrap_or(Timestamp::MIN),
         client: connection.peer,
+        user: state.rule.as_ref().and_then(|rule| rule.grants.user.as_deref()),
         listener: connection.listener.address,
         tls_version: connection.tls.version,
         tls_cipher: connection.tls.cipher,

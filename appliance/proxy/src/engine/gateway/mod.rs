@@ -7,9 +7,10 @@
 
 mod admit;
 mod answer;
+mod ask;
 mod choose;
+mod finish;
 mod forward;
-mod greeting;
 mod log;
 
 use std::net::SocketAddr;
@@ -19,25 +20,32 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use super::asking::Asker;
+use super::coder::{CoderBuilder, Coders};
 use super::mirror::{Copies, Mirrors};
 use crate::action::ActionUpstream;
 use crate::admission::Admitted;
 use crate::connection::ConnectionContext;
 use crate::correlation::Correlation;
+use crate::pages::Sheet;
+use crate::tally::InFlight;
 use crate::upstream::RetryBudget;
 use crate::worker::Shared;
 
 /// What Pingora asks about requests.
 pub(super) struct Gateway {
     shared: Arc<Shared>,
-    retries: RetryBudget,
+    retries: Arc<RetryBudget>,
     mirrors: Mirrors,
+    asker: Asker,
+    coders: Coders,
 }
 
 /// What is remembered about one request.
@@ -45,6 +53,8 @@ pub(super) struct RequestState {
     began: Instant,
     connection: Option<Arc<ConnectionContext>>,
     rule: Option<Admitted>,
+    /// Counted as in flight for as long as this lives.
+    in_flight: Option<InFlight>,
     hash: u64,
     /// Where the attempt in progress goes.
     asking: Option<SocketAddr>,
@@ -60,14 +70,20 @@ pub(super) struct RequestState {
     body_bytes: u64,
     /// What it is known by.
     correlation: Correlation,
+    /// Of the answer's body, as the backend sends it.
+    answer_bytes: u64,
+    /// Its status, and the page in the place of the backend's answer.
+    intercepted: Option<(u16, Sheet)>,
     /// Time to the header of a backend's answer; that of our own does not count.
     first_byte: Option<Duration>,
 }
 
 impl Gateway {
-    pub(super) fn new(shared: Arc<Shared>, retry_percent: u32) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, retries: Arc<RetryBudget>) -> Self {
         let mirrors = Mirrors::new(shared.metrics.clone());
-        Self { shared, retries: RetryBudget::new(retry_percent), mirrors }
+        let asker = Asker::new(shared.clone());
+        let coders = Coders::new(shared.metrics.clone());
+        Self { shared, retries, mirrors, asker, coders }
     }
 }
 
@@ -83,11 +99,17 @@ impl RequestState {
 impl ProxyHttp for Gateway {
     type CTX = RequestState;
 
+    // In the place of Pingora's own compression.
+    fn init_downstream_modules(&self, modules: &mut HttpModules) {
+        modules.add_module(Box::new(CoderBuilder));
+    }
+
     fn new_ctx(&self) -> RequestState {
         RequestState {
             began: Instant::now(),
             connection: None,
             rule: None,
+            in_flight: None,
             hash: 0,
             asking: None,
             failed_on: Vec::new(),
@@ -97,6 +119,8 @@ impl ProxyHttp for Gateway {
             copies: None,
             body_bytes: 0,
             correlation: Correlation::default(),
+            answer_bytes: 0,
+            intercepted: None,
             first_byte: None,
         }
     }
@@ -109,6 +133,10 @@ impl ProxyHttp for Gateway {
         let connection = admit::connection_of(session)
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "connection unknown"))?;
         state.hash = connection.begin_request();
+        if let Some(attempted) = connection.take_over() {
+            state.attempts = 1;
+            state.failed_on.extend(attempted.failed);
+        }
         self.retries.earn();
         let settings = self.shared.settings.load();
         admit::apply_client_limits(session, &settings);
@@ -122,7 +150,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         state: &mut RequestState,
     ) -> Result<bool> {
-        match self.admit(session, state) {
+        match self.admit(session, state).await {
             None => Ok(false),
             Some(reply) => {
                 self.reply(session, state, &reply).await?;
@@ -173,10 +201,11 @@ impl ProxyHttp for Gateway {
     fn response_body_filter(
         &self,
         _session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         _end: bool,
         state: &mut RequestState,
     ) -> Result<Option<Duration>> {
+        self.meter_answer(state, body.as_ref())?;
         forward::check_deadline(state)
     }
 
@@ -187,8 +216,10 @@ impl ProxyHttp for Gateway {
         state: &mut RequestState,
     ) -> Result<()> {
         state.first_byte = Some(state.began.elapsed());
+        self.check_answer(session, response, state)?;
         forward::prepare_response(session, response, state);
-        Ok(())
+        self.keep_session(response, state)?;
+        self.compress(session, response, state)
     }
 
     async fn connected_to_upstream(

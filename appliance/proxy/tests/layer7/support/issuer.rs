@@ -81,6 +81,7 @@ impl Issuer {
         CertificateSpec {
             chain_pem: certificate.pem().into_bytes(),
             key_pem: key.serialize_pem().into_bytes(),
+            ..CertificateSpec::default()
         }
     }
 }

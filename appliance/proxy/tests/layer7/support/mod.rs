@@ -285,5 +285,6 @@ pub fn self_signed(names: &[&str]) -> CertificateSpec {
     CertificateSpec {
         chain_pem: made.cert.pem().into_bytes(),
         key_pem: made.signing_key.serialize_pem().into_bytes(),
+        ..CertificateSpec::default()
     }
 }

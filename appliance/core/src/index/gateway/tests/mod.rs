@@ -13,6 +13,7 @@ use crate::{
 
 mod conflicts;
 mod order;
+mod own_policies;
 mod policies;
 mod references;
 mod serving;
@@ -67,7 +68,8 @@ pub(super) fn certificate(namespace: &str, at: &str) -> CertificateRef {
 }
 
 pub(super) fn set_certificate(namespace: &str, at: &str) -> Update {
-    let material = CertificateSpec { chain_pem: b"chain".to_vec(), key_pem: b"key".to_vec() };
+    let (chain_pem, key_pem) = (b"chain".to_vec(), b"key".to_vec());
+    let material = CertificateSpec { chain_pem, key_pem, ..CertificateSpec::default() };
     let certificate = certificate(namespace, at);
     let material = Some(Box::new(material));
     Update::Source(SourceUpdate::Certificate { certificate, material })

@@ -2,8 +2,11 @@
 
 use proptest::prelude::*;
 
+use super::own_policies::{
+    asks, body_max, named_filter, set_backend_policy, set_request_policy, target,
+};
 use super::*;
-use crate::{GrantFrom, GrantTo};
+use crate::{GrantFrom, GrantTo, UpstreamProtocol};
 
 fn any_listeners() -> impl Strategy<Value = Vec<ListenerSpec>> {
     let host = prop::option::of(prop::sample::select(vec!["a.test", "*.test", "b.test"]));
@@ -54,11 +57,16 @@ fn any_route() -> impl Strategy<Value = Update> {
             filters: vec![],
         }),
     ];
-    let spec = (parent, backend, 0..3_i64, any::<bool>()).prop_map(
-        |(to, backend, created_secs, named)| RouteSpec {
+    let filter = prop::option::of(prop::sample::select(vec!["p0", "p1"]).prop_map(named_filter));
+    let spec = (parent, backend, 0..3_i64, any::<bool>(), filter).prop_map(
+        |(to, backend, created_secs, named, filter)| RouteSpec {
             parents: vec![super::parent(to, None)],
             created_secs,
-            rules: vec![rule("/", vec![backend])],
+            rules: vec![RouteRuleSpec {
+                name: named.then(|| "rule".into()),
+                filters: filter.into_iter().collect(),
+                ..rule("/", vec![backend])
+            }],
             ..route("g0", if named { &["a.test"] } else { &[] })
         },
     );
@@ -96,8 +104,44 @@ fn any_other() -> impl Strategy<Value = Update> {
     ]
 }
 
+fn any_policy() -> impl Strategy<Value = Update> {
+    let place = prop_oneof![
+        Just(target(gateway_name("g0"), None)),
+        Just(target(gateway_name("g0"), Some("http"))),
+        Just(target(name(ObjectKind::ListenerSet, "default", "s0"), None)),
+        Just(target(route_name("r0"), None)),
+        Just(target(route_name("r0"), Some("rule"))),
+    ];
+    let places = prop::collection::vec(place, 0..3);
+    let spec = (places, 0..2_i64, 0..9_u64).prop_map(|(places, created, size)| {
+        let mut spec = asks(created, places, body_max(size));
+        if size == 0 {
+            let message = "spec.bodyMax: is no size";
+            spec.faults = vec![crate::SourceFault::new(crate::FaultReason::InvalidField, message)];
+        }
+        spec
+    });
+    let of_requests = (0..3_u8, prop::option::of(spec))
+        .prop_map(|(at, spec)| set_request_policy(&format!("p{at}"), spec));
+    let section = prop::option::of(Just("web"));
+    let spec = (section, 0..2_i64, any::<bool>()).prop_map(|(section, created, second)| {
+        let speaks = if second { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
+        let wishes = BackendWishes { speaks: Some(speaks), ..BackendWishes::default() };
+        asks(created, vec![target(object("other"), section)], wishes)
+    });
+    let of_backends = (0..2_u8, prop::option::of(spec))
+        .prop_map(|(at, spec)| set_backend_policy(&format!("b{at}"), spec));
+    prop_oneof![2 => of_requests, 1 => of_backends]
+}
+
 fn any_update() -> impl Strategy<Value = Update> {
-    prop_oneof![3 => any_gateway(), 2 => any_set(), 3 => any_route(), 2 => any_other()]
+    prop_oneof![
+        3 => any_gateway(),
+        2 => any_set(),
+        3 => any_route(),
+        2 => any_other(),
+        2 => any_policy(),
+    ]
 }
 
 /// What an update is about.
@@ -110,6 +154,8 @@ fn subject(update: &Update) -> String {
         | SourceUpdate::Gateway { object, .. }
         | SourceUpdate::ListenerSet { object, .. }
         | SourceUpdate::Route { object, .. }
+        | SourceUpdate::RequestPolicy { object, .. }
+        | SourceUpdate::BackendPolicy { object, .. }
         | SourceUpdate::ReferenceGrant { object, .. } => object.to_string(),
         other => panic!("{other:?}"),
     }

@@ -83,6 +83,27 @@ fn a_certificate_that_is_not_there_or_not_granted_is_told_at_the_listener() {
 }
 
 #[test]
+fn a_notice_about_a_certificate_is_told_and_changes_no_condition() {
+    let listeners = vec![https("shop", Some("shop.test"), "cert")];
+    let mut index =
+        index([set_certificate("default", "cert"), set_gateway("g", Some(gateway(listeners)))]);
+    let before = listeners_of(&index, &gateway_name("g"));
+    let expires = crate::SourceFault::new(crate::FaultReason::CertificateExpires, "in 3 days");
+    let notice = |notices: &[crate::SourceFault]| Update::CertificateNotice {
+        certificate: certificate("default", "cert"),
+        notices: notices.to_vec(),
+    };
+    let faults = |index: &Index| index.current().reports[&gateway_name("g")].faults.clone();
+    index.apply(notice(std::slice::from_ref(&expires)));
+    index.publish(1).unwrap();
+    assert_eq!(faults(&index), [expires]);
+    assert_eq!(listeners_of(&index, &gateway_name("g")), before);
+    index.apply(notice(&[]));
+    index.publish(2).unwrap();
+    assert_eq!(faults(&index), []);
+}
+
+#[test]
 fn a_route_is_told_why_it_does_not_attach() {
     let mut tls_only = http("tls-only", Some("tls.test"));
     tls_only.allowed_kinds = vec![Ok(ObjectKind::TlsRoute)];

@@ -330,7 +330,7 @@ fn what_is_being_deleted_says_nothing_any_more() {
         let object = |deletion: Value| {
             json!({
                 "metadata": {"deletionTimestamp": deletion},
-                "type": "Opaque", "data": {"ca.crt": "QQ=="},
+                "type": "Opaque", "data": {"ca.crt": "QQ==", "auth": "YTpi"},
                 "spec": {"controllerName": "haflinger.dev/gateway", "parentRef": {"name": "a"}},
             })
         };

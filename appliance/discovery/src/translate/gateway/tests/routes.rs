@@ -250,6 +250,37 @@ fn backends_timeouts_and_retries_are_read() {
 }
 
 #[test]
+fn sessions_are_kept_by_cookie_or_header_for_their_time() {
+    for kind in [Watched::HttpRoutes, Watched::GrpcRoutes] {
+        let session = json!({"sessionName": "cart", "type": "Cookie", "absoluteTimeout": "1h",
+                             "idleTimeout": "90s", "cookieConfig": {"lifetimeType": "Permanent"}});
+        let rules = json!([{"sessionPersistence": session},
+                           {"sessionPersistence": {"type": "Header"}}, {}]);
+        let update = told(kind, json!({"spec": {"rules": rules}}));
+        let Some(SourceUpdate::Route { object, spec: Some(spec) }) = update else {
+            panic!("{update:?}")
+        };
+        let cookie = SessionCookie { permanent: true, ..SessionCookie::default() };
+        let expected = Persistence {
+            name: "cart".into(),
+            carrier: SessionCarrier::Cookie(cookie),
+            absolute_secs: Some(3_600),
+            idle_secs: Some(90),
+        };
+        assert_eq!(spec.faults, []);
+        assert_eq!(spec.rules[0].persistence, Some(expected));
+        let expected = Persistence {
+            name: Persistence::default_name(&object, 1),
+            carrier: SessionCarrier::Header,
+            absolute_secs: None,
+            idle_secs: None,
+        };
+        assert_eq!(spec.rules[1].persistence, Some(expected));
+        assert_eq!(spec.rules[2].persistence, None);
+    }
+}
+
+#[test]
 fn routes_of_streams_have_backends_alone() {
     let rules =
         json!([{"name": "all", "backendRefs": [{"name": "db", "port": 5432, "weight": 2}]}]);
@@ -279,9 +310,23 @@ fn routes_of_streams_have_backends_alone() {
 fn what_cannot_be_honoured_is_named_with_field_value_and_remedy() {
     for (rule, expected) in [
         (
-            json!({"sessionPersistence": {"type": "Cookie"}}),
-            "spec.rules[0].sessionPersistence: is not supported; leave it out, and clients are led \
-             to any backend",
+            json!({"sessionPersistence": {"cookieConfig": {"lifetimeType": "Permanent"}}}),
+            "spec.rules[0].sessionPersistence.absoluteTimeout: is missing; a cookie with \
+             lifetimeType Permanent needs one",
+        ),
+        (
+            json!({"sessionPersistence": {"sessionName": "a b"}}),
+            "spec.rules[0].sessionPersistence.sessionName: \"a b\" is no name of a cookie or header \
+             field; write up to 128 letters, digits and \"-_.\"",
+        ),
+        (
+            json!({"sessionPersistence": {"absoluteTimeout": "0s"}}),
+            "spec.rules[0].sessionPersistence.absoluteTimeout: \"0s\" is no time; write one above \
+             0s, as in 1h or 30m",
+        ),
+        (
+            json!({"sessionPersistence": {"type": "Odd"}}),
+            "spec.rules[0].sessionPersistence.type: \"Odd\" is none; write Cookie or Header",
         ),
         (
             json!({"filters": [{"type": "ExternalAuth", "externalAuth": {"protocol": "GRPC"}}]}),
