@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use etherparse::TcpHeader;
 use haflinger_xdp::program::types::{mode as Mode, rate};
 use libbpf_rs::{MapCore as _, MapFlags};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use crate::network::{BACK_MTU, CLIENT_ROUTER, FRONT, Side, bytes_of};
 use crate::packets::{self, Ends, Hop, TCP, UDP, frame, icmp, tcp};
@@ -99,8 +100,12 @@ fn nothing_is_answered_that_was_sent_to_or_by_more_than_one() {
     });
 }
 
-/// Puts so many answers into the hand of every CPU, and lets it earn no more.
+/// Puts so many answers into the hand of every CPU, and lets it earn no more. This thread keeps to
+/// one of them, since each spends its own.
 fn allow(world: &World, tokens: u64) {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu());
+    sched_setaffinity(None, &here).unwrap();
     let map = &world.maps().answer_rate;
     let tokens = rate { refilled: u64::MAX, tokens };
     let cpus = libbpf_rs::num_possible_cpus().unwrap();
