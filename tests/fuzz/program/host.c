@@ -11,7 +11,14 @@
 #include <sys/mman.h>
 
 #if __has_feature(address_sanitizer)
-#include <sanitizer/asan_interface.h>
+/*
+ * The sanitizer's interface, which the toolchain of the targets links. Declared here because
+ * clang's header for it is in a package that clang only recommends.
+ */
+void __asan_poison_memory_region(void const volatile *start, __SIZE_TYPE__ size);
+void __asan_unpoison_memory_region(void const volatile *start, __SIZE_TYPE__ size);
+#define ASAN_POISON_MEMORY_REGION(start, size) __asan_poison_memory_region(start, size)
+#define ASAN_UNPOISON_MEMORY_REGION(start, size) __asan_unpoison_memory_region(start, size)
 #else
 #define ASAN_POISON_MEMORY_REGION(start, size)
 #define ASAN_UNPOISON_MEMORY_REGION(start, size)

@@ -32,6 +32,10 @@ pub(crate) fn licences(suite: &Suite) -> Tally {
         Ok(tool) => tool,
         Err(reason) => return Tally::skip(format!("licences: {reason}")),
     };
+    // A build fetches what this target needs; the licences of all others are read as well.
+    if !suite.run("licences-fetch", &mut suite.command("cargo", &["fetch", "--locked"])).succeeded {
+        return Tally::fail("cargo fetch --locked");
+    }
     let checks = ["--offline", "--all-features", "check", "bans", "licenses", "sources"];
     let mut tally = match suite.run("licences", &mut suite.command(&tool, &checks)).succeeded {
         true => Tally::pass(),
